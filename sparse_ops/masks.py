@@ -1,0 +1,158 @@
+"""Masks: which weights are kept. The only thing that training hands to inference.
+
+A mask is a bool tensor of its weight's shape, True = kept; `Masks` maps parameter names, as in
+`model.named_parameters()`, to masks. Anyone's zeros can be read: plain zeros, and the pairs
+`weight_orig`/`weight_mask` that `torch.nn.utils.prune` leaves.
+"""
+
+import os
+from collections.abc import Mapping
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sparse_ops._files import replacing
+
+Masks = dict[str, Tensor]
+
+# The layers whose weights are pruned. Their transposed and 1-D/3-D relatives are left alone.
+PRUNABLE = (nn.Conv2d, nn.Linear)
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of every Conv2d and Linear, by name, in order of definition; shared ones once."""
+    found: dict[str, nn.Parameter] = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, PRUNABLE):
+            weight = module._parameters.get("weight")
+            if weight is not None and all(weight is not other for other in found.values()):
+                found[f"{prefix}.weight" if prefix else "weight"] = weight
+    return found
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """The effective weight of every Conv2d and Linear: pruned or parametrized ones as computed."""
+    return {
+        f"{prefix}.weight" if prefix else "weight": module.weight.detach()
+        for prefix, module in model.named_modules()
+        if isinstance(module, PRUNABLE) and isinstance(getattr(module, "weight", None), Tensor)
+    }
+
+
+def from_zeros(model: nn.Module, threshold: float = 0.0) -> Masks:
+    """Reads masks off a model that someone has pruned: kept are the weights with |w| > threshold.
+
+    Layers without any such zero get no mask. Where `torch.nn.utils.prune` has left its mask, that
+    mask is taken, so that a kept weight which happens to be zero stays kept.
+
+    Raises:
+        ValueError: threshold is negative.
+    """
+    if threshold < 0:
+        raise ValueError(f"threshold must be 0 or more, got {threshold}")
+    modules = dict(model.named_modules())
+    masks = {}
+    for name, weight in weights(model).items():
+        left = getattr(modules[name.rpartition(".")[0]], "weight_mask", None)
+        mask = left.detach().bool() if isinstance(left, Tensor) else weight.abs() > threshold
+        if not bool(mask.all()):
+            masks[name] = mask
+    return masks
+
+
+def check(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Compares masks with the weights they are for.
+
+    Raises:
+        ValueError: a mask is for no weight of the model, or is of another shape, or is not bool.
+    """
+    known = weights(model) | dict(model.named_parameters())
+    for name, mask in masks.items():
+        if name not in known:
+            have = ", ".join(weights(model)) or "no Conv2d or Linear at all"
+            raise ValueError(f"mask for {name!r}, but the model has no such weight; it has {have}")
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask of {name} must be bool, got {mask.dtype}")
+        if mask.shape != known[name].shape:
+            raise ValueError(
+                f"mask of {name} must be {tuple(known[name].shape)}, got {tuple(mask.shape)}"
+            )
+
+
+@torch.no_grad()
+def apply_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Sets the weights that are not kept to zero, in place.
+
+    Raises:
+        ValueError: as `check`.
+    """
+    check(model, masks)
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        # A weight under torch.nn.utils.prune is computed; what can be changed is its `_orig`.
+        weight = parameters[name] if name in parameters else parameters[f"{name}_orig"]
+        weight.masked_fill_(~mask.to(weight.device), 0)
+
+
+def sparsity(masks: Mapping[str, Tensor]) -> float:
+    """The fraction removed, over all masks together; 0 for no masks."""
+    total = sum(mask.numel() for mask in masks.values())
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    return 1 - kept / total if total else 0.0
+
+
+def keep_largest(scores: Mapping[str, Tensor], keep: int) -> Masks:
+    """Keeps the `keep` largest scores over all tensors together; ties at the cut are all kept.
+
+    Raises:
+        ValueError: keep is negative or more than there are scores.
+    """
+    total = sum(score.numel() for score in scores.values())
+    if not 0 <= keep <= total:
+        raise ValueError(f"keep must be between 0 and {total}, got {keep}")
+    if keep == 0:
+        return {name: torch.zeros_like(score, dtype=torch.bool) for name, score in scores.items()}
+    flat = torch.cat([score.detach().flatten() for score in scores.values()])
+    cut = flat.kthvalue(total - keep + 1).values
+    return {name: score.detach() >= cut for name, score in scores.items()}
+
+
+def save(masks: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Writes masks to a safetensors file; the file is whole or not there.
+
+    Raises:
+        ValueError: a mask is not a bool tensor.
+        OSError: the file cannot be written.
+    """
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask of {name} must be bool, got {mask.dtype}")
+    with replacing(path) as temporary:
+        save_file(
+            {name: mask.cpu().contiguous() for name, mask in masks.items()},
+            temporary,
+            metadata={"format": "sparse_ops.masks", "version": "1"},
+        )
+
+
+def load(path: str | os.PathLike[str]) -> Masks:
+    """Reads masks that `save` wrote.
+
+    Raises:
+        ValueError: the file is damaged, or holds something other than masks.
+        OSError: there is no such file, or it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            kind = (file.metadata() or {}).get("format")
+            if kind != "sparse_ops.masks":
+                raise ValueError(f"{path} holds {kind or 'plain tensors'}, not sparse_ops.masks")
+            masks = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            raise ValueError(f"{path}: mask of {name} must be bool, got {mask.dtype}")
+    return masks
