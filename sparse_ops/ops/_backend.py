@@ -1,0 +1,43 @@
+"""Backends: the implementations of an operator, and the choice among them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of an operator.
+
+    Attributes:
+        name: what a caller writes as `backend=`.
+        run: the implementation; every backend of an operator takes the same arguments.
+        refuses: why these arguments cannot be run here, or None if they can. Called as `run` is.
+        backward: (dy, need_x, need_values, *arguments) -> (dx, dvalues), or None: by the reference.
+    """
+
+    name: str
+    run: Callable[..., Tensor]
+    refuses: Callable[..., str | None]
+    backward: Callable[..., tuple[Tensor | None, Tensor | None]] | None = None
+
+
+def choose(backends: Sequence[Backend], name: str, *arguments: Any) -> Backend:
+    """The backend called `name`, or the first that does not refuse if `name` is "auto".
+
+    Raises:
+        ValueError: there is no backend of that name.
+        RuntimeError: the named backend, or every backend, refuses; the message says why.
+    """
+    named = [b for b in backends if name in ("auto", b.name)]
+    if not named:
+        raise ValueError(f"unknown backend {name!r}; have {', '.join(b.name for b in backends)}")
+    reasons = []
+    for backend in named:
+        reason = backend.refuses(*arguments)
+        if reason is None:
+            return backend
+        reasons.append(f"{backend.name}: {reason}")
+    raise RuntimeError("no backend for these arguments; " + "; ".join(reasons))

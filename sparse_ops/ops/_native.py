@@ -1,0 +1,133 @@
+"""The compiled extension: whether it is here, why not, and what this CPU can run of it.
+
+Facts of the machine are constants, found once at import, so that torch.compile can read them.
+The schemas and the shapes of the compiled operators are defined here, in Python, so that they exist
+(for torch.export, say) even where no compiled code does.
+"""
+
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from sparse_ops.ops._shapes import conv2d_output_size
+
+# Every kernel of csrc/cpu is compiled once for each of these, best first. "scalar" is portable code.
+ISAS = ("avx512", "avx2", "scalar")
+
+LIBRARY = torch.library.Library("sparse_ops", "DEF")
+LIBRARY.define("cpu_supports(str isa) -> bool")
+
+# Rows are filters. Filter o keeps the columns of class o mod (number of classes), a column being
+# (i * kH + y) * kW + x; values stand filter by filter.
+_CONV = (
+    "(Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, Tensor? bias, "
+    "int[] weight_shape, int[] stride, int[] padding, int[] dilation, int groups, int activation)"
+    " -> Tensor"
+)
+_CONV_BACKWARD = (
+    "(Tensor dy, Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, "
+    "int[] weight_shape, int[] stride, int[] padding, int[] dilation, int groups, "
+    "bool need_x, bool need_values) -> (Tensor, Tensor)"
+)
+_CHANNEL_PRUNED = (
+    "(Tensor x, Tensor values, Tensor out_channels, Tensor in_channels, Tensor? bias, "
+    "int[] weight_shape, int[] stride, int[] padding, int[] dilation, int activation) -> Tensor"
+)
+_LINEAR = (
+    "(Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, Tensor? bias, "
+    "int activation) -> Tensor"
+)
+_LINEAR_BACKWARD = (
+    "(Tensor dy, Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, "
+    "bool need_x, bool need_values) -> (Tensor, Tensor)"
+)
+
+# The kernels' numbers for the activations that they can apply to what they write.
+ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2, "silu": 3, "hardswish": 4}
+
+
+def _conv_fake(
+    x: Tensor,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    weight_shape: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: int,
+) -> Tensor:
+    size = conv2d_output_size(x.shape[2:], weight_shape[2:], stride, padding, dilation)
+    return x.new_empty(x.shape[0], weight_shape[0], *size)
+
+
+def _channel_pruned_fake(
+    x: Tensor,
+    values: Tensor,
+    out_channels: Tensor,
+    in_channels: Tensor,
+    bias: Tensor | None,
+    weight_shape: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    activation: int,
+) -> Tensor:
+    size = conv2d_output_size(x.shape[2:], weight_shape[2:], stride, padding, dilation)
+    return x.new_empty(x.shape[0], weight_shape[0], *size)
+
+
+def _linear_fake(
+    x: Tensor,
+    crow_indices: Tensor,
+    col_indices: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    activation: int,
+) -> Tensor:
+    return x.new_empty(x.shape[0], crow_indices.shape[0] - 1)
+
+
+def _backward_fake(dy: Tensor, x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    values = rest[2]
+    need_x, need_values = rest[-2:]
+    assert isinstance(values, Tensor)
+    return (
+        x.new_empty(x.shape if need_x else (0,)),
+        values.new_empty(values.shape if need_values else (0,)),
+    )
+
+
+for _isa in ISAS:
+    for _name, _schema, _fake in (
+        ("periodic_conv2d", _CONV, _conv_fake),
+        ("csr_conv2d", _CONV, _conv_fake),
+        ("channel_pruned_conv2d", _CHANNEL_PRUNED, _channel_pruned_fake),
+        ("csr_linear", _LINEAR, _linear_fake),
+        ("sparse_conv2d_backward", _CONV_BACKWARD, _backward_fake),
+        ("csr_linear_backward", _LINEAR_BACKWARD, _backward_fake),
+    ):
+        LIBRARY.define(f"{_name}_{_isa}{_schema}", tags=[torch.Tag.pt2_compliant_tag])
+        torch.library.register_fake(f"sparse_ops::{_name}_{_isa}", _fake, lib=LIBRARY)
+
+
+def _load() -> str | None:
+    try:
+        import_module("sparse_ops._C")
+    except ImportError as error:
+        return f"the compiled extension is not here ({error})"
+    return None
+
+
+# None if the extension is loaded, else the reason, in the import error's own words.
+MISSING: str | None = _load()
+
+# Why kernels for an instruction set cannot run here, or None if they can.
+REFUSES: dict[str, str | None] = {
+    isa: MISSING
+    or (None if torch.ops.sparse_ops.cpu_supports(isa) else f"this CPU does not have {isa}")
+    for isa in ISAS
+}
