@@ -44,7 +44,7 @@ _LINEAR_BACKWARD = (
 )
 
 # The kernels' numbers for the activations that they can apply to what they write.
-ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2, "silu": 3, "hardswish": 4}
+ACTIVATION_CODES = {None: 0, "relu": 1, "relu6": 2, "silu": 3, "hardswish": 4}
 
 
 def _conv_fake(

@@ -72,6 +72,4 @@ def check_dtypes(x: Tensor, values: Tensor, bias: Tensor | None, O: int) -> None
     if bias is not None and tuple(bias.shape) != (O,):
         raise ValueError(f"bias must be ({O}), got {tuple(bias.shape)}")
     if bias is not None and (bias.dtype != x.dtype or bias.device != x.device):
-        raise ValueError(
-            f"bias must be {x.dtype} on {x.device}, got {bias.dtype} on {bias.device}"
-        )
+        raise ValueError(f"bias must be {x.dtype} on {x.device}, got {bias.dtype} on {bias.device}")

@@ -1,0 +1,9 @@
+"""Sparse layers: drop-in for their dense ones, made from them, and turned back into them."""
+
+from sparse_ops.nn._layer import SparseLayer
+from sparse_ops.nn.channel_pruned_conv2d import ChannelPrunedConv2d
+from sparse_ops.nn.csr_conv2d import CSRConv2d
+from sparse_ops.nn.csr_linear import CSRLinear
+from sparse_ops.nn.periodic_conv2d import PeriodicConv2d
+
+__all__ = ["CSRConv2d", "CSRLinear", "ChannelPrunedConv2d", "PeriodicConv2d", "SparseLayer"]

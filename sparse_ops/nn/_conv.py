@@ -1,0 +1,127 @@
+"""What the sparse convolutions have in common: everything of nn.Conv2d but its weight."""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
+from sparse_ops.nn._layer import SparseLayer
+
+Self = TypeVar("Self", bound="SparseConv2d")
+Pair = int | tuple[int, int]
+
+
+def not_a_conv2d(dense: nn.Module) -> str | None:
+    """Why this is not an ordinary Conv2d, or None if it is."""
+    if isinstance(dense, nn.Conv2d) and not isinstance(dense, nn.modules.lazy.LazyModuleMixin):
+        return None
+    return f"{type(dense).__name__} is not Conv2d"
+
+
+class SparseConv2d(SparseLayer):
+    """A convolution on a packed weight; a subclass says which format and operator."""
+
+    @classmethod
+    def template(cls, *arguments: Any, **keywords: Any) -> nn.Conv2d:
+        """The dense layer that these arguments make, initialised as torch does."""
+        return nn.Conv2d(*arguments, **keywords)
+
+    def __init__(
+        self,
+        packed: CSRWeight | PeriodicWeight | ChannelPrunedWeight,
+        bias: Tensor | None,
+        like: nn.Conv2d,
+        activation: str | None,
+        backend: str,
+    ) -> None:
+        super().__init__(packed, bias, activation, backend)
+        self.in_channels, self.out_channels = like.in_channels, like.out_channels
+        self.kernel_size, self.stride, self.dilation = like.kernel_size, like.stride, like.dilation
+        self.padding, self.padding_mode = like.padding, like.padding_mode
+        self.groups = like.groups
+        # What F.pad is given before the kernel runs, and what is left to the kernel.
+        self._outer, self._inner = self._split_padding()
+
+    def _split_padding(self) -> tuple[list[int], tuple[int, int]]:
+        """(left, right, top, bottom) for F.pad, and (h, w) for the kernel."""
+        sides: list[int] = []
+        if self.padding == "valid":
+            pairs = [(0, 0), (0, 0)]
+        elif self.padding == "same":
+            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            pairs = [(t // 2, t - t // 2) for t in totals]
+        else:
+            assert not isinstance(self.padding, str)
+            pairs = [(p, p) for p in self.padding]
+        (top, bottom), (left, right) = pairs
+        if self.padding_mode == "zeros" and top == bottom and left == right:
+            return sides, (top, left)
+        return [left, right, top, bottom], (0, 0)
+
+    @classmethod
+    def from_packed(
+        cls: type[Self],
+        packed: Any,
+        bias: Tensor | None,
+        like: nn.Conv2d,
+        *,
+        activation: str | None = None,
+        backend: str = "auto",
+    ) -> Self:
+        """A layer on a packed weight, with the stride, padding and so on of `like`."""
+        layer = cls.__new__(cls)
+        SparseConv2d.__init__(layer, packed, bias, like, activation, backend)
+        layer._keep_structure(packed)
+        return layer
+
+    def _keep_structure(self, packed: Any) -> None:
+        """Stores what the format needs beside the values."""
+        raise AssertionError("a subclass knows its format")
+
+    def to_dense(self) -> nn.Module:
+        """The nn.Conv2d of the same outputs; followed by the activation, if there is one."""
+        dense = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.bias is not None,
+            self.padding_mode,
+            device=self.values.device,
+            dtype=self.values.dtype,
+        )
+        with torch.no_grad():
+            dense.weight.copy_(self.weight.to_dense())
+            if self.bias is not None and dense.bias is not None:
+                dense.bias.copy_(self.bias)
+        dense.train(self.training)
+        return self.followed_by_activation(dense)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """x with the padding that the kernel does not do itself."""
+        if not self._outer:
+            return x
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return F.pad(x, self._outer, mode=mode)
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        text += f", stride={self.stride}"
+        for name, default in (
+            ("padding", (0, 0)),
+            ("dilation", (1, 1)),
+            ("groups", 1),
+            ("padding_mode", "zeros"),
+            ("activation", None),
+            ("backend", "auto"),
+        ):
+            if (value := getattr(self, name)) != default:
+                text += f", {name}={value}"
+        if self.bias is None:
+            text += ", bias=False"
+        return text + f", sparsity={self.sparsity:.3f}"

@@ -1,0 +1,108 @@
+"""What all sparse layers have in common: parameters, checkpoints, and the way back to dense."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparse_ops.formats import PackedWeight
+from sparse_ops.ops._activation import check_activation
+
+ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+}
+
+
+class SparseLayer(nn.Module):
+    """A layer whose parameter `values` holds the kept weights only.
+
+    What is not kept is not there: no optimizer, weight decay or load can bring it back.
+
+    Attributes:
+        values: the kept weights, in the order of the mask.
+        bias: (O), or None.
+        activation: what is applied to the output, or None.
+        backend: a backend's name, or "auto".
+    """
+
+    values: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, packed: PackedWeight, bias: Tensor | None, activation: str | None, backend: str
+    ) -> None:
+        super().__init__()
+        check_activation(activation)
+        self.shape = tuple(packed.shape)
+        self.activation, self.backend = activation, backend
+        self.values = nn.Parameter(packed.values.detach().clone())
+        self.register_parameter(
+            "bias", None if bias is None else nn.Parameter(bias.detach().clone())
+        )
+
+    @property
+    def weight(self) -> Any:
+        """The packed weight."""
+        raise AttributeError("a sparse layer has its packed weight from its format")
+
+    @property
+    def nnz(self) -> int:
+        return self.values.numel()
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of the dense weight that is not kept."""
+        return 1 - self.nnz / max(1, torch.Size(self.shape).numel())
+
+    def mask(self) -> Tensor:
+        """The mask, bool, of the dense weight's shape."""
+        return self.weight.scatter(torch.ones_like(self.values.detach())) != 0
+
+    def followed_by_activation(self, dense: nn.Module) -> nn.Module:
+        """The dense layer, with the activation after it if this layer has one."""
+        if self.activation is None:
+            return dense
+        return nn.Sequential(dense, ACTIVATION_MODULES[self.activation]())
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Also reads the dense layer's checkpoint: of its weight, what this layer keeps."""
+        dense = state_dict.get(f"{prefix}weight")
+        if isinstance(dense, Tensor) and f"{prefix}values" not in state_dict:
+            state_dict = dict(state_dict)
+            del state_dict[f"{prefix}weight"]
+            if tuple(dense.shape) != self.shape:
+                error_msgs.append(
+                    f"{prefix}weight must be {self.shape} to be packed, got {tuple(dense.shape)}"
+                )
+                return
+            state_dict[f"{prefix}values"] = self.weight.gather(dense.to(self.values.device))
+            for name, buffer in self.named_buffers(recurse=False):
+                state_dict[f"{prefix}{name}"] = buffer
+            if f"{prefix}weight" in unexpected_keys:
+                unexpected_keys.remove(f"{prefix}weight")
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+        try:
+            self.weight.validate()
+        except ValueError as error:
+            error_msgs.append(f"{prefix}weight is not a valid packed weight: {error}")

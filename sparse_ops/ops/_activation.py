@@ -1,0 +1,21 @@
+"""The activations that every operator can apply to its output."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: lambda y: y,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+}
+
+
+def check_activation(activation: str | None) -> None:
+    """Raises ValueError if there is no such activation."""
+    if activation not in ACTIVATIONS:
+        have = ", ".join(str(name) for name in ACTIVATIONS)
+        raise ValueError(f"activation must be one of {have}, got {activation!r}")

@@ -1,0 +1,177 @@
+"""What the sparse convolutions have in common: arguments, gradient, dtypes, dispatch.
+
+    y[n, o] = activation(bias[o] + Σ_i  x[n, i] ∗ W[o, i])        (cross-correlation, as in torch)
+
+Gradients: dx is the transposed convolution of dy with W, and dW is computed on kept weights only.
+
+All backends of the three operators take the same arguments (`Arguments`), so that dispatch, tests
+and the planner treat them alike.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
+from sparse_ops.ops import _native
+from sparse_ops.ops._activation import ACTIVATIONS, check_activation
+from sparse_ops.ops._backend import Backend, choose
+from sparse_ops.ops._shapes import Pair, check_conv2d, pair
+
+Weight = TypeVar("Weight", CSRWeight, PeriodicWeight, ChannelPrunedWeight)
+
+
+class Geometry(NamedTuple):
+    """Where a kernel goes: (h, w) each."""
+
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+
+def reference(
+    x: Tensor,
+    weight: CSRWeight | PeriodicWeight | ChannelPrunedWeight,
+    bias: Tensor | None,
+    geometry: Geometry,
+    activation: str | None,
+) -> Tensor:
+    """The definition, in PyTorch: unpack and convolve. Any device and dtype; slow."""
+    return ACTIVATIONS[activation](F.conv2d(x, weight.to_dense(), bias, *geometry))
+
+
+def reference_backward(
+    dy: Tensor,
+    need_x: bool,
+    need_values: bool,
+    x: Tensor,
+    weight: CSRWeight | PeriodicWeight | ChannelPrunedWeight,
+    geometry: Geometry,
+) -> tuple[Tensor | None, Tensor | None]:
+    """(dx, dvalues) by a dense convolution's gradients, read off where weights are kept."""
+    stride, padding, dilation, groups = geometry
+    dx, dweight, _ = torch.ops.aten.convolution_backward(
+        dy,
+        x,
+        weight.to_dense(),
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0, 0],
+        groups,
+        [need_x, need_values, False],
+    )
+    return dx, weight.gather(dweight) if need_values else None
+
+
+def refuses_isa(isa: str, x: Tensor) -> str | None:
+    """Why the kernels compiled for an instruction set cannot run on x, or None if they can."""
+    if _native.REFUSES[isa] is not None:
+        return _native.REFUSES[isa]
+    if x.device.type != "cpu":
+        return f"x is on {x.device.type}, not cpu"
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"x is {x.dtype}, not float32, float16 or bfloat16"
+    return None
+
+
+def compiled(
+    isa: str,
+    run: Callable[..., Tensor],
+    backward: Callable[..., tuple[Tensor | None, Tensor | None]] | None = None,
+) -> Backend:
+    """A backend of compiled code. It computes in float32; halves are converted at its ends."""
+
+    def run_in_float32(
+        x: Tensor,
+        weight: Any,
+        bias: Tensor | None,
+        geometry: Geometry,
+        activation: str | None,
+    ) -> Tensor:
+        if x.dtype == torch.float32:
+            return run(x, weight, bias, geometry, activation)
+        wide = weight.with_values(weight.values.float())
+        bias = None if bias is None else bias.float()
+        return run(x.float(), wide, bias, geometry, activation).to(x.dtype)
+
+    def refuses(x: Tensor, weight: Any, *rest: object) -> str | None:
+        return refuses_isa(isa, x)
+
+    return Backend(isa, run_in_float32, refuses, backward)
+
+
+class _Conv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        values: Tensor,
+        bias: Tensor | None,
+        weight: Any,
+        backend: Backend,
+        geometry: Geometry,
+    ) -> Tensor:
+        ctx.save_for_backward(x, values)
+        ctx.weight, ctx.backend, ctx.geometry = weight, backend, geometry
+        return backend.run(x, weight.with_values(values), bias, geometry, None)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, values = ctx.saved_tensors
+        need_x, need_values, need_bias = ctx.needs_input_grad[:3]
+        dx = dvalues = None
+        if need_x or need_values:
+            run = ctx.backend.backward or reference_backward
+            weight = ctx.weight.with_values(values)
+            dx, dvalues = run(dy, need_x, need_values, x, weight, ctx.geometry)
+        dbias = dy.sum((0, 2, 3)) if need_bias else None
+        return dx, dvalues, dbias, None, None, None
+
+
+def conv2d(
+    backends: Sequence[Backend],
+    x: Tensor,
+    weight: Weight,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+    activation: str | None,
+    backend: str,
+) -> Tensor:
+    """Checks the arguments, chooses among the backends, and runs one, with a gradient if wanted."""
+    check_activation(activation)
+    geometry = Geometry(
+        pair("stride", stride, 1),
+        pair("padding", padding, 0),
+        pair("dilation", dilation, 1),
+        groups,
+    )
+    values = weight.values
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, values = x.to(dtype), values.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+        weight = weight.with_values(values)
+    batched = x if x.dim() == 4 else x[None] if x.dim() == 3 else x
+    check_conv2d(batched, weight.shape, values, bias, *geometry)
+
+    chosen = choose(backends, backend, batched, weight, bias, geometry, activation)
+    wanted = (x, values) if bias is None else (x, values, bias)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in wanted):
+        y = _Conv2d.apply(batched, values, bias, weight, chosen, geometry)
+        y = ACTIVATIONS[activation](y)
+    else:
+        y = chosen.run(batched, weight, bias, geometry, activation)
+    if batched.is_contiguous(memory_format=torch.channels_last) and not batched.is_contiguous():
+        y = y.contiguous(memory_format=torch.channels_last)
+    return y if x.dim() == 4 else y[0]

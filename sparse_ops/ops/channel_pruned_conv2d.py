@@ -1,0 +1,156 @@
+"""channel_pruned_conv2d: a 2-D convolution over the kept channels only."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sparse_ops.formats import ChannelPrunedWeight
+from sparse_ops.ops import _native
+from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._backend import Backend
+from sparse_ops.ops._conv2d import Geometry, compiled, conv2d, reference
+
+
+def gather(
+    x: Tensor,
+    weight: ChannelPrunedWeight,
+    bias: Tensor | None,
+    geometry: Geometry,
+    activation: str | None,
+) -> Tensor:
+    """Convolves the kept channels with the dense library, and puts the result in its place."""
+    out, inp = weight.out_channels, weight.in_channels
+    everything = out.numel() == weight.shape[0]
+    if inp.numel() < weight.shape[1]:
+        x = x.index_select(1, inp)
+    kept_bias = bias if bias is None or everything else bias[out.long()]
+    y = F.conv2d(x, weight.values, kept_bias, *geometry)
+    if not everything:
+        size = (y.shape[0], weight.shape[0], *y.shape[2:])
+        full = y.new_zeros(size) if bias is None else bias[:, None, None].expand(size).clone()
+        y = full.index_copy_(1, out.long(), y)
+    return ACTIVATIONS[activation](y)
+
+
+def _gather_refuses(
+    x: Tensor,
+    weight: ChannelPrunedWeight,
+    bias: Tensor | None,
+    geometry: Geometry,
+    activation: str | None,
+) -> str | None:
+    if geometry.groups != 1:
+        return f"groups is {geometry.groups}, not 1"
+    return None if weight.values.numel() else "no channel is left"
+
+
+def gather_backward(
+    dy: Tensor,
+    need_x: bool,
+    need_values: bool,
+    x: Tensor,
+    weight: ChannelPrunedWeight,
+    geometry: Geometry,
+) -> tuple[Tensor | None, Tensor | None]:
+    """(dx, dvalues) by the dense library's gradients over the kept channels."""
+    stride, padding, dilation, groups = geometry
+    out, inp = weight.out_channels.long(), weight.in_channels.long()
+    kept_dx, dvalues, _ = torch.ops.aten.convolution_backward(
+        dy[:, out],
+        x[:, inp],
+        weight.values,
+        None,
+        stride,
+        padding,
+        dilation,
+        False,
+        [0, 0],
+        groups,
+        [need_x, need_values, False],
+    )
+    dx = torch.zeros_like(x).index_copy_(1, inp, kept_dx) if need_x else None
+    return dx, dvalues if need_values else None
+
+
+def _compiled(isa: str) -> Backend:
+    operator = getattr(torch.ops.sparse_ops, f"channel_pruned_conv2d_{isa}")
+
+    def run(
+        x: Tensor,
+        weight: ChannelPrunedWeight,
+        bias: Tensor | None,
+        geometry: Geometry,
+        activation: str | None,
+    ) -> Tensor:
+        return operator(
+            x,
+            weight.values,
+            weight.out_channels,
+            weight.in_channels,
+            bias,
+            weight.shape,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            _native.ACTIVATION_CODES[activation],
+        )
+
+    always = compiled(isa, run, gather_backward)
+
+    def refuses(
+        x: Tensor,
+        weight: ChannelPrunedWeight,
+        bias: Tensor | None,
+        geometry: Geometry,
+        activation: str | None,
+    ) -> str | None:
+        return always.refuses(x, weight) or _gather_refuses(x, weight, bias, geometry, activation)
+
+    return Backend(isa, always.run, refuses, gather_backward)
+
+
+# In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
+# to add a backend, add a line here.
+BACKENDS = (
+    Backend("gather", gather, _gather_refuses, gather_backward),
+    _compiled("avx512"),
+    _compiled("avx2"),
+    _compiled("scalar"),
+    Backend("reference", reference, lambda *_: None),
+)
+
+
+def channel_pruned_conv2d(
+    x: Tensor,
+    weight: ChannelPrunedWeight,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    activation: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Convolves with the kept channels of a weight; a removed output channel is its bias.
+
+    Args:
+        x: (N, I, H, W) or (I, H, W), any strides.
+        weight: packed (O, I, kH, kW).
+        bias: (O), or None.
+        stride, padding, dilation: as in torch.nn.functional.conv2d; padding in numbers.
+        groups: 1; more are refused by all backends but the reference.
+        activation: None, "relu", "relu6", "silu" or "hardswish", applied to the output.
+        backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
+
+    Returns:
+        (N, O, H', W') or (O, H', W'), of x's dtype and device; channels_last if x is. Beside it,
+        compiled backends take scratch memory of about the padded input.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or there is no such backend or activation.
+        RuntimeError: the backend asked for refuses these arguments; the message says why.
+    """
+    return conv2d(BACKENDS, x, weight, bias, stride, padding, dilation, groups, activation, backend)

@@ -1,0 +1,150 @@
+"""csr_linear: y = activation(x Wᵀ + b), W in compressed sparse rows.
+
+    x  (*, in_features)  ->  y  (*, out_features)
+
+Gradients: dx = dy W, db = Σ dy, and dW on kept weights only: dW[o, i] = Σ_n dy[n, o] x[n, i].
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sparse_ops.formats import CSRWeight
+from sparse_ops.ops import _native
+from sparse_ops.ops._activation import ACTIVATIONS, check_activation
+from sparse_ops.ops._backend import Backend, choose
+from sparse_ops.ops._conv2d import refuses_isa
+from sparse_ops.ops._shapes import check_dtypes
+
+
+def reference(x: Tensor, weight: CSRWeight, bias: Tensor | None, activation: str | None) -> Tensor:
+    """The definition, in PyTorch: unpack and multiply. Any device and dtype; slow."""
+    return ACTIVATIONS[activation](F.linear(x, weight.to_dense(), bias))
+
+
+def reference_backward(
+    dy: Tensor, need_x: bool, need_values: bool, x: Tensor, weight: CSRWeight
+) -> tuple[Tensor | None, Tensor | None]:
+    """(dx, dvalues) by dense products, read off where weights are kept."""
+    dx = dy @ weight.to_dense() if need_x else None
+    return dx, weight.gather(dy.T @ x) if need_values else None
+
+
+def _compiled(isa: str) -> Backend:
+    forward_operator = getattr(torch.ops.sparse_ops, f"csr_linear_{isa}")
+    backward_operator = getattr(torch.ops.sparse_ops, f"csr_linear_backward_{isa}")
+
+    def run(x: Tensor, weight: CSRWeight, bias: Tensor | None, activation: str | None) -> Tensor:
+        y = forward_operator(
+            x.float(),
+            weight.crow_indices,
+            weight.col_indices,
+            weight.values.float(),
+            None if bias is None else bias.float(),
+            _native.ACTIVATION_CODES[activation],
+        )
+        return y.to(x.dtype)
+
+    def backward(
+        dy: Tensor, need_x: bool, need_values: bool, x: Tensor, weight: CSRWeight
+    ) -> tuple[Tensor | None, Tensor | None]:
+        dx, dvalues = backward_operator(
+            dy.float(),
+            x.float(),
+            weight.crow_indices,
+            weight.col_indices,
+            weight.values.float(),
+            need_x,
+            need_values,
+        )
+        return (
+            dx.to(x.dtype) if need_x else None,
+            dvalues.to(weight.values.dtype) if need_values else None,
+        )
+
+    return Backend(isa, run, lambda x, *_: refuses_isa(isa, x), backward)
+
+
+# In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
+# to add a backend, add a line here.
+BACKENDS = (
+    _compiled("avx512"),
+    _compiled("avx2"),
+    _compiled("scalar"),
+    Backend("reference", reference, lambda *_: None),
+)
+
+
+class _CSRLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        values: Tensor,
+        bias: Tensor | None,
+        weight: CSRWeight,
+        backend: Backend,
+    ) -> Tensor:
+        ctx.save_for_backward(x, values)
+        ctx.weight, ctx.backend = weight, backend
+        return backend.run(x, weight.with_values(values), bias, None)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, values = ctx.saved_tensors
+        need_x, need_values, need_bias = ctx.needs_input_grad[:3]
+        dx = dvalues = None
+        if need_x or need_values:
+            run = ctx.backend.backward or reference_backward
+            dx, dvalues = run(dy, need_x, need_values, x, ctx.weight.with_values(values))
+        return dx, dvalues, dy.sum(0) if need_bias else None, None, None
+
+
+def csr_linear(
+    x: Tensor,
+    weight: CSRWeight,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Applies a sparse linear layer.
+
+    Args:
+        x: (*, in_features), any strides.
+        weight: packed (out_features, in_features).
+        bias: (out_features), or None.
+        activation: None, "relu", "relu6", "silu" or "hardswish", applied to the output.
+        backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
+
+    Returns:
+        (*, out_features), of x's dtype and device. Beside it, compiled backends take scratch
+        memory of the size of x and of the output.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or there is no such backend or activation.
+        RuntimeError: the backend asked for refuses these arguments; the message says why.
+    """
+    check_activation(activation)
+    if len(weight.shape) != 2:
+        raise ValueError(f"weight must be (out_features, in_features), got {weight.shape}")
+    O, I = weight.shape
+    if x.dim() < 1 or x.shape[-1] != I:
+        raise ValueError(f"x must be (*, {I}), got {tuple(x.shape)}")
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.with_values(weight.values.to(dtype))
+        bias = None if bias is None else bias.to(dtype)
+    check_dtypes(x, weight.values, bias, O)
+
+    rows = x.reshape(-1, I)
+    chosen = choose(BACKENDS, backend, rows, weight, bias, activation)
+    wanted = (x, weight.values) if bias is None else (x, weight.values, bias)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in wanted):
+        y = ACTIVATIONS[activation](_CSRLinear.apply(rows, weight.values, bias, weight, chosen))
+    else:
+        y = chosen.run(rows, weight, bias, activation)
+    return y.reshape(*x.shape[:-1], O)

@@ -1,0 +1,79 @@
+"""periodic_conv2d: a 2-D convolution whose kernels are sparse in a periodic pattern."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparse_ops.formats import PeriodicWeight
+from sparse_ops.ops import _native
+from sparse_ops.ops._backend import Backend
+from sparse_ops.ops._conv2d import Geometry, compiled, conv2d, reference
+from sparse_ops.ops._row_sparse import row_sparse_backward
+
+
+def _compiled(isa: str) -> Backend:
+    operator = getattr(torch.ops.sparse_ops, f"periodic_conv2d_{isa}")
+
+    def run(
+        x: Tensor,
+        weight: PeriodicWeight,
+        bias: Tensor | None,
+        geometry: Geometry,
+        activation: str | None,
+    ) -> Tensor:
+        return operator(
+            x,
+            weight.class_crow_indices,
+            weight.class_col_indices,
+            weight.values,
+            bias,
+            weight.shape,
+            *geometry,
+            _native.ACTIVATION_CODES[activation],
+        )
+
+    return compiled(isa, run, row_sparse_backward(isa))
+
+
+# In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
+# to add a backend, add a line here.
+BACKENDS = (
+    _compiled("avx512"),
+    _compiled("avx2"),
+    _compiled("scalar"),
+    Backend("reference", reference, lambda *_: None),
+)
+
+
+def periodic_conv2d(
+    x: Tensor,
+    weight: PeriodicWeight,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    activation: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Convolves with a periodically sparse weight.
+
+    Args:
+        x: (N, I, H, W) or (I, H, W), any strides.
+        weight: packed (O, I / groups, kH, kW).
+        bias: (O), or None.
+        stride, padding, dilation, groups: as in torch.nn.functional.conv2d; padding in numbers.
+        activation: None, "relu", "relu6", "silu" or "hardswish", applied to the output.
+        backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
+
+    Returns:
+        (N, O, H', W') or (O, H', W'), of x's dtype and device; channels_last if x is. Beside it,
+        compiled backends take scratch memory of about the padded input.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or there is no such backend or activation.
+        RuntimeError: the backend asked for refuses these arguments; the message says why.
+    """
+    return conv2d(BACKENDS, x, weight, bias, stride, padding, dilation, groups, activation, backend)
