@@ -18,18 +18,19 @@ from sparse_ops.ops._shapes import pair
 
 
 class Entry(NamedTuple):
-    """A sparse layer, and the backends of its operator."""
+    """A sparse layer, the name of its format, and the backends of its operator."""
 
     layer: Any
+    format: str
     backends: Sequence[Backend]
 
 
 # The more regular the earlier; of equally fast ones the earlier wins. To add a layer, add a line.
 LAYERS = (
-    Entry(PeriodicConv2d, periodic_conv2d.BACKENDS),
-    Entry(ChannelPrunedConv2d, channel_pruned_conv2d.BACKENDS),
-    Entry(CSRConv2d, csr_conv2d.BACKENDS),
-    Entry(CSRLinear, csr_linear.BACKENDS),
+    Entry(PeriodicConv2d, "periodic", periodic_conv2d.BACKENDS),
+    Entry(ChannelPrunedConv2d, "channel_pruned", channel_pruned_conv2d.BACKENDS),
+    Entry(CSRConv2d, "csr", csr_conv2d.BACKENDS),
+    Entry(CSRLinear, "csr", csr_linear.BACKENDS),
 )
 
 # It unpacks to a dense weight at every call: the definition, never the faster one.
