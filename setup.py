@@ -1,7 +1,7 @@
 """Builds the compiled part of sparse_ops; everything declarative is in pyproject.toml.
 
 SPARSE_OPS_NATIVE = auto | 0 | 1   compile csrc/cpu    (auto: yes, if a C++ compiler is found)
-SPARSE_OPS_CUDA   = auto | 0 | 1   compile csrc/cuda   (auto: yes, if there are sources and a CUDA torch)
+SPARSE_OPS_CUDA   = auto | 0 | 1   compile csrc/cuda   (auto: yes, if torch has CUDA)
 
 `1` means "fail rather than leave it out"; `auto` leaves out what cannot be built and says why.
 """

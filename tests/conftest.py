@@ -1,7 +1,13 @@
-"""What all tests share: a seed, and outputs that start as NaN, so that what is not written shows."""
+"""What all tests share: a seed, and outputs that start as NaN, so that gaps in them show."""
+
+import os
 
 import pytest
 import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers are as many as the cores: more threads would only wait for each other.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
 """How far an honest kernel can be from the exact result.
 
-A sum of n products in float32, in any order, is off by at most n · 2⁻²⁴ · Σ|x||w| to first order; the
-result is then rounded to its own type, by its unit roundoff u. A kernel that drops or misplaces even
-one small weight is far outside of this.
+A sum of n products in float32, in any order, is off by at most n · 2⁻²⁴ · Σ|x||w| to first order;
+the result is then rounded to its own type, by its unit roundoff u. A kernel that drops or misplaces
+even one small weight is far outside of this.
 """
 
 import torch
