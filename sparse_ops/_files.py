@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to; renames it to `path` if the block ends well.
+    """Gives a temporary path beside `path` to write to, and renames it if the block ends well.
 
     Raises:
         OSError: the folder does not exist or cannot be written; the message names it. Whatever

@@ -58,7 +58,7 @@ class Periodic:
             raise ValueError("supports must name at least one support, got none")
         taps = self.kernel_size[0] * self.kernel_size[1]
         for support in supports:
-            if support and not (0 <= support[0] and support[-1] < taps):
+            if support and (support[0] < 0 or support[-1] >= taps):
                 raise ValueError(f"taps must be in [0, {taps}), got {support}")
 
     @classmethod
@@ -176,7 +176,7 @@ class Channels:
 
     @classmethod
     def recognise(cls, mask: Tensor) -> "Channels | None":
-        """The kept channels of a mask (O, I, ...) that removes only whole ones; None if it does not.
+        """The kept channels of a mask (O, I, ...) that removes only whole ones, or None.
 
         A mask that removes nothing is not a pattern.
         """

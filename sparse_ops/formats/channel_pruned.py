@@ -33,7 +33,7 @@ class ChannelPrunedWeight:
 
     @classmethod
     def pack(cls, weight: Tensor, mask: Tensor) -> "ChannelPrunedWeight":
-        """Raises ValueError if weight and mask do not fit, or the mask removes other than channels."""
+        """Raises ValueError if weight and mask do not fit, or other than channels are removed."""
         check_weight_and_mask(weight, mask, (4,))
         check_shape(tuple(weight.shape), (4,))
         everything = Channels(tuple(range(mask.shape[0])), tuple(range(mask.shape[1])))

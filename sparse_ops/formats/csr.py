@@ -74,7 +74,7 @@ class CSRWeight:
         return replace(self, values=values)
 
     def validate(self) -> None:
-        """Raises ValueError unless every index is in range, so that kernels read only what is there."""
+        """Raises ValueError unless every index is in range, in order, and has its value."""
         check_shape(self.shape, (2, 4))
         check_vector("crow_indices", self.crow_indices, self.shape[0] + 1)
         check_vector("col_indices", self.col_indices)

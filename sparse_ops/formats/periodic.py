@@ -67,7 +67,7 @@ class PeriodicWeight:
     def on_pattern(
         cls, values: Tensor, pattern: Periodic, shape: tuple[int, ...]
     ) -> "PeriodicWeight":
-        """Puts values, in the order of the mask, on a pattern; `validate` tells whether they fit."""
+        """Puts values, in the order of the mask, on a pattern; `validate` tells if they fit."""
         crow, col = (t.to(values.device) for t in class_columns(pattern, shape))
         return cls(values, crow, col, pattern, shape)
 

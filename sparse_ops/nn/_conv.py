@@ -1,6 +1,6 @@
 """What the sparse convolutions have in common: everything of nn.Conv2d but its weight."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +38,17 @@ class SparseConv2d(SparseLayer):
     ) -> None:
         super().__init__(packed, bias, activation, backend)
         self.in_channels, self.out_channels = like.in_channels, like.out_channels
-        self.kernel_size, self.stride, self.dilation = like.kernel_size, like.stride, like.dilation
-        self.padding, self.padding_mode = like.padding, like.padding_mode
-        self.groups = like.groups
+        # torch's stubs say tuple[int, ...]; they are pairs.
+        self.kernel_size = cast(tuple[int, int], like.kernel_size)
+        self.stride = cast(tuple[int, int], like.stride)
+        self.padding = cast(str | tuple[int, int], like.padding)
+        self.dilation = cast(tuple[int, int], like.dilation)
+        self.groups, self.padding_mode = like.groups, like.padding_mode
         # What F.pad is given before the kernel runs, and what is left to the kernel.
         self._outer, self._inner = self._split_padding()
 
     def _split_padding(self) -> tuple[list[int], tuple[int, int]]:
         """(left, right, top, bottom) for F.pad, and (h, w) for the kernel."""
-        sides: list[int] = []
         if self.padding == "valid":
             pairs = [(0, 0), (0, 0)]
         elif self.padding == "same":
@@ -57,7 +59,7 @@ class SparseConv2d(SparseLayer):
             pairs = [(p, p) for p in self.padding]
         (top, bottom), (left, right) = pairs
         if self.padding_mode == "zeros" and top == bottom and left == right:
-            return sides, (top, left)
+            return [], (top, left)
         return [left, right, top, bottom], (0, 0)
 
     @classmethod

@@ -89,8 +89,9 @@ class SparseLayer(nn.Module):
                 )
                 return
             state_dict[f"{prefix}values"] = self.weight.gather(dense.to(self.values.device))
-            for name, buffer in self.named_buffers(recurse=False):
-                state_dict[f"{prefix}{name}"] = buffer
+            for name, buffer in self._buffers.items():
+                if name not in self._non_persistent_buffers_set:
+                    state_dict[f"{prefix}{name}"] = buffer
             if f"{prefix}weight" in unexpected_keys:
                 unexpected_keys.remove(f"{prefix}weight")
         super()._load_from_state_dict(

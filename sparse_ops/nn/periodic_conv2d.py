@@ -24,7 +24,7 @@ class PeriodicConv2d(SparseConv2d):
     Initialised as nn.Conv2d is, then masked. Loads nn.Conv2d's checkpoints too.
 
     Raises:
-        ValueError: the pattern's kernel_size is not the layer's, or nn.Conv2d refuses its arguments.
+        ValueError: the pattern has another kernel_size, or nn.Conv2d refuses its arguments.
     """
 
     class_crow_indices: Tensor

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparse_ops.ops._shapes import conv2d_output_size
 
-# Every kernel of csrc/cpu is compiled once for each of these, best first. "scalar" is portable code.
+# Every kernel of csrc/cpu is compiled once for each of these, best first; "scalar" is portable.
 ISAS = ("avx512", "avx2", "scalar")
 
 LIBRARY = torch.library.Library("sparse_ops", "DEF")

@@ -15,7 +15,7 @@ DENSE_GRADIENT_FROM = 0.15
 def row_sparse_backward(
     isa: str,
 ) -> Callable[..., tuple[Tensor | None, Tensor | None]]:
-    """(dy, need_x, need_values, x, weight, geometry) -> (dx, dvalues), by the kernels for an ISA."""
+    """(dy, need_x, need_values, x, weight, geometry) -> (dx, dvalues), by an ISA's kernels."""
     operator = getattr(torch.ops.sparse_ops, f"sparse_conv2d_backward_{isa}")
 
     def backward(

@@ -1,0 +1,51 @@
+// The microkernels of every sparse operator, as tables of functions on raw pointers.
+//
+// One idea serves linear layers and convolutions, forwards and backwards: a sparse row times a panel.
+// A panel is dense memory in which column c of the weight starts at offsets[c], and consecutive
+// positions (pixels, or the batch of a linear layer) stand next to each other:
+//
+//     out[m][p] = bias[m] + sum_k  weights[m][k] * panel[offsets[columns[k]] + p]
+//
+// Files that implement this are free of torch and of std, so that code compiled for an instruction
+// set emits nothing that the linker could share with the rest of the library.
+#pragma once
+#include <cstdint>
+
+namespace sparse_ops {
+
+// Activations by the numbers that Python passes.
+enum Activation : int64_t { kNone = 0, kReLU = 1, kReLU6 = 2, kSiLU = 3, kHardswish = 4 };
+
+constexpr int kMaxRows = 8;
+
+// Reads past the positions asked for stay under this many floats; panels are that much longer.
+constexpr int64_t kOverrun = 256;
+
+struct RowSparseKernels {
+  // `rows` rows (1 to max_rows) that keep the same k columns, over positions [0, positions).
+  // Writes all of out (rows, ld), ld >= positions rounded up to 16. Reads the panel up to
+  // kOverrun floats beyond the last position. bias may be null. Innermost: positions.
+  void (*rows)(int rows, int64_t k, const int32_t* columns, const int32_t* offsets,
+               const float* const* weights, const float* bias, const float* panel,
+               int64_t positions, float* out, int64_t ld, Activation activation);
+
+  // out[j] += sum_p  dy[p] * panel[offsets[columns[j]] + p]  for j in [0, k), p in [0, positions).
+  void (*dots)(int64_t k, const int32_t* columns, const int32_t* offsets, const float* dy,
+               const float* panel, int64_t positions, float* out);
+
+  // y[o - first] = activation(bias[o] + sum_k values[k] * x[columns[k]]) for rows o in [first, last);
+  // values and columns are indexed by crow. For batches too small to fill a panel.
+  void (*gather)(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
+                 const float* values, const float* bias, const float* x, float* y,
+                 Activation activation);
+
+  // The most rows that `rows` takes at once: 8 or 4. A block of rows is 1, 2, 4 or 8.
+  int max_rows;
+};
+
+// For one instruction set, or null where this library was not compiled for it.
+const RowSparseKernels* row_sparse_scalar();
+const RowSparseKernels* row_sparse_avx2();
+const RowSparseKernels* row_sparse_avx512();
+
+}  // namespace sparse_ops

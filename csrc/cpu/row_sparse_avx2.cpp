@@ -1,0 +1,38 @@
+// AVX2 and FMA: 16 registers of 8 floats.
+#include "row_sparse.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
+#define LANES 8
+#define TILES(R) ((R) == 1 ? 10 : (R) == 2 ? 5 : 3)
+#define MAX_ROWS 4
+#define GATHER(x, indices) \
+  reinterpret_cast<Vec>(_mm256_i32gather_ps((x), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices)), 4))
+#include "row_sparse_body.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace sparse_ops {
+const RowSparseKernels* row_sparse_avx2() { return &kKernels; }
+}  // namespace sparse_ops
+
+#else
+
+namespace sparse_ops {
+const RowSparseKernels* row_sparse_avx2() { return nullptr; }
+}  // namespace sparse_ops
+
+#endif

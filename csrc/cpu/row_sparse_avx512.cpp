@@ -1,0 +1,38 @@
+// AVX-512: 32 registers of 16 floats.
+#include "row_sparse.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512vl,fma,prefer-vector-width=512")
+#endif
+
+#define LANES 16
+#define TILES(R) ((R) == 1 ? 14 : (R) == 2 ? 10 : (R) == 4 ? 6 : 3)
+#define MAX_ROWS 8
+#define GATHER(x, indices) \
+  reinterpret_cast<Vec>(_mm512_i32gather_ps(_mm512_loadu_si512(indices), (x), 4))
+#include "row_sparse_body.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace sparse_ops {
+const RowSparseKernels* row_sparse_avx512() { return &kKernels; }
+}  // namespace sparse_ops
+
+#else
+
+namespace sparse_ops {
+const RowSparseKernels* row_sparse_avx512() { return nullptr; }
+}  // namespace sparse_ops
+
+#endif

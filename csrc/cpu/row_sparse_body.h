@@ -1,0 +1,254 @@
+// The body of row_sparse_<isa>.cpp, written once in the compilers' vector extension.
+//
+// The file that includes it defines
+//   LANES     floats in a vector
+//   TILES(R)  vectors of positions per tile, for R rows at once: R * TILES(R) accumulators, TILES(R)
+//             vectors of the panel and a weight have to fit the registers
+//   MAX_ROWS  4 or 8
+//   GATHER    an expression (x, indices pointer) -> vector, or undefined for element by element
+// and has set the instruction set for everything that follows.
+
+namespace sparse_ops {
+namespace {
+
+typedef float Vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t IVec __attribute__((vector_size(LANES * 4)));
+// The same, at any address.
+typedef float UVec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE Vec load(const float* p) { return *reinterpret_cast<const UVec*>(p); }
+INLINE void store(float* p, Vec v) { *reinterpret_cast<UVec*>(p) = v; }
+// Minus zero, and not plus zero: that would turn -0 into +0, so that it could not be left out.
+INLINE Vec splat(float f) { return f - Vec{}; }
+
+// exp by 2^n * p(r): x = n ln 2 + r with |r| <= ln 2 / 2, p the Taylor polynomial of degree 7, whose
+// remainder there is under 2^-26. Clamped to where 2^n is a normal float.
+INLINE Vec exponential(Vec x) {
+  const Vec low = splat(-87.0f), high = splat(88.0f);
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  const Vec scaled = x * 1.44269504f;
+  const Vec half = scaled < 0 ? splat(-0.5f) : splat(0.5f);
+  const IVec n = __builtin_convertvector(scaled + half, IVec);
+  const Vec nf = __builtin_convertvector(n, Vec);
+  // ln 2 in two parts, so that n * ln 2 is exact enough.
+  const Vec r = (x - nf * 0.693359375f) + nf * 2.12194440e-4f;
+  Vec p = splat(1.0f / 5040);
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const IVec bits = (n + 127) << 23;
+  return p * (Vec)bits;
+}
+
+// Comparisons are written so that NaN stays NaN, as in torch.
+INLINE Vec activate(Vec v, Activation activation) {
+  const Vec zero = {}, six = splat(6.0f);
+  switch (activation) {
+    case kReLU:
+      return v < zero ? zero : v;
+    case kReLU6:
+      v = v < zero ? zero : v;
+      return v > six ? six : v;
+    case kSiLU: {
+      const Vec y = v / (1.0f + exponential(-v));
+      return v != v ? v : y;
+    }
+    case kHardswish: {
+      Vec gate = v + 3.0f;
+      gate = gate < zero ? zero : gate;
+      gate = gate > six ? six : gate;
+      return v * gate * (1.0f / 6);
+    }
+    default:
+      return v;
+  }
+}
+
+// R rows by T vectors of positions. Rows of few accumulators are split into S sums, so that
+// additions do not wait for each other.
+template <int R, int T, int S>
+void tile(int64_t k, const int32_t* columns, const int32_t* offsets, const float* const* weights,
+          const float* bias, const float* panel, float* out, int64_t ld, Activation activation) {
+  Vec acc[S][R][T];
+  const float* w[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    w[r] = weights[r];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      acc[0][r][t] = bias ? splat(bias[r]) : Vec{};
+#pragma GCC unroll 8
+      for (int s = 1; s < S; ++s) acc[s][r][t] = Vec{};
+    }
+  }
+  int64_t j = 0;
+  if (S > 1) {
+    for (; j + S <= k; j += S) {
+#pragma GCC unroll 8
+      for (int s = 0; s < S; ++s) {
+        const float* p = panel + offsets[columns[j + s]];
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) acc[s][r][t] += w[r][j + s] * load(p + t * LANES);
+      }
+    }
+  }
+#pragma GCC unroll 1
+  for (; j < k; ++j) {
+    const float* p = panel + offsets[columns[j]];
+    // One address in one register: an index inside each load would be split off again and again.
+    asm("" : "+r"(p));
+    Vec x[T];
+    if (R > 1) {
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) x[t] = load(p + t * LANES);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Vec weight = splat(w[r][j]);
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) acc[0][r][t] += weight * x[t];
+      }
+    } else {
+      const Vec weight = splat(w[0][j]);
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) acc[0][0][t] += weight * load(p + t * LANES);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      Vec v = acc[0][r][t];
+#pragma GCC unroll 8
+      for (int s = 1; s < S; ++s) v += acc[s][r][t];
+      store(out + r * ld + t * LANES, activate(v, activation));
+    }
+}
+
+constexpr int sums(int accumulators) {
+  return accumulators >= 8 ? 1 : accumulators >= 4 ? 2 : accumulators >= 2 ? 4 : 8;
+}
+
+// Walks over the positions with tiles of T vectors, and over what is left with smaller ones.
+template <int R, int T>
+INLINE void walk(int64_t k, const int32_t* columns, const int32_t* offsets,
+                 const float* const* weights, const float* bias, const float* panel, int64_t from,
+                 int64_t positions, float* out, int64_t ld, Activation activation) {
+  for (; positions - from > (T - 1) * LANES; from += T * LANES)
+    tile<R, T, sums(R * T)>(k, columns, offsets, weights, bias, panel + from, out + from, ld,
+                            activation);
+  if constexpr (T > 1)
+    if (from < positions)
+      walk<R, (T + 1) / 2>(k, columns, offsets, weights, bias, panel, from, positions, out, ld,
+                           activation);
+}
+
+void rows(int count, int64_t k, const int32_t* columns, const int32_t* offsets,
+          const float* const* weights, const float* bias, const float* panel, int64_t positions,
+          float* out, int64_t ld, Activation activation) {
+  switch (count) {
+    case 1:
+      walk<1, TILES(1)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
+                        activation);
+      break;
+    case 2:
+      walk<2, TILES(2)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
+                        activation);
+      break;
+    case 4:
+      walk<4, TILES(4)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
+                        activation);
+      break;
+#if MAX_ROWS == 8
+    case 8:
+      walk<8, TILES(8)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
+                        activation);
+      break;
+#endif
+  }
+}
+
+INLINE float sum(Vec v) {
+  float total = 0;
+#pragma GCC unroll 16
+  for (int i = 0; i < LANES; ++i) total += v[i];
+  return total;
+}
+
+// D columns at once share the loads of dy.
+template <int D>
+void dot(const int32_t* columns, const int32_t* offsets, const float* dy, const float* panel,
+         int64_t positions, float* out) {
+  const float* p[D];
+  Vec acc[D][2];
+#pragma GCC unroll 4
+  for (int d = 0; d < D; ++d) {
+    p[d] = panel + offsets[columns[d]];
+    acc[d][0] = acc[d][1] = Vec{};
+  }
+  int64_t i = 0;
+  for (; i + 2 * LANES <= positions; i += 2 * LANES) {
+    const Vec a = load(dy + i), b = load(dy + i + LANES);
+#pragma GCC unroll 4
+    for (int d = 0; d < D; ++d) {
+      acc[d][0] += a * load(p[d] + i);
+      acc[d][1] += b * load(p[d] + i + LANES);
+    }
+  }
+#pragma GCC unroll 4
+  for (int d = 0; d < D; ++d) {
+    float total = sum(acc[d][0] + acc[d][1]);
+    for (int64_t q = i; q < positions; ++q) total += dy[q] * p[d][q];
+    out[d] += total;
+  }
+}
+
+void dots(int64_t k, const int32_t* columns, const int32_t* offsets, const float* dy,
+          const float* panel, int64_t positions, float* out) {
+  int64_t j = 0;
+  for (; j + 4 <= k; j += 4) dot<4>(columns + j, offsets, dy, panel, positions, out + j);
+  for (; j < k; ++j) dot<1>(columns + j, offsets, dy, panel, positions, out + j);
+}
+
+INLINE float activate_one(float f, Activation activation) {
+  return activate(splat(f), activation)[0];
+}
+
+void gather(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
+            const float* values, const float* bias, const float* x, float* y,
+            Activation activation) {
+  for (int64_t o = first; o < last; ++o) {
+    int64_t k = crow[o];
+    const int64_t end = crow[o + 1];
+    float total = bias ? bias[o] : 0.0f;
+#ifdef GATHER
+    Vec acc[4] = {};
+    for (; k + 4 * LANES <= end; k += 4 * LANES)
+#pragma GCC unroll 4
+      for (int s = 0; s < 4; ++s)
+        acc[s] += load(values + k + s * LANES) * GATHER(x, columns + k + s * LANES);
+    for (; k + LANES <= end; k += LANES) acc[0] += load(values + k) * GATHER(x, columns + k);
+    total += sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+#else
+    float acc[4] = {};
+    for (; k + 4 <= end; k += 4)
+      for (int s = 0; s < 4; ++s) acc[s] += values[k + s] * x[columns[k + s]];
+    total += (acc[0] + acc[1]) + (acc[2] + acc[3]);
+#endif
+    for (; k < end; ++k) total += values[k] * x[columns[k]];
+    y[o - first] = activate_one(total, activation);
+  }
+}
+
+const RowSparseKernels kKernels = {rows, dots, gather, MAX_ROWS};
+
+}  // namespace
+}  // namespace sparse_ops

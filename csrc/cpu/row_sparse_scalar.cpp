@@ -1,0 +1,11 @@
+// Portable: whatever the compiler makes of vectors of four floats on this machine.
+#include "row_sparse.h"
+
+#define LANES 4
+#define TILES(R) ((R) == 1 ? 8 : (R) == 2 ? 4 : 2)
+#define MAX_ROWS 4
+#include "row_sparse_body.h"
+
+namespace sparse_ops {
+const RowSparseKernels* row_sparse_scalar() { return &kKernels; }
+}  // namespace sparse_ops

@@ -1,0 +1,107 @@
+// The implementations of every compiled operator, registered once. Their schemas are in Python, in
+// ops/_native.py, so that they exist where this file was not compiled.
+#include <Python.h>
+
+#include <string>
+
+#include "cpu/csr_linear.h"
+#include "cpu/sparse_conv2d.h"
+
+namespace sparse_ops {
+namespace {
+
+using Kernels = const RowSparseKernels* (*)();
+
+// The table for an instruction set that this CPU has, or null.
+template <Kernels K>
+const RowSparseKernels* here() {
+#if defined(__x86_64__)
+  if (K == row_sparse_avx512 &&
+      !(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")))
+    return nullptr;
+  if (K == row_sparse_avx2 && !(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")))
+    return nullptr;
+#endif
+  return K();
+}
+
+template <Kernels K>
+const RowSparseKernels& checked() {
+  const RowSparseKernels* kernels = here<K>();
+  STD_TORCH_CHECK(kernels, "this CPU does not have the instruction set asked for");
+  return *kernels;
+}
+
+bool cpu_supports(std::string isa) {
+  if (isa == "avx512") return here<row_sparse_avx512>();
+  if (isa == "avx2") return here<row_sparse_avx2>();
+  STD_TORCH_CHECK(isa == "scalar", "unknown instruction set '", isa, "'");
+  return true;
+}
+
+template <Kernels K>
+Tensor conv(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
+            Numbers shape, Numbers stride, Numbers padding, Numbers dilation, int64_t groups,
+            int64_t activation) {
+  return row_sparse_conv2d(checked<K>(), x, crow, col, values, bias, shape, stride, padding,
+                           dilation, groups, activation);
+}
+
+template <Kernels K>
+std::tuple<Tensor, Tensor> conv_backward(Tensor dy, Tensor x, Tensor crow, Tensor col,
+                                         Tensor values, Numbers shape, Numbers stride,
+                                         Numbers padding, Numbers dilation, int64_t groups,
+                                         bool need_x, bool need_values) {
+  return row_sparse_conv2d_backward(checked<K>(), dy, x, crow, col, values, shape, stride, padding,
+                                    dilation, groups, need_x, need_values);
+}
+
+template <Kernels K>
+Tensor channel_pruned(Tensor x, Tensor values, Tensor out_channels, Tensor in_channels,
+                      std::optional<Tensor> bias, Numbers shape, Numbers stride, Numbers padding,
+                      Numbers dilation, int64_t activation) {
+  return channel_pruned_conv2d(checked<K>(), x, values, out_channels, in_channels, bias, shape,
+                               stride, padding, dilation, activation);
+}
+
+template <Kernels K>
+Tensor linear(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
+              int64_t activation) {
+  return csr_linear(checked<K>(), x, crow, col, values, bias, activation);
+}
+
+template <Kernels K>
+std::tuple<Tensor, Tensor> linear_backward(Tensor dy, Tensor x, Tensor crow, Tensor col,
+                                           Tensor values, bool need_x, bool need_values) {
+  return csr_linear_backward(checked<K>(), dy, x, crow, col, values, need_x, need_values);
+}
+
+}  // namespace
+
+#define SPARSE_OPS_REGISTER(isa)                                                \
+  m.impl("periodic_conv2d_" #isa, TORCH_BOX(&conv<row_sparse_##isa>));          \
+  m.impl("csr_conv2d_" #isa, TORCH_BOX(&conv<row_sparse_##isa>));               \
+  m.impl("sparse_conv2d_backward_" #isa, TORCH_BOX(&conv_backward<row_sparse_##isa>)); \
+  m.impl("channel_pruned_conv2d_" #isa, TORCH_BOX(&channel_pruned<row_sparse_##isa>)); \
+  m.impl("csr_linear_" #isa, TORCH_BOX(&linear<row_sparse_##isa>));             \
+  m.impl("csr_linear_backward_" #isa, TORCH_BOX(&linear_backward<row_sparse_##isa>));
+
+STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CPU, m) {
+  SPARSE_OPS_REGISTER(scalar)
+  SPARSE_OPS_REGISTER(avx2)
+  SPARSE_OPS_REGISTER(avx512)
+}
+
+STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CompositeExplicitAutograd, m) {
+  m.impl("cpu_supports", TORCH_BOX(&cpu_supports));
+}
+
+}  // namespace sparse_ops
+
+// Importing sparse_ops._C runs the registrations above; the module itself is empty.
+PyMODINIT_FUNC PyInit__C(void) {
+  static struct PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&definition);
+}

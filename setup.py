@@ -1,0 +1,104 @@
+"""Builds the compiled part of sparse_ops; everything declarative is in pyproject.toml.
+
+SPARSE_OPS_NATIVE = auto | 0 | 1   compile csrc/cpu    (auto: yes, if a C++ compiler is found)
+SPARSE_OPS_CUDA   = auto | 0 | 1   compile csrc/cuda   (auto: yes, if torch has CUDA)
+
+`1` means "fail rather than leave it out"; `auto` leaves out what cannot be built and says why.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def wanted(variable: str, missing: str | None) -> bool:
+    """Whether to build a part, given what is `missing` for it (None: nothing)."""
+    choice = os.environ.get(variable, "auto")
+    if choice not in ("auto", "0", "1"):
+        raise SystemExit(f"{variable} must be auto, 0 or 1, got {choice!r}")
+    if choice == "1" and missing:
+        raise SystemExit(f"{variable}=1, but {missing}")
+    if choice == "auto" and missing:
+        print(f"sparse_ops: {variable}=auto leaves this part out: {missing}", file=sys.stderr)
+    return choice != "0" and missing is None
+
+
+def missing_for_cpu() -> str | None:
+    """What stops the CPU kernels from being compiled; tried on a real, small program."""
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler.split()[0]) is None:
+        return f"there is no C++ compiler ({compiler}) on PATH"
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cpp")
+        source.write_text("#include <Python.h>\n#include <vector>\nint main() {}\n")
+        include = ["-I" + path for path in python_includes()]
+        command = [*compiler.split(), "-std=c++17", *include, "-fsyntax-only", str(source)]
+        tried = subprocess.run(command, capture_output=True, text=True)
+    if tried.returncode != 0:
+        return f"{compiler} cannot compile a small program: {tried.stderr.strip()[:300]}"
+    return None
+
+
+def python_includes() -> list[str]:
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    return sorted({paths["include"], paths["platinclude"]})
+
+
+def missing_for_cuda() -> str | None:
+    if not any(ROOT.glob("csrc/cuda/*.cu")):
+        return "this version has no CUDA C++ kernels"
+    import torch
+
+    return None if torch.version.cuda else "this torch was built without CUDA"
+
+
+def extensions() -> dict[str, Any]:
+    wanted("SPARSE_OPS_CUDA", missing_for_cuda())
+    if not wanted("SPARSE_OPS_NATIVE", missing_for_cpu()):
+        return {}
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+    sources = sorted(ROOT.glob("csrc/*.cpp")) + sorted(ROOT.glob("csrc/cpu/*.cpp"))
+    extra = os.environ.get("SPARSE_OPS_CXXFLAGS", "").split()
+    return {
+        "ext_modules": [
+            CppExtension(
+                "sparse_ops._C",
+                [str(source.relative_to(ROOT)) for source in sources],
+                # One binary for every Python from 3.10 and every torch from 2.10 on.
+                py_limited_api=True,
+                define_macros=[
+                    ("Py_LIMITED_API", "0x030A0000"),
+                    ("TORCH_TARGET_VERSION", "0x020a000000000000"),
+                ],
+                extra_compile_args=[
+                    "-O3",
+                    "-g0",
+                    "-std=c++17",
+                    "-ffp-contract=fast",
+                    "-fvisibility=hidden",
+                    "-Wall",
+                    "-Wextra",
+                    "-Wno-unused-parameter",
+                    "-Wno-maybe-uninitialized",
+                    *extra,
+                ],
+                extra_link_args=extra,
+            )
+        ],
+        "cmdclass": {"build_ext": BuildExtension.with_options(no_python_abi_suffix=True)},
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
+    }
+
+
+setup(packages=find_packages(include=["sparse_ops", "sparse_ops.*"]), **extensions())

@@ -1,0 +1,84 @@
+"""The compiled operators as torch sees them."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
+from sparse_ops.ops import _native
+from sparse_ops.patterns import PSD2_P8, Channels
+
+ISAS = [isa for isa in _native.ISAS if _native.REFUSES[isa] is None]
+needs_native = pytest.mark.skipif(not ISAS, reason=str(_native.MISSING))
+
+
+def arguments():
+    x, bias, shape = torch.randn(2, 8, 6, 5), torch.randn(16), (16, 8, 3, 3)
+    geometry = ((2, 1), (1, 0), (1, 2), 1)
+    periodic = PeriodicWeight.pack(torch.randn(shape), PSD2_P8.mask(shape))
+    csr = CSRWeight.pack(torch.randn(shape), torch.rand(shape) > 0.8)
+    channels = ChannelPrunedWeight.pack(torch.randn(shape), Channels((0, 1, 9), (2, 3)).mask(shape))
+    linear = CSRWeight.pack(torch.randn(7, 9), torch.rand(7, 9) > 0.5)
+    classes = (periodic.class_crow_indices, periodic.class_col_indices, periodic.values)
+    rows = (csr.crow_indices, csr.col_indices, csr.values)
+    line = (linear.crow_indices, linear.col_indices, linear.values)
+    dy = torch.randn(2, 16, 3, 1)
+    kept = (channels.values, channels.out_channels, channels.in_channels)
+    return {
+        "periodic_conv2d": (x, *classes, bias, shape, *geometry, 1),
+        "csr_conv2d": (x, *rows, None, shape, *geometry, 0),
+        "channel_pruned_conv2d": (x, *kept, bias, shape, *geometry[:3], 2),
+        "sparse_conv2d_backward": (dy, x, *rows, shape, *geometry, True, False),
+        "csr_linear": (torch.randn(6, 9), *line, torch.randn(7), 3),
+        "csr_linear_backward": (torch.randn(6, 7), torch.randn(6, 9), *line, False, True),
+    }
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", arguments())
+def test_opcheck(name, isa):
+    opcheck(getattr(torch.ops.sparse_ops, f"{name}_{isa}"), arguments()[name])
+
+
+def run(code: str, **environment: str) -> str:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | environment,
+    ).stdout
+
+
+def test_without_compiled_code_everything_works_and_says_why():
+    out = run(
+        """
+import sys
+sys.modules["sparse_ops._C"] = None
+import torch, sparse_ops
+from sparse_ops.ops import _native
+print(_native.MISSING)
+layer = sparse_ops.nn.PeriodicConv2d(8, 8, 3, pattern=sparse_ops.patterns.PSD2_P8)
+print(tuple(layer(torch.randn(1, 8, 5, 5)).shape))
+layer.backend = "avx512"
+try:
+    layer(torch.randn(1, 8, 5, 5))
+except RuntimeError as error:
+    print(error)
+"""
+    ).splitlines()
+    assert out[0].startswith("the compiled extension is not here (")
+    assert out[1] == "(1, 8, 3, 3)"
+    assert "avx512: the compiled extension is not here (" in out[2]
+
+
+@needs_native
+def test_instruction_sets_are_refused_by_name():
+    with pytest.raises(RuntimeError, match="unknown instruction set 'mmx'"):
+        torch.ops.sparse_ops.cpu_supports("mmx")

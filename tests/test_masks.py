@@ -1,0 +1,124 @@
+"""Masks: read from anyone's zeros, checked, applied, kept in files."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from sparse_ops import masks as M
+
+
+def model():
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+
+
+def test_prunable_are_the_weights_of_convolutions_and_linear_layers_each_once():
+    net = model()
+    net.append(nn.Linear(16, 3))
+    net[4].weight = net[3].weight
+    assert list(M.prunable(net)) == ["0.weight", "3.weight"]
+
+
+def test_masks_are_read_from_plain_zeros():
+    net = model()
+    with torch.no_grad():
+        net[0].weight[1] = 0
+        net[0].weight[2, 0, 0, 0] = 1e-9
+    read = M.from_zeros(net)
+    assert list(read) == ["0.weight"]
+    assert torch.equal(read["0.weight"], net[0].weight != 0)
+    assert not M.from_zeros(net, threshold=1e-8)["0.weight"][2, 0, 0, 0]
+    with pytest.raises(ValueError, match="threshold must be 0 or more, got -1"):
+        M.from_zeros(net, -1)
+
+
+def test_masks_are_read_from_torch_pruning_even_where_a_kept_weight_is_zero():
+    net = model()
+    prune.random_unstructured(net[3], "weight", amount=0.5)
+    with torch.no_grad():
+        net[3].weight_orig.zero_()
+    net(torch.randn(1, 2, 4, 4))
+    assert torch.equal(M.from_zeros(net)["3.weight"], net[3].weight_mask.bool())
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        ({"9.weight": torch.ones(1).bool()}, "'9.weight', but the model has no such weight"),
+        (
+            {"0.weight": torch.ones(4, 2, 3, 2).bool()},
+            r"must be \(4, 2, 3, 3\), got \(4, 2, 3, 2\)",
+        ),
+        ({"0.weight": torch.ones(4, 2, 3, 3)}, "must be bool, got torch.float32"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused_and_change_nothing(masks, words):
+    net = model()
+    before = net[0].weight.clone()
+    with pytest.raises(ValueError, match=words):
+        M.apply_(net, masks)
+    assert torch.equal(net[0].weight, before)
+
+
+def test_apply_sets_zeros_also_under_torch_pruning():
+    net = model()
+    prune.identity(net[3], "weight")
+    mask = torch.rand(3, 16) > 0.5
+    M.apply_(net, {"3.weight": mask})
+    net(torch.randn(1, 2, 4, 4))
+    assert torch.equal(net[3].weight != 0, mask)
+
+
+def test_sparsity_counts_all_masks_together():
+    assert M.sparsity({"a": torch.tensor([True, False]), "b": torch.zeros(6).bool()}) == 7 / 8
+    assert M.sparsity({}) == 0
+
+
+def test_keep_largest_is_global_and_keeps_ties():
+    scores = {"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([[2.0, 2.0]])}
+    kept = M.keep_largest(scores, 2)
+    assert kept["a"].tolist() == [True, False] and kept["b"].tolist() == [[True, True]]
+    assert not any(m.any() for m in M.keep_largest(scores, 0).values())
+    with pytest.raises(ValueError, match="keep must be between 0 and 4, got 5"):
+        M.keep_largest(scores, 5)
+
+
+def test_a_file_gives_back_what_was_saved(tmp_path):
+    saved = {"a.weight": torch.rand(3, 5) > 0.5, "b": torch.zeros(0).bool()}
+    M.save(saved, tmp_path / "m.safetensors")
+    loaded = M.load(tmp_path / "m.safetensors")
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(saved[n], loaded[n]) for n in saved)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    M.save({"a": torch.ones(2).bool()}, path)
+    before = path.read_bytes()
+
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(M, "save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        M.save({"a": torch.zeros(2).bool()}, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match="there is no folder"):
+        M.save({}, tmp_path / "missing" / "m.safetensors")
+    with pytest.raises(OSError, match="it is a folder"):
+        M.save({}, tmp_path)
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    M.save({"a": torch.ones(100).bool()}, path)
+    whole = path.read_bytes()
+    for cut in (0, 5, 20, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="is not a whole safetensors file"):
+            M.load(path)
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match=r"holds plain tensors, not sparse_ops\.masks"):
+        M.load(path)
