@@ -10,7 +10,7 @@ import os
 import zlib
 from math import prod
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -38,14 +38,14 @@ def read_idx(path: str | os.PathLike[str], dims: int) -> Tensor:
     size = path.stat().st_size
     zipped = path.suffix == ".gz"
     with path.open("rb") as raw:
-        file: IO[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw
+        file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if zipped else raw
         try:
             return _read(file, path, dims, size * MOST_DEFLATED if zipped else size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _read(file: IO[bytes], path: Path, dims: int, at_most: int) -> Tensor:
+def _read(file: BinaryIO, path: Path, dims: int, at_most: int) -> Tensor:
     head = _exactly(file, 4 + 4 * dims)
     if len(head) < 4 or head[:2] != b"\0\0":
         raise ValueError(f"{path} is not an IDX file: it begins with {head[:4].hex() or 'nothing'}")
@@ -67,7 +67,7 @@ def _read(file: IO[bytes], path: Path, dims: int, at_most: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(items, dtype=np.uint8).reshape(shape))
 
 
-def _exactly(file: IO[bytes], count: int) -> bytearray:
+def _exactly(file: BinaryIO, count: int) -> bytearray:
     """Up to `count` bytes, fewer at the end of the file; grows with what is there."""
     found = bytearray()
     while len(found) < count and (chunk := file.read(min(CHUNK, count - len(found)))):
