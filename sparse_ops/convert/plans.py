@@ -100,14 +100,18 @@ class Plan:
         fused = (self.folding.activations[p.name] for p in self.packed if p.activation)
         return dict(fused)
 
-    def to_json(self) -> str:
-        """Everything that was decided and measured; without masks and example."""
+    def as_data(self) -> dict[str, Any]:
+        """Everything that was decided and measured, as plain data; without masks and example."""
         layers = [
             asdict(layer) | {"sparsity": layer.sparsity, "kept_macs": layer.kept_macs}
             for layer in self.layers
         ]
         whole = None if self.whole is None else asdict(self.whole)
-        return json.dumps({"layers": layers, "whole": whole, "notes": self.notes}, indent=2)
+        return {"layers": layers, "whole": whole, "notes": list(self.notes)}
+
+    def to_json(self) -> str:
+        """`as_data()` as JSON."""
+        return json.dumps(self.as_data(), indent=2)
 
     def __str__(self) -> str:
         from sparse_ops.convert.text import plan_text

@@ -46,6 +46,8 @@ class Network:
         accuracy_sparse: of the masked network; accuracy_packed: of its packed form.
         parameters: of the dense network, biases and all; kept_parameters: those not removed.
         macs, kept_macs: multiply-accumulates for one example.
+        file, file_batch: the packed file, and the batch size that it was planned for.
+        plans: batch size -> what was decided for each layer.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Network:
     macs: int
     kept_macs: int
     rows: tuple[Row, ...]
+    file: str = ""
+    file_batch: int = 0
     plans: dict[str, Any] = field(default_factory=dict)
 
 

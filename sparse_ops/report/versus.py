@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparse_ops.convert.candidates import entry_of
 from sparse_ops.convert.measure import Comparison, compare
+from sparse_ops.convert.prepare import copied, replaced
 from sparse_ops.nn import SparseLayer
 from sparse_ops.report.baseline import dense_forms
 from sparse_ops.report.macs import count_macs
@@ -60,17 +60,10 @@ def dense_against_packed(
 
 
 def dense_form_of(packed: nn.Module) -> nn.Module:
-    """A dense model of the same outputs as a packed one: each sparse layer unpacked.
-
-    Raises:
-        ValueError: a sparse layer is not one of `convert.LAYERS`.
-    """
-    from sparse_ops.convert.prepare import copied, replaced
-
+    """A dense model of the same outputs as a packed one: each sparse layer unpacked."""
     dense = copied(packed)
     for name, module in list(dense.named_modules()):
         if isinstance(module, SparseLayer):
-            entry_of(module)
             unpacked: Any = module
             dense = replaced(dense, name, unpacked.to_dense())
     return dense
