@@ -55,28 +55,37 @@ int64_t Panel::shift_of(int64_t tap) const {
   return rows.shift_of[tap / columns.kernel] * pitch() + columns.shift_of[tap % columns.kernel];
 }
 
-void Panel::pack(const float* x, int64_t image_step, int64_t channel, float* panel) const {
+void Panel::pack(const RowSparseKernels& kernels, const float* x, int64_t image_step,
+                 int64_t channel, float* panel) const {
   for (size_t a = 0; a < rows.phases.size(); ++a)
     for (size_t b = 0; b < columns.phases.size(); ++b) {
       const int64_t ya = rows.phases[a], xb = columns.phases[b];
       const int64_t phase = static_cast<int64_t>(a * columns.phases.size() + b);
       float* plane = panel + (channel * phases + phase) * plane_size;
-      const int64_t y0 = rows.first(ya), y1 = rows.last(ya);
-      const int64_t x0 = columns.first(xb), x1 = columns.last(xb);
-      // Everything between the runs of input is zero; `done` is how far the plane is written.
+      const int64_t y0 = rows.first(ya), lines = rows.last(ya) - y0;
+      const int64_t x0 = columns.first(xb), length = columns.last(xb) - x0;
+      if (lines == 0 || length == 0) {
+        std::fill(plane, plane + plane_size, 0.0f);
+        continue;
+      }
+      // Everything between the lines of input is zero; `done` is how far the plane is written.
       float* done = plane;
-      for (int64_t n = 0; n < images; ++n)
-        for (int64_t y = y0; y < y1; ++y) {
-          float* to = plane + (n * rows.pitch + y) * pitch() + x0;
-          std::fill(done, to, 0.0f);
-          const float* from =
-              x + n * image_step + rows.input(ya, y) * columns.size + columns.input(xb, x0);
-          if (columns.stride == 1)
-            std::memcpy(to, from, sizeof(float) * (x1 - x0));
-          else
-            for (int64_t i = 0; i < x1 - x0; ++i) to[i] = from[i * columns.stride];
-          done = to + (x1 - x0);
-        }
+      for (int64_t n = 0; n < images; ++n) {
+        float* to = plane + (n * rows.pitch + y0) * pitch() + x0;
+        std::fill(done, to, 0.0f);
+        const float* from =
+            x + n * image_step + rows.input(ya, y0) * columns.size + columns.input(xb, x0);
+        const int64_t step = rows.stride * columns.size;
+        if (columns.stride == 1)
+          kernels.copy(lines, length, from, step, to, pitch(), pitch() - length);
+        else
+          for (int64_t y = 0; y < lines; ++y) {
+            for (int64_t i = 0; i < length; ++i)
+              to[y * pitch() + i] = from[y * step + i * columns.stride];
+            std::fill(to + y * pitch() + length, to + (y + 1) * pitch(), 0.0f);
+          }
+        done = to + lines * pitch();
+      }
       std::fill(done, plane + plane_size, 0.0f);
     }
 }
@@ -118,8 +127,12 @@ std::vector<Segment> segments(const Panel& panel, int64_t first, int64_t last) {
     if (row >= panel.rows.out) continue;
     const int64_t begin = std::max(first, line * pitch);
     const int64_t end = std::min(last, line * pitch + out);
-    if (begin < end)
-      found.push_back({begin, image, row * out + begin - line * pitch, end - begin});
+    if (begin >= end) continue;
+    const bool whole = end - begin == out;
+    if (whole && !found.empty() && found.back().image == image && found.back().length == out)
+      ++found.back().lines;
+    else
+      found.push_back({begin, image, row * out + begin - line * pitch, 1, end - begin});
   }
   return found;
 }

@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "row_sparse.h"
+
 namespace sparse_ops {
 
 struct Axis {
@@ -53,16 +55,17 @@ struct Panel {
 
   // x (images, *, H, W), of which one channel is given by its pointer and the step between images,
   // into the planes of `channel`; all of them are written.
-  void pack(const float* x, int64_t image_step, int64_t channel, float* panel) const;
+  void pack(const RowSparseKernels& kernels, const float* x, int64_t image_step, int64_t channel,
+            float* panel) const;
   // The inverse: adds nothing, writes every pixel that a tap reads; others become zero.
   void unpack(const float* planes, float* x, int64_t image_step) const;
   // Output pixels (images, *, H', W') of one channel to their positions, zeros elsewhere.
   void spread(const float* y, int64_t image_step, float* line) const;
 };
 
-// A run of output pixels inside a range of positions.
+// Output pixels inside a range of positions: lines of equal length, a pitch apart.
 struct Segment {
-  int64_t position, image, pixel, length;
+  int64_t position, image, pixel, lines, length;
 };
 
 // The output pixels among positions [first, last).

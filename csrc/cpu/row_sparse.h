@@ -39,6 +39,11 @@ struct RowSparseKernels {
                  const float* values, const float* bias, const float* x, float* y,
                  Activation activation);
 
+  // Copies `lines` lines of `length` floats, whose starts are `from_step` and `to_step` apart, and
+  // writes zeros from each line's end up to `gap` floats further.
+  void (*copy)(int64_t lines, int64_t length, const float* from, int64_t from_step, float* to,
+               int64_t to_step, int64_t gap);
+
   // The most rows that `rows` takes at once: 8 or 4. A block of rows is 1, 2, 4 or 8.
   int max_rows;
 };

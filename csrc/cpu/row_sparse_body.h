@@ -248,7 +248,31 @@ void gather(int64_t first, int64_t last, const int32_t* crow, const int32_t* col
   }
 }
 
-const RowSparseKernels kKernels = {rows, dots, gather, MAX_ROWS};
+typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
+
+// The last vector of a line may lie over the one before it: no tail is copied float by float.
+void copy(int64_t lines, int64_t length, const float* from, int64_t from_step, float* to,
+          int64_t to_step, int64_t gap) {
+  for (int64_t line = 0; line < lines; ++line, from += from_step, to += to_step) {
+    if (length >= LANES) {
+      int64_t i = 0;
+      for (; i + LANES <= length; i += LANES) store(to + i, load(from + i));
+      if (i < length) store(to + length - LANES, load(from + length - LANES));
+    } else if (length >= 4) {
+      int64_t i = 0;
+      for (; i + 4 <= length; i += 4)
+        *reinterpret_cast<Quad*>(to + i) = *reinterpret_cast<const Quad*>(from + i);
+      if (i < length)
+        *reinterpret_cast<Quad*>(to + length - 4) =
+            *reinterpret_cast<const Quad*>(from + length - 4);
+    } else {
+      for (int64_t i = 0; i < length; ++i) to[i] = from[i];
+    }
+    for (int64_t i = 0; i < gap; ++i) to[length + i] = 0.0f;
+  }
+}
+
+const RowSparseKernels kKernels = {rows, dots, gather, copy, MAX_ROWS};
 
 }  // namespace
 }  // namespace sparse_ops

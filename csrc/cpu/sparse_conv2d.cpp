@@ -166,9 +166,11 @@ void compute(const Job& job, const Panel& panel, const float* base, const int32_
           job.out_channels ? job.out_channels[block.filter[i]] : block.filter[i];
       const float* line = buffer + i * ld - from;
       for (const Segment& run : runs)
-        std::memcpy(job.y + ((image0 + run.image) * job.y_channels + channel) * conv.out_size() +
-                        run.pixel,
-                    line + run.position, sizeof(float) * run.length);
+        job.kernels.copy(run.lines, run.length, line + run.position, panel.pitch(),
+                         job.y +
+                             ((image0 + run.image) * job.y_channels + channel) * conv.out_size() +
+                             run.pixel,
+                         conv.columns.out, 0);
     }
   }
 }
@@ -192,8 +194,8 @@ void forward(const Job& job, const float* x, int64_t x_channels, const int32_t* 
     torch::stable::parallel_for(0, conv.channels, 8, [&](int64_t c0, int64_t c1) {
       for (int64_t c = c0; c < c1; ++c) {
         const int64_t source = in_channels ? in_channels[c] : c;
-        panel.pack(x + (n * x_channels + source) * conv.in_size(), x_channels * conv.in_size(), c,
-                   scratch.get());
+        panel.pack(job.kernels, x + (n * x_channels + source) * conv.in_size(),
+                   x_channels * conv.in_size(), c, scratch.get());
       }
     });
     std::fill(scratch.get() + panel.size - kOverrun, scratch.get() + panel.size, 0.0f);
@@ -369,7 +371,7 @@ std::tuple<Tensor, Tensor> row_sparse_conv2d_backward(
         offsets[c] = static_cast<int32_t>(panel.offset(c / taps, c % taps));
       torch::stable::parallel_for(0, conv.channels, 8, [&](int64_t c0, int64_t c1) {
         for (int64_t c = c0; c < c1; ++c)
-          panel.pack(data(x) + (n * conv.channels + c) * conv.in_size(),
+          panel.pack(kernels, data(x) + (n * conv.channels + c) * conv.in_size(),
                      conv.channels * conv.in_size(), c, x_panel.get());
       });
       std::fill(x_panel.get() + panel.size - kOverrun, x_panel.get() + panel.size, 0.0f);
