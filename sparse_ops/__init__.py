@@ -4,7 +4,7 @@ Weight-sparse, not spatially sparse: the zeros are in the weights, the activatio
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparse_ops import convert, formats, functional, masks, nn, patterns
 from sparse_ops.convert import load, plan, save, sparsify
@@ -31,9 +31,6 @@ __all__ = [
 
 # Imported when they are asked for: most programs need none of them.
 _LATER = ("data", "models", "report", "training")
-
-if TYPE_CHECKING:
-    from sparse_ops import data, models, report, training
 
 
 def __getattr__(name: str) -> Any:

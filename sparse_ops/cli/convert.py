@@ -11,9 +11,7 @@ MODEL_HELP = "One of ours (lenet300, lenet5, small_vgg) or your own as package.m
 
 
 def convert(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A state dict: torch.save or .safetensors.")
-    ],
+    checkpoint: Annotated[Path, typer.Argument(help="A state dict: torch.save or .safetensors.")],
     out: Annotated[Path, typer.Option(help="The packed file to write.")],
     model: Annotated[str, typer.Option(help=MODEL_HELP + " Default: from result.json.")] = "",
     masks: Annotated[
@@ -47,9 +45,7 @@ def convert(
         found = sparse_ops.masks.load(masks)
     elif found:
         found = sparse_ops.masks.from_zeros(dense, threshold) | found
-    plan = sparse_ops.plan(
-        dense, example, found or None, threshold=threshold, budget_s=budget
-    )
+    plan = sparse_ops.plan(dense, example, found or None, threshold=threshold, budget_s=budget)
     typer.echo(str(plan))
     sparse_ops.save(plan.apply(dense), out)
     if plan_json is not None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 import sparse_ops
@@ -75,14 +74,14 @@ def chapters(pace: Pace) -> tuple[Chapter, ...]:
     return (
         Chapter(
             "LeNet-300-100",
-            "global sparse momentum, 60×",
+            "GSM, 60×",
             "lenet300.safetensors",
             lambda data: lenet300_gsm(data, **first),
             sparse_ops.models.lenet300,
         ),
         Chapter(
             "small VGG",
-            "periodic kernels PSD2_P8",
+            "periodic PSD2_P8",
             "vgg.safetensors",
             lambda data: small_vgg_predefined(data, **short),
             sparse_ops.models.small_vgg,
@@ -157,13 +156,11 @@ def _convert(
     sparse = outcome.sparse.eval()
     plans: dict[int, Plan] = {}
     rows: list[Row] = []
-    remarks: list[str] = []
+    remarks: dict[str, list[str]] = {}
     for batch in BATCHES:
         say(f"{story.name}, batch {batch}: timing every candidate of every layer against dense")
         example = (data.test.images[:batch],)
-        plan = plans[batch] = sparse_ops.plan(
-            sparse, example, outcome.masks, budget_s=pace.plan_s
-        )
+        plan = plans[batch] = sparse_ops.plan(sparse, example, outcome.masks, budget_s=pace.plan_s)
         fast = plan.apply(sparse)
         say(f"{story.name}, batch {batch}: dense against packed, by turns")
         before = time.perf_counter()
@@ -172,7 +169,8 @@ def _convert(
         )
         clock.left_s -= time.perf_counter() - before
         rows.append(replace(row, note="; ".join(_remarks(plan, row))))
-        remarks += [f"{story.name}, batch {batch}: {remark}" for remark in _remarks(plan, row)]
+        for remark in _remarks(plan, row):
+            remarks.setdefault(remark, []).append(str(batch))
     chosen = next((b for b in FILE_BATCHES if plans[b].packed), FILE_BATCHES[0])
     say(f"{story.name}: saving, loading, and testing what was loaded")
     sparse_ops.save(plans[chosen].apply(sparse), out / story.file)
@@ -197,7 +195,8 @@ def _convert(
         file_batch=chosen,
         plans={str(batch): plan.as_data() for batch, plan in plans.items()},
     )
-    return network, remarks
+    said = [f"{story.name}, batch {' and '.join(b)}: {text}" for text, b in remarks.items()]
+    return network, said
 
 
 def _remarks(plan: Plan, row: Row) -> list[str]:

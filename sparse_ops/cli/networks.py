@@ -17,7 +17,7 @@ from sparse_ops.masks import Masks
 
 
 def build(spec: str, *, classes: int = 10, channels: int = 1) -> nn.Module:
-    """A model by the name of one of ours, or by `package.module:function`, called without arguments.
+    """One of our models by its name, or what `package.module:function` gives without arguments.
 
     Raises:
         UserError: there is no such model, or it cannot be built.

@@ -15,6 +15,7 @@ from sparse_ops.convert.measure import compare
 from sparse_ops.convert.plans import Plan
 from sparse_ops.convert.prepare import (
     Call,
+    check_initialised,
     example_tuple,
     find_masks,
     keeps_dense,
@@ -76,12 +77,13 @@ def plan(
         measure: what times dense against packed: (dense, packed, seconds) -> Comparison.
 
     Raises:
-        ValueError: the example is empty, a mask does not fit the model, or budget_s is not above 0.
+        ValueError: the example is empty, a mask does not fit the model, or an option is out of range.
         Mismatch: a candidate computes something else than the dense layer.
     """
     inputs = example_tuple(example)
     if not budget_s > 0:
         raise ValueError(f"budget_s must be above 0, got {budget_s}")
+    check_initialised(model)
     if masks is None:
         masks = find_masks(model, threshold)
     masks = {name: mask.detach().clone() for name, mask in masks.items()}

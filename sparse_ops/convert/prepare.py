@@ -43,17 +43,17 @@ def find_masks(model: nn.Module, threshold: float = 0.0) -> masks_.Masks:
     return masks_.from_zeros(model, max(threshold, DENORMAL))
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, also of models whose weights `torch.nn.utils.prune` computes.
+def check_initialised(model: nn.Module) -> None:
+    """Raises ValueError if a lazy layer has not seen its first input yet."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ValueError(f"{name} is not initialised yet: run the model once")
 
-    Raises:
-        ValueError: a lazy layer has not seen its first input yet.
-    """
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of models whose weights `torch.nn.utils.prune` computes."""
     memo: dict[int, Any] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            if isinstance(parameter, UninitializedParameter):
-                raise ValueError(f"{name} is not initialised yet: run the model once")
+    for module in model.modules():
         for value in vars(module).values():
             # Tensors with a history cannot be copied by deepcopy; the copy needs none.
             if isinstance(value, Tensor) and value.grad_fn is not None:
@@ -72,8 +72,19 @@ def make_plain_(model: nn.Module) -> None:
                 if hasattr(module, f"{name}_orig"):
                     prune.remove(module, name)
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _unparametrize_(module)
+
+
+def _unparametrize_(module: nn.Module) -> None:
+    """As torch's remove_parametrizations, which changes the class that deep copies share."""
+    lists = module._modules["parametrizations"]
+    assert isinstance(lists, nn.ModuleDict)
+    values = {name: getattr(module, name).detach().clone() for name in lists}
+    del module._modules["parametrizations"]
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        learns = any(parameter.requires_grad for parameter in lists[name].parameters())
+        module.register_parameter(name, nn.Parameter(value, learns))
 
 
 def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:

@@ -31,7 +31,7 @@ class DenseForms:
     Attributes:
         calls: form -> a call of the model on the example.
         milliseconds: form -> lower quartile of a short measurement, all forms by turns.
-        skipped: form -> why it is not among them.
+        skipped: form -> why it is not among them; forms that make no sense are not named.
     """
 
     calls: dict[str, Call]
@@ -71,10 +71,8 @@ def dense_forms(
     skipped: dict[str, str] = {}
     if any(isinstance(x, Tensor) and x.dim() == 4 for x in example) and _has_conv(base):
         calls["channels_last"] = lambda: planar(*(_channels_last(x) for x in example))
-    else:
-        skipped["channels_last"] = "it has no convolution of images"
     if compile_s <= 0:
-        skipped["torch.compile"] = "there was no time left for it"
+        skipped["torch.compile"] = "no time is left to compile it"
     elif (reason := _no_compiler()) is not None:
         skipped["torch.compile"] = reason
     else:
