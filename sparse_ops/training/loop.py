@@ -99,7 +99,7 @@ def fit(
         steps = _optimizer(model, method, optimizer, chosen)
         rates = [float(group["lr"]) for group in steps.param_groups]
         done = 0
-        with _bar(progress, epochs, length) as advance:
+        with _bar(progress, type(method).__name__, epochs, length) as bar:
             for number in range(1, epochs + 1):
                 model.train()
                 total = torch.zeros((), device=device)
@@ -125,7 +125,7 @@ def fit(
                     right += (logits.detach().argmax(1) == labels).sum()
                     seen += len(labels)
                     done += 1
-                    advance()
+                    bar.step()
                 epoch = Epoch(
                     number=number,
                     epochs=epochs,
@@ -134,6 +134,7 @@ def fit(
                     lr=float(steps.param_groups[0]["lr"]),
                     validation=None if validation is None else evaluate(model, validation),
                 )
+                bar.end_epoch(epoch)
                 more = method.end_epoch(model, steps, epoch)
                 if on_epoch is not None:
                     on_epoch(epoch)
@@ -202,10 +203,25 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
+class _Bar:
+    """One task of a progress display."""
+
+    def __init__(self, display: Progress, title: str, total: int | None) -> None:
+        self.display, self.title = display, title
+        self.task = display.add_task(title, total=total)
+
+    def step(self) -> None:
+        self.display.advance(self.task)
+
+    def end_epoch(self, epoch: Epoch) -> None:
+        words = f"{self.title} {epoch.number}/{epoch.epochs}, loss {epoch.loss:.4f}"
+        self.display.update(self.task, description=f"{words}, {epoch.accuracy:.2%} right")
+
+
 @contextmanager
-def _bar(shown: bool, epochs: int, length: int | None) -> Iterator[Callable[[], None]]:
-    """A bar over all steps, with the time that is left; gives what moves it by one step."""
-    bar = Progress(
+def _bar(shown: bool, title: str, epochs: int, length: int | None) -> Iterator[_Bar]:
+    """A bar over all steps, with the time that is left."""
+    display = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -214,6 +230,5 @@ def _bar(shown: bool, epochs: int, length: int | None) -> Iterator[Callable[[], 
         disable=not shown,
         transient=True,
     )
-    with bar:
-        task = bar.add_task("training", total=None if length is None else epochs * length)
-        yield lambda: bar.advance(task)
+    with display:
+        yield _Bar(display, title, None if length is None else epochs * length)
