@@ -90,6 +90,26 @@ void Panel::pack(const RowSparseKernels& kernels, const float* x, int64_t image_
     }
 }
 
+void Panel::pack_lanes(const RowSparseKernels& kernels, const float* x, int64_t image_step,
+                       int64_t channel, float* panel) const {
+  for (size_t a = 0; a < rows.phases.size(); ++a)
+    for (size_t b = 0; b < columns.phases.size(); ++b) {
+      const int64_t ya = rows.phases[a], xb = columns.phases[b];
+      const int64_t phase = static_cast<int64_t>(a * columns.phases.size() + b);
+      float* plane = panel + (channel * phases + phase) * plane_size * kLanes;
+      const int64_t x0 = columns.first(xb), length = columns.last(xb) - x0;
+      float* done = plane;
+      for (int64_t y = rows.first(ya); y < rows.last(ya); ++y) {
+        float* to = plane + (y * pitch() + x0) * kLanes;
+        std::fill(done, to, 0.0f);
+        kernels.interleave(length, x + rows.input(ya, y) * columns.size + columns.input(xb, x0),
+                           image_step, columns.stride, to);
+        done = to + length * kLanes;
+      }
+      std::fill(done, plane + plane_size * kLanes, 0.0f);
+    }
+}
+
 void Panel::unpack(const float* planes, float* x, int64_t image_step) const {
   for (int64_t n = 0; n < images; ++n)
     std::fill(x + n * image_step, x + n * image_step + rows.size * columns.size, 0.0f);

@@ -57,6 +57,10 @@ struct Panel {
   // into the planes of `channel`; all of them are written.
   void pack(const RowSparseKernels& kernels, const float* x, int64_t image_step, int64_t channel,
             float* panel) const;
+  // The same for kLanes images whose pixels stand next to each other: every number above is a number
+  // of cache lines then, and `images` is 1.
+  void pack_lanes(const RowSparseKernels& kernels, const float* x, int64_t image_step,
+                  int64_t channel, float* panel) const;
   // The inverse: adds nothing, writes every pixel that a tap reads; others become zero.
   void unpack(const float* planes, float* x, int64_t image_step) const;
   // Output pixels (images, *, H', W') of one channel to their positions, zeros elsewhere.

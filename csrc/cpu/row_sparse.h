@@ -18,6 +18,9 @@ enum Activation : int64_t { kNone = 0, kReLU = 1, kReLU6 = 2, kSiLU = 3, kHardsw
 
 constexpr int kMaxRows = 8;
 
+// Images that stand next to each other where the batch is innermost: one cache line of them.
+constexpr int64_t kLanes = 16;
+
 // Reads past the positions asked for stay under this many floats; panels are that much longer.
 constexpr int64_t kOverrun = 256;
 
@@ -28,6 +31,19 @@ struct RowSparseKernels {
   void (*rows)(int rows, int64_t k, const int32_t* columns, const int32_t* offsets,
                const float* const* weights, const float* bias, const float* panel,
                int64_t positions, float* out, int64_t ld, Activation activation);
+
+  // One row over a rectangle of pixels of kLanes images each: as above, with kLanes positions a
+  // pixel, and lines of `width` pixels that start `pitch` floats apart in the panel. All loads are of
+  // whole cache lines. Writes all of out (lines, width, kLanes).
+  void (*pixels)(int64_t lines, int64_t width, int64_t k, const int32_t* columns,
+                 const int32_t* offsets, const float* weights, float bias, const float* panel,
+                 int64_t pitch, float* out, Activation activation);
+
+  // to[i * kLanes + l] = from[l * image_step + i * step] for i in [0, length), l in [0, kLanes).
+  void (*interleave)(int64_t length, const float* from, int64_t image_step, int64_t step, float* to);
+
+  // to[l * image_step + i] = from[i * kLanes + l], likewise.
+  void (*separate)(int64_t length, const float* from, float* to, int64_t image_step);
 
   // out[j] += sum_p  dy[p] * panel[offsets[columns[j]] + p]  for j in [0, k), p in [0, positions).
   void (*dots)(int64_t k, const int32_t* columns, const int32_t* offsets, const float* dy,

@@ -176,6 +176,164 @@ void rows(int count, int64_t k, const int32_t* columns, const int32_t* offsets,
   }
 }
 
+// One row by L lines of T vectors.
+template <int L, int T, int S>
+void rectangle(int64_t k, const int32_t* columns, const int32_t* offsets, const float* weights,
+               float bias, const float* panel, int64_t pitch, float* out, int64_t out_pitch,
+               Activation activation) {
+  Vec acc[S][L][T];
+#pragma GCC unroll 8
+  for (int s = 0; s < S; ++s)
+#pragma GCC unroll 8
+    for (int l = 0; l < L; ++l)
+#pragma GCC unroll 32
+      for (int t = 0; t < T; ++t) acc[s][l][t] = s ? Vec{} : splat(bias);
+  int64_t j = 0;
+  // The next address is worked out one step ahead: loads wait for nothing then.
+  const float* next = k ? panel + offsets[columns[0]] : panel;
+#pragma GCC unroll 1
+  for (; j + S <= k; j += S) {
+#pragma GCC unroll 8
+    for (int s = 0; s < S; ++s) {
+      const float* p = next;
+      next = panel + offsets[columns[j + s + 1 < k ? j + s + 1 : j + s]];
+      asm("" : "+r"(p), "+r"(next));
+      const Vec weight = splat(weights[j + s]);
+#pragma GCC unroll 8
+      for (int l = 0; l < L; ++l)
+#pragma GCC unroll 32
+        for (int t = 0; t < T; ++t)
+          acc[s][l][t] += weight * load(p + l * pitch + t * LANES);
+    }
+  }
+#pragma GCC unroll 1
+  for (; j < k; ++j) {
+    const float* p = panel + offsets[columns[j]];
+    const Vec weight = splat(weights[j]);
+#pragma GCC unroll 8
+    for (int l = 0; l < L; ++l)
+#pragma GCC unroll 32
+      for (int t = 0; t < T; ++t) acc[0][l][t] += weight * load(p + l * pitch + t * LANES);
+  }
+#pragma GCC unroll 8
+  for (int l = 0; l < L; ++l)
+#pragma GCC unroll 32
+    for (int t = 0; t < T; ++t) {
+      Vec v = acc[0][l][t];
+#pragma GCC unroll 8
+      for (int s = 1; s < S; ++s) v += acc[s][l][t];
+      store(out + l * out_pitch + t * LANES, activate(v, activation));
+    }
+}
+
+struct Row {
+  int64_t k;
+  const int32_t* columns;
+  const int32_t* offsets;
+  const float* weights;
+  float bias;
+  Activation activation;
+};
+
+// Lines by L, L / 2, ..., 1, over columns of T vectors.
+template <int L, int T>
+INLINE void lines_of(const Row& row, int64_t lines, const float* panel, int64_t pitch, float* out,
+                     int64_t out_pitch) {
+  while (lines >= L) {
+    rectangle<L, T, sums(L * T)>(row.k, row.columns, row.offsets, row.weights, row.bias, panel,
+                                 pitch, out, out_pitch, row.activation);
+    lines -= L;
+    panel += L * pitch;
+    out += L * out_pitch;
+  }
+  if constexpr (L > 1)
+    if (lines) lines_of<L / 2, T>(row, lines, panel, pitch, out, out_pitch);
+}
+
+void pixels(int64_t lines, int64_t width, int64_t k, const int32_t* columns,
+            const int32_t* offsets, const float* weights, float bias, const float* panel,
+            int64_t pitch, float* out, Activation activation) {
+  const Row row = {k, columns, offsets, weights, bias, activation};
+  const int64_t vectors = width * (kLanes / LANES), out_pitch = width * kLanes;
+  for (int64_t t = 0; t < vectors;) {
+    const int64_t left = vectors - t;
+    const float* p = panel + t * LANES;
+    float* o = out + t * LANES;
+#define STEP(L, T)                                  \
+  {                                                 \
+    lines_of<L, T>(row, lines, p, pitch, o, out_pitch); \
+    t += T;                                         \
+  }
+#if LANES == 16
+    if (left % 16 == 0) STEP(1, 16)
+    else if (left % 14 == 0) STEP(2, 14)
+    else if (left >= 16 && left % 8) STEP(1, 16)
+    else if (left % 7 == 0) STEP(4, 7)
+    else
+#endif
+    if (left >= 8) STEP(LANES == 16 ? 2 : 1, 8)
+    else if (left >= 4) STEP(LANES == 16 ? 4 : 2, 4)
+    else if (left >= 2) STEP(4, 2)
+    else STEP(4, 1)
+#undef STEP
+  }
+}
+
+typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
+
+INLINE void transpose4(Quad& a, Quad& b, Quad& c, Quad& d) {
+  const Quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  const Quad ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  const Quad cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const Quad cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  a = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
+  b = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
+  c = __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5);
+  d = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
+}
+
+INLINE Quad& quad(float* p) { return *reinterpret_cast<Quad*>(p); }
+INLINE Quad quad(const float* p) { return *reinterpret_cast<const Quad*>(p); }
+
+// Four images at a time: sixteen, a power of two apart as they often are, would share one cache set.
+void interleave(int64_t length, const float* from, int64_t image_step, int64_t step, float* to) {
+  for (int64_t l = 0; l < kLanes; l += 4) {
+    const float* p = from + l * image_step;
+    int64_t i = 0;
+    if (step == 1)
+      for (; i + 4 <= length; i += 4) {
+        Quad a = quad(p + i), b = quad(p + image_step + i), c = quad(p + 2 * image_step + i),
+             d = quad(p + 3 * image_step + i);
+        transpose4(a, b, c, d);
+        float* q = to + i * kLanes + l;
+        quad(q) = a;
+        quad(q + kLanes) = b;
+        quad(q + 2 * kLanes) = c;
+        quad(q + 3 * kLanes) = d;
+      }
+    for (; i < length; ++i)
+      for (int64_t j = 0; j < 4; ++j) to[i * kLanes + l + j] = p[j * image_step + i * step];
+  }
+}
+
+void separate(int64_t length, const float* from, float* to, int64_t image_step) {
+  for (int64_t l = 0; l < kLanes; l += 4) {
+    float* q = to + l * image_step;
+    int64_t i = 0;
+    for (; i + 4 <= length; i += 4) {
+      const float* p = from + i * kLanes + l;
+      Quad a = quad(p), b = quad(p + kLanes), c = quad(p + 2 * kLanes), d = quad(p + 3 * kLanes);
+      transpose4(a, b, c, d);
+      quad(q + i) = a;
+      quad(q + image_step + i) = b;
+      quad(q + 2 * image_step + i) = c;
+      quad(q + 3 * image_step + i) = d;
+    }
+    for (; i < length; ++i)
+      for (int64_t j = 0; j < 4; ++j) q[j * image_step + i] = from[i * kLanes + l + j];
+  }
+}
+
 INLINE float sum(Vec v) {
   float total = 0;
 #pragma GCC unroll 16
@@ -248,8 +406,6 @@ void gather(int64_t first, int64_t last, const int32_t* crow, const int32_t* col
   }
 }
 
-typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
-
 // The last vector of a line may lie over the one before it: no tail is copied float by float.
 void copy(int64_t lines, int64_t length, const float* from, int64_t from_step, float* to,
           int64_t to_step, int64_t gap) {
@@ -261,10 +417,8 @@ void copy(int64_t lines, int64_t length, const float* from, int64_t from_step, f
     } else if (length >= 4) {
       int64_t i = 0;
       for (; i + 4 <= length; i += 4)
-        *reinterpret_cast<Quad*>(to + i) = *reinterpret_cast<const Quad*>(from + i);
-      if (i < length)
-        *reinterpret_cast<Quad*>(to + length - 4) =
-            *reinterpret_cast<const Quad*>(from + length - 4);
+        quad(to + i) = quad(from + i);
+      if (i < length) quad(to + length - 4) = quad(from + length - 4);
     } else {
       for (int64_t i = 0; i < length; ++i) to[i] = from[i];
     }
@@ -272,7 +426,8 @@ void copy(int64_t lines, int64_t length, const float* from, int64_t from_step, f
   }
 }
 
-const RowSparseKernels kKernels = {rows, dots, gather, copy, MAX_ROWS};
+const RowSparseKernels kKernels = {rows, pixels, interleave, separate,
+                                   dots, gather, copy,       MAX_ROWS};
 
 }  // namespace
 }  // namespace sparse_ops

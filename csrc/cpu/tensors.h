@@ -19,10 +19,15 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Numbers = std::vector<int64_t>;
 
+// The dispatcher is not asked for what is there already: that would be most of a small layer's time.
+inline Tensor as_contiguous(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
 inline Tensor floats(const Tensor& t, const char* name) {
   STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == ScalarType::Float, name,
                   " must be float32 on the CPU");
-  return torch::stable::contiguous(t);
+  return as_contiguous(t);
 }
 
 inline std::optional<Tensor> floats(const std::optional<Tensor>& t, const char* name,
@@ -35,7 +40,7 @@ inline std::optional<Tensor> floats(const std::optional<Tensor>& t, const char* 
 inline Tensor indices(const Tensor& t, const char* name) {
   STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == ScalarType::Int && t.dim() == 1, name,
                   " must be int32 (*) on the CPU");
-  return torch::stable::contiguous(t);
+  return as_contiguous(t);
 }
 
 inline const float* data(const Tensor& t) { return t.const_data_ptr<float>(); }

@@ -31,13 +31,18 @@ def choose(backends: Sequence[Backend], name: str, *arguments: Any) -> Backend:
         ValueError: there is no backend of that name.
         RuntimeError: the named backend, or every backend, refuses; the message says why.
     """
-    named = [b for b in backends if name in ("auto", b.name)]
-    if not named:
-        raise ValueError(f"unknown backend {name!r}; have {', '.join(b.name for b in backends)}")
     reasons = []
-    for backend in named:
-        reason = backend.refuses(*arguments)
-        if reason is None:
-            return backend
-        reasons.append(f"{backend.name}: {reason}")
+    for backend in backends:
+        if name in ("auto", backend.name):
+            reason = backend.refuses(*arguments)
+            if reason is None:
+                return backend
+            reasons.append(f"{backend.name}: {reason}")
+    if not reasons:
+        raise ValueError(f"unknown backend {name!r}; have {', '.join(b.name for b in backends)}")
     raise RuntimeError("no backend for these arguments; " + "; ".join(reasons))
+
+
+def needs_gradient(x: Tensor, values: Tensor, bias: Tensor | None) -> bool:
+    """Whether any of an operator's arguments wants a gradient."""
+    return x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)

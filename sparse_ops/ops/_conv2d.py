@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
-from sparse_ops.ops import _native
 from sparse_ops.ops._activation import ACTIVATIONS, check_activation
-from sparse_ops.ops._backend import Backend, choose
+from sparse_ops.ops._backend import Backend, choose, needs_gradient
+from sparse_ops.ops._native import refuses_isa
 from sparse_ops.ops._shapes import Pair, check_conv2d, pair
 
 Weight = TypeVar("Weight", CSRWeight, PeriodicWeight, ChannelPrunedWeight)
@@ -68,17 +68,6 @@ def reference_backward(
         [need_x, need_values, False],
     )
     return dx, weight.gather(dweight) if need_values else None
-
-
-def refuses_isa(isa: str, x: Tensor) -> str | None:
-    """Why the kernels compiled for an instruction set cannot run on x, or None if they can."""
-    if _native.REFUSES[isa] is not None:
-        return _native.REFUSES[isa]
-    if x.device.type != "cpu":
-        return f"x is on {x.device.type}, not cpu"
-    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"x is {x.dtype}, not float32, float16 or bfloat16"
-    return None
 
 
 def compiled(
@@ -166,12 +155,11 @@ def conv2d(
     check_conv2d(batched, weight.shape, values, bias, *geometry)
 
     chosen = choose(backends, backend, batched, weight, bias, geometry, activation)
-    wanted = (x, values) if bias is None else (x, values, bias)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in wanted):
+    if torch.is_grad_enabled() and needs_gradient(x, values, bias):
         y = _Conv2d.apply(batched, values, bias, weight, chosen, geometry)
         y = ACTIVATIONS[activation](y)
     else:
         y = chosen.run(batched, weight, bias, geometry, activation)
-    if batched.is_contiguous(memory_format=torch.channels_last) and not batched.is_contiguous():
+    if not batched.is_contiguous() and batched.is_contiguous(memory_format=torch.channels_last):
         y = y.contiguous(memory_format=torch.channels_last)
     return y if x.dim() == 4 else y[0]

@@ -131,3 +131,14 @@ REFUSES: dict[str, str | None] = {
     or (None if torch.ops.sparse_ops.cpu_supports(isa) else f"this CPU does not have {isa}")
     for isa in ISAS
 }
+
+
+def refuses_isa(isa: str, x: Tensor) -> str | None:
+    """Why the kernels compiled for an instruction set cannot run on x, or None if they can."""
+    if REFUSES[isa] is not None:
+        return REFUSES[isa]
+    if x.device.type != "cpu":
+        return f"x is on {x.device.type}, not cpu"
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"x is {x.dtype}, not float32, float16 or bfloat16"
+    return None

@@ -69,7 +69,9 @@ def check_dtypes(x: Tensor, values: Tensor, bias: Tensor | None, O: int) -> None
         raise ValueError(f"x and weight must have one dtype, got {x.dtype} and {values.dtype}")
     if x.device != values.device:
         raise ValueError(f"x is on {x.device}, but the weight is on {values.device}")
-    if bias is not None and tuple(bias.shape) != (O,):
+    if bias is None:
+        return
+    if bias.dim() != 1 or bias.shape[0] != O:
         raise ValueError(f"bias must be ({O}), got {tuple(bias.shape)}")
-    if bias is not None and (bias.dtype != x.dtype or bias.device != x.device):
+    if bias.dtype != x.dtype or bias.device != x.device:
         raise ValueError(f"bias must be {x.dtype} on {x.device}, got {bias.dtype} on {bias.device}")

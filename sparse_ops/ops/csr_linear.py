@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from sparse_ops.formats import CSRWeight
 from sparse_ops.ops import _native
 from sparse_ops.ops._activation import ACTIVATIONS, check_activation
-from sparse_ops.ops._backend import Backend, choose
-from sparse_ops.ops._conv2d import refuses_isa
+from sparse_ops.ops._backend import Backend, choose, needs_gradient
+from sparse_ops.ops._native import refuses_isa
 from sparse_ops.ops._shapes import check_dtypes
 
 
@@ -37,15 +37,13 @@ def _compiled(isa: str) -> Backend:
     backward_operator = getattr(torch.ops.sparse_ops, f"csr_linear_backward_{isa}")
 
     def run(x: Tensor, weight: CSRWeight, bias: Tensor | None, activation: str | None) -> Tensor:
-        y = forward_operator(
-            x.float(),
-            weight.crow_indices,
-            weight.col_indices,
-            weight.values.float(),
-            None if bias is None else bias.float(),
-            _native.ACTIVATION_CODES[activation],
-        )
-        return y.to(x.dtype)
+        values, wide = weight.values, x
+        if x.dtype != torch.float32:
+            values, wide = values.float(), x.float()
+            bias = None if bias is None else bias.float()
+        code = _native.ACTIVATION_CODES[activation]
+        y = forward_operator(wide, weight.crow_indices, weight.col_indices, values, bias, code)
+        return y if x.dtype == torch.float32 else y.to(x.dtype)
 
     def backward(
         dy: Tensor, need_x: bool, need_values: bool, x: Tensor, weight: CSRWeight
@@ -140,11 +138,10 @@ def csr_linear(
         bias = None if bias is None else bias.to(dtype)
     check_dtypes(x, weight.values, bias, O)
 
-    rows = x.reshape(-1, I)
+    rows = x if x.dim() == 2 else x.reshape(-1, I)
     chosen = choose(BACKENDS, backend, rows, weight, bias, activation)
-    wanted = (x, weight.values) if bias is None else (x, weight.values, bias)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in wanted):
+    if torch.is_grad_enabled() and needs_gradient(x, weight.values, bias):
         y = ACTIVATIONS[activation](_CSRLinear.apply(rows, weight.values, bias, weight, chosen))
     else:
         y = chosen.run(rows, weight, bias, activation)
-    return y.reshape(*x.shape[:-1], O)
+    return y if x.dim() == 2 else y.reshape(*x.shape[:-1], O)
