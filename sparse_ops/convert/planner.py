@@ -77,7 +77,7 @@ def plan(
         measure: what times dense against packed: (dense, packed, seconds) -> Comparison.
 
     Raises:
-        ValueError: the example is empty, a mask does not fit the model, or an option is out of range.
+        ValueError: the example is empty, a mask does not fit, or an option is out of range.
         Mismatch: a candidate computes something else than the dense layer.
     """
     inputs = example_tuple(example)

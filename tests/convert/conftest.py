@@ -1,4 +1,4 @@
-"""Without compiled code only the reference is there: then it may be chosen, so that all is tested."""
+"""Without compiled code only the reference is there; then it may be chosen, to test everything."""
 
 import pytest
 

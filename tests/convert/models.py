@@ -56,7 +56,7 @@ EXAMPLE = (2, 3, 8, 8)
 
 
 def says(*ratios):
-    """A measurement that calls both sides once and gives these ratios in turn, the last for ever."""
+    """A measurement that calls both sides once and gives these ratios in turn."""
     left = list(ratios)
 
     def measure(dense, packed, budget_s):

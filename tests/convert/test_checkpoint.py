@@ -13,9 +13,7 @@ from tests.convert.models import EXAMPLE, Net, masks_of_net, net, says
 
 @pytest.fixture
 def fast():
-    plan = so.plan(
-        net(), torch.randn(EXAMPLE), masks_of_net(), measure=says(2.0), progress=False
-    )
+    plan = so.plan(net(), torch.randn(EXAMPLE), masks_of_net(), measure=says(2.0), progress=False)
     return plan.apply(net())
 
 
@@ -59,9 +57,7 @@ def test_packed_layers_are_smaller_than_dense_ones_on_disk(tmp_path, path):
 def test_a_model_built_with_sparse_layers_is_saved_and_loaded(tmp_path):
     def build():
         return nn.Sequential(
-            so.nn.PeriodicConv2d(
-                8, 8, 3, padding=1, pattern=so.patterns.PS4_P4, activation="silu"
-            ),
+            so.nn.PeriodicConv2d(8, 8, 3, padding=1, pattern=so.patterns.PS4_P4, activation="silu"),
             nn.Flatten(),
         )
 
@@ -236,7 +232,7 @@ def test_a_file_that_is_none_is_refused(tmp_path):
 
 
 def test_a_file_for_another_model_is_refused(path):
-    with pytest.raises(ValueError, match="does not have|has not both"):
+    with pytest.raises(ValueError, match=r"does not have|has not both"):
         so.load(path, nn.Sequential(nn.Linear(12, 10)))
 
 
