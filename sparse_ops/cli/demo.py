@@ -1,5 +1,6 @@
 """`sparse-ops demo`."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +16,16 @@ def demo(
     """Trains two networks with masks on real images, packs them, and measures what it brings."""
     from rich.console import Console
 
-    from sparse_ops.cli.demonstration import QUICK, Pace, demonstrate
+    from sparse_ops.cli.demonstration import QUICK, STEPS, Pace, demonstrate
     from sparse_ops.report.table import network_table
 
-    progress = Console(stderr=True, highlight=False)
-    results, remarks = demonstrate(
-        out, QUICK if quick else Pace(), lambda text: progress.print(f"• {text}", markup=False)
-    )
+    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    number = itertools.count(1)
+
+    def say(text: str) -> None:
+        progress.print(f"{next(number):2d}/{STEPS}  {text}", markup=False)
+
+    results, remarks = demonstrate(out, QUICK if quick else Pace(), say)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=120)

@@ -27,6 +27,9 @@ FILE_BATCHES = (64, 1)
 # All compilations of dense baselines together may be begun within this.
 COMPILE_S = 60.0
 
+# Images, then of each network: training, two steps a batch size, saving; then writing.
+STEPS = 2 + 2 * (2 + 2 * len(BATCHES))
+
 Say = Callable[[str], None]
 
 

@@ -98,7 +98,9 @@ def check_layer_fits(module: nn.Module, about: Mapping[str, Any]) -> Entry:
     for name, value in wanted.items():
         if about.get(name) != value:
             raise ValueError(f"{name} must be {value!r}, as in the model, got {about.get(name)!r}")
-    activation = about.get("activation")
+    if "activation" not in about:
+        raise ValueError("activation must be a name or none, and is not there")
+    activation = about["activation"]
     if activation is not None and not isinstance(activation, str):
         raise ValueError(f"activation must be a name or none, got {activation!r}")
     check_activation(activation)

@@ -138,6 +138,7 @@ HOSTILE = {
     "a shape that is none": (set_layer("fc", shape="10,12"), "shape"),
     "another dtype": (set_layer("fc", dtype="float16"), "dtype"),
     "an unknown activation": (set_layer("fc", activation="exec"), "activation"),
+    "no word on the activation": (lambda t, m, d: d["layers"]["fc"].pop("activation"), "not there"),
     "an activation of lists": (set_layer("fc", activation=[]), "activation"),
     "an activation out of nothing": (set_layer("fc", activation="relu"), "does not have"),
     "another activation": (set_layer("periodic", activation="silu"), "relu2"),
@@ -280,3 +281,27 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, fast, monkeypatc
         so.save(fast, tmp_path / "missing" / "x")
     with pytest.raises(OSError, match="folder"):
         so.save(fast, tmp_path)
+
+
+JUNK = (None, True, -1, 2**70, "x", [], {}, [[]], [-1, 2**70])
+
+
+def test_junk_in_any_place_of_the_description_is_refused_or_harmless(path):
+    tensors, metadata, model = contents(path)
+    x = torch.randn(1, 3, 8, 8)
+    tables = [table for part in model.values() for table in part.values()]
+    fresh = Net().eval()
+    harmless = 0
+    for table in tables:
+        for key, value in list(table.items()):
+            for junk in JUNK:
+                table[key] = junk
+                rewritten(path, tensors, metadata, model)
+                try:
+                    loaded = so.load(path, fresh)
+                except ValueError:
+                    continue
+                loaded(x)
+                harmless += junk != value
+            table[key] = value
+    assert harmless == 0
