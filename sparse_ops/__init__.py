@@ -3,15 +3,41 @@
 Weight-sparse, not spatially sparse: the zeros are in the weights, the activations are dense.
 """
 
-from sparse_ops import formats, functional, masks, nn, patterns
+from importlib import import_module
+from typing import Any
+
+from sparse_ops import convert, formats, functional, masks, nn, patterns
+from sparse_ops.convert import load, plan, save, sparsify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "convert",
+    "data",
     "formats",
     "functional",
+    "load",
     "masks",
+    "models",
     "nn",
     "patterns",
+    "plan",
+    "report",
+    "save",
+    "sparsify",
+    "training",
 ]
+
+# Imported when they are asked for: most programs need none of them.
+_LATER = ("data", "models", "report", "training")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return import_module(f"sparse_ops.{name}")
+    raise AttributeError(f"module 'sparse_ops' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,20 @@
+"""The commands, one file each."""
+
+import typer
+
+from sparse_ops.cli.bench import bench
+from sparse_ops.cli.convert import convert
+from sparse_ops.cli.demo import demo
+from sparse_ops.cli.errors import one_line
+from sparse_ops.cli.info import info
+from sparse_ops.cli.train import train
+
+app = typer.Typer(
+    help="Pruned PyTorch networks, measured faster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# To add a command, add a line.
+for command in (train, convert, bench, info, demo):
+    app.command()(one_line(command))

@@ -1,0 +1,64 @@
+"""`sparse-ops bench`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparse_ops.cli.convert import MODEL_HELP
+from sparse_ops.cli.errors import UserError, check_can_write
+
+
+def bench(
+    packed: Annotated[Path, typer.Argument(help="A packed file.")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
+    input: Annotated[str, typer.Option(help="One example's shape.")] = "1,28,28",
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable.")] = None,
+    classes: Annotated[int, typer.Option(help="Classes of one of our models.")] = 10,
+    seconds: Annotated[float, typer.Option(help="Seconds to spend on each batch size.")] = 5.0,
+    compile: Annotated[bool, typer.Option(help="Also try torch.compile as dense form.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Write the rows there as JSON.")] = None,
+) -> None:
+    """Times a packed model against the fastest dense form of the same, on this machine."""
+    import sparse_ops
+    from sparse_ops.cli import networks
+    from sparse_ops.convert.verify import check_model
+    from sparse_ops.report.machine import Machine, machine
+    from sparse_ops.report.results import Row, write_json
+    from sparse_ops.report.table import bench_table
+    from sparse_ops.report.versus import dense_against_packed, dense_form_of
+
+    @dataclass(frozen=True)
+    class Bench:
+        command: str
+        machine: Machine
+        rows: tuple[Row, ...]
+
+    if out is not None:
+        check_can_write(out)
+    if seconds <= 0:
+        raise UserError(f"--seconds must be above 0, got {seconds}")
+    shape = networks.input_shape(input)
+    built = networks.build(model, classes=classes, channels=shape[0]).eval()
+    fast = sparse_ops.load(packed, built)
+    dense = dense_form_of(fast)
+    rows = []
+    for size in batch or [1, 64]:
+        example = networks.random_example(size, shape)
+        check_model(dense, fast, example)
+        rows.append(
+            dense_against_packed(
+                dense, fast, example, compile_s=60.0 if compile else 0.0, seconds=seconds
+            )
+        )
+    from rich.console import Console
+
+    Console().print(bench_table(packed.name, rows))
+    for row in rows:
+        for form, reason in row.skipped.items():
+            typer.echo(f"batch {row.batch}: {form} was left out: {reason}")
+    if out is not None:
+        command = " ".join(["sparse-ops", *sys.argv[1:]])
+        write_json(Bench(command, machine(), tuple(rows)), out)

@@ -1,0 +1,54 @@
+"""`sparse-ops convert`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparse_ops.cli.errors import UserError, check_can_write
+
+MODEL_HELP = "One of ours (lenet300, lenet5, small_vgg) or your own as package.module:function."
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A state dict: torch.save or .safetensors.")],
+    out: Annotated[Path, typer.Option(help="The packed file to write.")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP + " Default: from result.json.")] = "",
+    masks: Annotated[
+        Path | None, typer.Option(help="Masks (.safetensors). Default: the weights' zeros.")
+    ] = None,
+    input: Annotated[str, typer.Option(help="One example's shape.")] = "1,28,28",
+    batch: Annotated[int, typer.Option(help="The batch size to be fast at.")] = 1,
+    classes: Annotated[int, typer.Option(help="Classes of one of our models.")] = 10,
+    threshold: Annotated[float, typer.Option(help="|weight| up to this counts as zero.")] = 0.0,
+    budget: Annotated[float, typer.Option(help="Seconds to spend on timing.")] = 30.0,
+    plan_json: Annotated[Path | None, typer.Option(help="Write the plan there too.")] = None,
+) -> None:
+    """Turns a pruned checkpoint into packed kernels, where they are measured faster."""
+    import sparse_ops
+    from sparse_ops._files import replacing
+    from sparse_ops.cli import networks
+
+    for path in (out, plan_json):
+        if path is not None:
+            check_can_write(path)
+    run = networks.run_of(checkpoint)
+    spec = model or run.get("model")
+    if not isinstance(spec, str):
+        raise UserError(f"--model is needed: there is no result.json beside {checkpoint}")
+    state, found = networks.read_state(checkpoint)
+    shape = networks.input_shape(input)
+    example = networks.random_example(batch, shape)
+    dense = networks.build(spec, classes=classes, channels=shape[0])
+    dense = networks.load_dense(dense, state, checkpoint)
+    if masks is not None:
+        found = sparse_ops.masks.load(masks)
+    elif found:
+        found = sparse_ops.masks.from_zeros(dense, threshold) | found
+    plan = sparse_ops.plan(dense, example, found or None, threshold=threshold, budget_s=budget)
+    typer.echo(str(plan))
+    sparse_ops.save(plan.apply(dense), out)
+    if plan_json is not None:
+        with replacing(plan_json) as temporary:
+            temporary.write_text(plan.to_json() + "\n", encoding="utf-8")
+    typer.echo(f"wrote {out} ({out.stat().st_size:,} bytes)")

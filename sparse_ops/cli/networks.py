@@ -1,0 +1,144 @@
+"""Models and inputs, as a command line names them."""
+
+import importlib
+import inspect
+import json
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparse_ops.cli.errors import UserError
+from sparse_ops.convert.checkpoint import read
+from sparse_ops.masks import Masks
+
+
+def build(spec: str, *, classes: int = 10, channels: int = 1) -> nn.Module:
+    """One of our models by its name, or what `package.module:function` gives without arguments.
+
+    Raises:
+        UserError: there is no such model, or it cannot be built.
+    """
+    from sparse_ops.models import MODELS
+
+    if ":" in spec:
+        return _imported(spec)
+    if spec not in MODELS:
+        raise UserError(
+            f"there is no model {spec!r}; there are {', '.join(MODELS)}, "
+            "and your own as package.module:function"
+        )
+    options = {"num_classes": classes}
+    if "in_channels" in inspect.signature(MODELS[spec]).parameters:
+        options["in_channels"] = channels
+    elif channels != 1:
+        raise UserError(f"{spec} takes images of 1 channel, not {channels}")
+    return MODELS[spec](**options)
+
+
+def _imported(spec: str) -> nn.Module:
+    module_name, _, function = spec.partition(":")
+    # An installed script does not look in the current folder; `python -m` does.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        model = getattr(importlib.import_module(module_name), function)()
+    except Exception as error:
+        raise UserError(f"{spec} cannot be built: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{spec} must give an nn.Module, got {type(model).__name__}")
+    return model
+
+
+def input_shape(text: str) -> tuple[int, ...]:
+    """(C, H, W), or whatever one example is, of "1,28,28".
+
+    Raises:
+        UserError: it is no list of numbers above 0.
+    """
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise UserError(f"--input must be numbers above 0, such as 1,28,28, got {text!r}")
+    return shape
+
+
+def random_example(batch: int, shape: tuple[int, ...]) -> tuple[Tensor]:
+    """Random numbers, the same in every run; none of them is zero."""
+    if batch < 1:
+        raise UserError(f"--batch must be at least 1, got {batch}")
+    return (torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)),)
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], Masks]:
+    """A checkpoint's tensors, and the masks that `torch.nn.utils.prune` has left among them.
+
+    Reads what `torch.save(model.state_dict())` wrote, without running anything that is in it, and
+    safetensors files.
+
+    Raises:
+        UserError: the file holds no state dict, or something other than tensors.
+        OSError: there is no such file.
+    """
+    if path.suffix == ".safetensors":
+        metadata, state = read(path)
+        if "format" in metadata and metadata["format"].startswith("sparse_ops."):
+            raise UserError(f"{path} holds {metadata['format']}, not a dense model's tensors")
+    else:
+        state = _torch_load(path)
+    masks: Masks = {}
+    for name in [n for n in state if n.endswith("_orig")]:
+        base = name[: -len("_orig")]
+        if f"{base}_mask" in state:
+            mask = state.pop(f"{base}_mask").bool()
+            state[base] = state.pop(name) * mask
+            masks[base] = mask
+    return state, masks
+
+
+def _torch_load(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{path} cannot be read as tensors only: {first} "
+            "(wanted: what torch.save(model.state_dict(), path) writes)"
+        ) from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not loaded:
+        raise UserError(f"{path} must hold a state dict, got {type(loaded).__name__}")
+    for name, value in loaded.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{path}: {name} must be a tensor, got {type(value).__name__}")
+    return dict(loaded)
+
+
+def load_dense(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
+    """The model in eval mode with these weights.
+
+    Raises:
+        UserError: they are not this model's.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{path} is not of this model: {error}") from error
+    return model.eval()
+
+
+def run_of(checkpoint: Path) -> dict[str, Any]:
+    """What `train` wrote of the run that made a checkpoint; nothing if there is no such file."""
+    try:
+        result = json.loads((checkpoint.parent / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}

@@ -1,0 +1,103 @@
+"""Assembling: the fast model, from a masked dense one and what each of its layers becomes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from sparse_ops.convert.candidates import LAYERS
+from sparse_ops.convert.fold import ACTIVATION, Folded, Folding
+from sparse_ops.convert.measure import Comparison
+from sparse_ops.convert.prepare import replaced
+from sparse_ops.nn import SparseLayer
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What becomes of one layer, and why.
+
+    Attributes:
+        name: in `model.named_modules()`.
+        kind: "Conv2d" or "Linear".
+        shape: of the dense weight.
+        nnz: how many weights are kept.
+        macs: dense multiply-accumulates for the example; of them nnz / weights are kept.
+        becomes: the class of the packed layer, or None if it stays dense.
+        backend: the backend of the packed layer.
+        activation: what the packed layer applies to its output beside.
+        measured: the packed layer, or the best candidate for it, against the dense one; None if
+            there was nothing to measure.
+        reason: why, in words.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    nnz: int
+    macs: int
+    becomes: str | None
+    backend: str | None
+    activation: str | None
+    measured: Comparison | None
+    reason: str
+
+    @property
+    def weights(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.nnz / self.weights
+
+    @property
+    def kept_macs(self) -> int:
+        return round(self.macs * self.nnz / self.weights)
+
+    @property
+    def dense_ms(self) -> float | None:
+        return None if self.measured is None else self.measured.dense_ms
+
+    @property
+    def packed_ms(self) -> float | None:
+        return None if self.measured is None else self.measured.packed_ms
+
+    @property
+    def speedup(self) -> float | None:
+        return None if self.measured is None else self.measured.speedup
+
+
+def weight_name(layer: str) -> str:
+    """The name of a layer's weight, which is that of its mask."""
+    return f"{layer}.weight" if layer else "weight"
+
+
+def packed_layer(dense: nn.Module, mask: Tensor, layer: LayerPlan) -> SparseLayer:
+    """What `layer` says that `dense`, masked, becomes; in its mode, trainable where it is."""
+    kinds = {entry.layer.__name__: entry.layer for entry in LAYERS}
+    packed: SparseLayer = kinds[str(layer.becomes)].from_dense(
+        dense, mask, activation=layer.activation, backend=layer.backend
+    )
+    packed.train(dense.training)
+    packed.values.requires_grad_(dense.get_parameter("weight").requires_grad)
+    if packed.bias is not None:
+        packed.bias.requires_grad_(dense.get_parameter("bias").requires_grad)
+    return packed
+
+
+def assemble_(
+    model: nn.Module, masks: Mapping[str, Tensor], layers: Sequence[LayerPlan], folding: Folding
+) -> nn.Module:
+    """Exchanges the layers of a masked model for their packed ones, in place; returns the model."""
+    for layer in layers:
+        if layer.becomes is None:
+            continue
+        dense = model.get_submodule(layer.name)
+        mask = masks[weight_name(layer.name)]
+        model = replaced(model, layer.name, packed_layer(dense, mask, layer))
+        if layer.activation is not None:
+            place, _ = folding.activations[layer.name]
+            model = replaced(model, place, Folded(layer.name, ACTIVATION))
+    return model

@@ -1,0 +1,182 @@
+"""Preparing: a plain, masked copy of a model, and what its layers are given when it runs.
+
+The model itself is never touched.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize, prune
+
+from sparse_ops import masks as masks_
+
+# What is smaller slows a dense CPU down and changes no result: it counts as zero.
+DENORMAL = torch.finfo(torch.float32).tiny
+
+
+def example_tuple(example: Any) -> tuple[Any, ...]:
+    """The positional arguments of a model, from a tensor or a tuple.
+
+    Raises:
+        ValueError: it holds no tensor, or a tensor without elements.
+    """
+    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    if not tensors:
+        kinds = ", ".join(type(x).__name__ for x in inputs)
+        raise ValueError(f"example must be a tensor or a tuple with tensors, got ({kinds})")
+    for x in tensors:
+        if x.numel() == 0:
+            raise ValueError(f"example must not be empty, got a tensor {tuple(x.shape)}")
+    return inputs
+
+
+def find_masks(model: nn.Module, threshold: float = 0.0) -> masks_.Masks:
+    """The masks of a model's zeros; what is denormal in float32 counts as zero."""
+    if threshold < 0:
+        raise ValueError(f"threshold must be 0 or more, got {threshold}")
+    return masks_.from_zeros(model, max(threshold, DENORMAL))
+
+
+def check_initialised(model: nn.Module) -> None:
+    """Raises ValueError if a lazy layer has not seen its first input yet."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ValueError(f"{name} is not initialised yet: run the model once")
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of models whose weights `torch.nn.utils.prune` computes."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            # Tensors with a history cannot be copied by deepcopy; the copy needs none.
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
+def make_plain_(model: nn.Module) -> None:
+    """Turns computed weights (pruned, parametrized) of Conv2d and Linear into plain parameters."""
+    for module in list(model.modules()):
+        if not isinstance(module, masks_.PRUNABLE):
+            continue
+        if prune.is_pruned(module):
+            names = [n[: -len("_mask")] for n, _ in module.named_buffers(recurse=False)]
+            for name in names:
+                if hasattr(module, f"{name}_orig"):
+                    prune.remove(module, name)
+        if parametrize.is_parametrized(module):
+            _unparametrize_(module)
+
+
+def _unparametrize_(module: nn.Module) -> None:
+    """As torch's remove_parametrizations, which changes the class that deep copies share."""
+    lists = module._modules["parametrizations"]
+    assert isinstance(lists, nn.ModuleDict)
+    values = {name: getattr(module, name).detach().clone() for name in lists}
+    del module._modules["parametrizations"]
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        learns = any(parameter.requires_grad for parameter in lists[name].parameters())
+        module.register_parameter(name, nn.Parameter(value, learns))
+
+
+def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """A plain copy of the model with its masks applied, and no denormal weights.
+
+    Raises:
+        ValueError: a mask is for no weight of the model, or of another shape, or not bool.
+    """
+    masks_.check(model, masks)
+    copy_ = copied(model)
+    make_plain_(copy_)
+    masks_.apply_(copy_, masks)
+    with torch.no_grad():
+        for weight in masks_.weights(copy_).values():
+            if weight.is_floating_point():
+                weight.masked_fill_(weight.abs() < DENORMAL, 0)
+    return copy_
+
+
+@dataclass(eq=False)
+class Call:
+    """What a layer was given when the model ran.
+
+    Attributes:
+        x: its input at the first call.
+        outputs: how many numbers it gave, over all calls.
+        calls: how often it was called.
+    """
+
+    x: Tensor
+    outputs: int = 0
+    calls: int = 0
+
+
+def watch(
+    model: nn.Module, names: Mapping[str, nn.Module], example: tuple[Any, ...]
+) -> dict[str, Call]:
+    """Runs the model once and returns what the named layers were given; those never called lack.
+
+    Random numbers that the model draws are not taken from the caller.
+    """
+    seen: dict[str, Call] = {}
+
+    def hook_for(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            call = seen.get(name)
+            if call is None:
+                call = seen[name] = Call(inputs[0].detach().clone())
+            call.calls += 1
+            call.outputs += output.numel()
+
+        return hook
+
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in names.items()]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model(*example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def replaced(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
+    """The model with the module of that name exchanged; the new one itself if the name is ""."""
+    if not name:
+        return new
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new)
+    return model
+
+
+def keeps_dense(model: nn.Module, name: str) -> str | None:
+    """Why the layer of that name must stay as it is, or None if it may be replaced."""
+    module = model.get_submodule(name)
+    if type(module) not in (nn.Conv2d, nn.Linear):
+        return f"it is a {type(module).__name__}: only Conv2d and Linear themselves are replaced"
+    places = [n for n, m in model.named_modules(remove_duplicate=False) if m is module]
+    if len(places) > 1:
+        return f"it stands in the model {len(places)} times: as {', '.join(places)}"
+    for other_name, other in model.named_modules():
+        if other is module:
+            continue
+        held = [p for p in other._parameters.values() if p is not None]
+        if any(p is q for p in module._parameters.values() if p is not None for q in held):
+            return f"it shares its weight or bias with {other_name}"
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    if any(hooks):
+        return "it has hooks, which a packed layer would lose"
+    return None

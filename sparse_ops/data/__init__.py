@@ -1,0 +1,6 @@
+"""Data sets of images: one that comes with the package, some that are fetched, and your own."""
+
+from sparse_ops.data.sets import NAMES, load
+from sparse_ops.data.split import Batches, Dataset, Split, batches
+
+__all__ = ["NAMES", "Batches", "Dataset", "Split", "batches", "load"]

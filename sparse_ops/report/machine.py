@@ -1,0 +1,81 @@
+"""The machine that something was measured on."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sparse_ops.ops import _native
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a figure depends on.
+
+    Attributes:
+        cpu: its name, as it gives it.
+        cores: how many this process may use.
+        threads: how many torch uses.
+        isa: the best instruction set that our kernels have here, or None.
+        refused: instruction set -> why kernels for it cannot run here.
+        commit: of our sources, where they are a git checkout.
+    """
+
+    cpu: str
+    cores: int
+    threads: int
+    isa: str | None
+    refused: dict[str, str]
+    system: str
+    python: str
+    torch: str
+    commit: str | None
+
+
+def machine() -> Machine:
+    """This machine, now."""
+    refused = {isa: reason for isa, reason in _native.REFUSES.items() if reason is not None}
+    usable = [isa for isa in _native.ISAS if isa not in refused]
+    return Machine(
+        cpu=_cpu_name(),
+        cores=_cores(),
+        threads=torch.get_num_threads(),
+        isa=usable[0] if usable else None,
+        refused=refused,
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        torch=torch.__version__,
+        commit=_commit(),
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,0 +1,69 @@
+"""Measuring a packed model against the strongest dense form of the one it came from."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparse_ops.convert.measure import Comparison, compare
+from sparse_ops.convert.prepare import copied, replaced
+from sparse_ops.nn import SparseLayer
+from sparse_ops.report.baseline import dense_forms
+from sparse_ops.report.macs import count_macs
+from sparse_ops.report.results import Row
+
+Measure = Callable[[Callable[[], object], Callable[[], object], float], Comparison]
+
+
+def dense_against_packed(
+    dense: nn.Module,
+    packed: nn.Module,
+    example: tuple[Any, ...],
+    *,
+    compile_s: float = 60.0,
+    seconds: float = 3.0,
+    note: str = "",
+    measure: Measure = compare,
+) -> Row:
+    """Times `packed` by turns with the fastest form of `dense`; both in eval mode.
+
+    Args:
+        dense: the masked dense model, BatchNorm folded or not.
+        packed: what it was converted to.
+        example: the input; its first dimension is the batch.
+        compile_s: as for `dense_forms`.
+        seconds: how long the comparison may take.
+        note: for the row.
+    """
+    forms = dense_forms(dense, example, compile_s=compile_s)
+    macs = count_macs(packed, example)
+    layers = [module for module in packed.modules() if isinstance(module, SparseLayer)]
+    kept = sum(layer.kept for layer in macs)
+    measured = None
+    if layers:
+        measured = measure(forms.calls[forms.fastest], partial(packed, *example), seconds)
+    first = next(x for x in example if isinstance(x, torch.Tensor))
+    return Row(
+        batch=len(first),
+        threads=torch.get_num_threads(),
+        dtype=str(first.dtype).removeprefix("torch."),
+        dense_form=forms.fastest,
+        forms=forms.milliseconds,
+        skipped=forms.skipped,
+        packed_layers=len(layers),
+        ideal=sum(layer.dense for layer in macs) / max(1, kept),
+        measured=measured,
+        note=note,
+    )
+
+
+def dense_form_of(packed: nn.Module) -> nn.Module:
+    """A dense model of the same outputs as a packed one: each sparse layer unpacked."""
+    dense = copied(packed)
+    for name, module in list(dense.named_modules()):
+        if isinstance(module, SparseLayer):
+            unpacked: Any = module
+            dense = replaced(dense, name, unpacked.to_dense())
+    return dense

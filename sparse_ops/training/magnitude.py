@@ -1,0 +1,89 @@
+"""Global magnitude pruning: the smallest weights of the whole model go, at once or by and by."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from sparse_ops.masks import Masks, keep_largest, prunable
+from sparse_ops.training.masked import MaskedMethod
+from sparse_ops.training.method import Epoch, check_sparsity, share
+
+
+def largest(model: nn.Module, sparsity: float) -> Masks:
+    """Removes int(N · sparsity) of the N weights of all Conv2d and Linear, the smallest first.
+
+    Weights as large as the smallest that is kept are all kept.
+
+    Raises:
+        ValueError: the model has no such weight.
+    """
+    scores = {name: weight.detach().abs() for name, weight in prunable(model).items()}
+    if not scores:
+        raise ValueError("the model has no weight of a Conv2d or Linear to prune")
+    total = sum(score.numel() for score in scores.values())
+    return keep_largest(scores, total - share(total, sparsity))
+
+
+@dataclass
+class Magnitude(MaskedMethod):
+    """Removes the smallest weights; those that are left go on learning.
+
+    Without `begin` and `end` the cut is after the last epoch. With both, the sparsity after t
+    epochs is sparsity · (1 - (1 - (t - begin) / (end - begin))³); begin = end cuts once, then.
+    What has not been cut when training ends is cut then. What has been removed never comes back.
+
+    Attributes:
+        sparsity: fraction of the weights to remove, in [0, 1).
+        begin, end: after how many epochs the cutting begins and is complete.
+
+    Source: Han et al., NeurIPS 2015, arXiv:1506.02626; for the schedule Zhu and Gupta, 2017,
+    arXiv:1710.01878, but by epochs and over all layers together.
+    """
+
+    sparsity: float = 0.9
+    begin: int | None = None
+    end: int | None = None
+    _now: float = field(init=False, repr=False, compare=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+        if (self.begin is None) != (self.end is None):
+            raise ValueError(f"begin and end go together, got {self.begin} and {self.end}")
+        if self.begin is not None and self.end is not None and not 0 <= self.begin <= self.end:
+            raise ValueError(f"begin must be in [0, end], got {self.begin} and end {self.end}")
+
+    def sparsity_after(self, epochs: int) -> float:
+        """How much is removed after so many epochs, but for the cut when training ends."""
+        if self.begin is None or self.end is None or epochs < self.begin:
+            return 0.0
+        if epochs >= self.end:
+            return self.sparsity
+        left = 1 - (epochs - self.begin) / (self.end - self.begin)
+        return self.sparsity * (1 - left**3)
+
+    def prepare(self, model: nn.Module) -> None:
+        super().prepare(model)
+        self._now = 0.0
+        if (now := self.sparsity_after(0)) > 0:
+            self._cut(model, now, None)
+
+    def end_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: Epoch) -> bool:
+        super().end_epoch(model, optimizer, epoch)
+        now = self.sparsity_after(epoch.number)
+        if now > self._now:
+            self._cut(model, now, optimizer)
+        return True
+
+    def finalize(self, model: nn.Module) -> Masks:
+        if not self.masks or self._now < self.sparsity:
+            self._cut(model, self.sparsity, None)
+        return self.masks
+
+    def _cut(
+        self, model: nn.Module, sparsity: float, optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        masks = largest(model, sparsity)
+        # Where zeros tie with each other, those that are removed stay removed.
+        self.impose(model, {n: m & self.masks.get(n, m) for n, m in masks.items()}, optimizer)
+        self._now = sparsity

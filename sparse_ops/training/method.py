@@ -1,0 +1,105 @@
+"""What a training method is: hooks into an ordinary training loop, and masks at the end.
+
+    method.prepare(model)                     before the optimizer is built
+    loss = criterion(...) + method.penalty(model)
+    loss.backward()
+    method.after_backward(model)              gradients are ready, no step yet
+    optimizer.step()
+    method.after_step(model)
+    method.end_epoch(model, optimizer, epoch) False: the method wants no more epochs
+    masks = method.finalize(model)            once; the model is plain and masked
+
+A method that works in phases changes what its hooks do in `end_epoch`. A method whose optimizer is
+part of it names the settings in `settings`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparse_ops.masks import Masks
+from sparse_ops.training.evaluation import Evaluation
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Those of stochastic gradient descent, where the caller of `fit` names none.
+
+    Attributes:
+        weight_decay: added to the gradient; not for biases and normalization.
+    """
+
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after an epoch.
+
+    Attributes:
+        number: how many epochs are done, this one included.
+        epochs: how many there will be, unless the method wants fewer.
+        loss: mean over the epoch's examples, the penalty included.
+        accuracy: fraction right over the epoch's examples, each before the step it was used for.
+        lr: of the last step.
+        validation: on the data that `fit` was given for it, after the epoch; or None.
+    """
+
+    number: int
+    epochs: int
+    loss: float
+    accuracy: float
+    lr: float
+    validation: Evaluation | None
+
+
+class SparsityMethod(ABC):
+    """The interface of a method. Every hook but `finalize` does nothing unless a method says so."""
+
+    settings: ClassVar[Settings] = Settings()
+
+    def prepare(self, model: nn.Module) -> None:
+        """Begins a run; what an earlier run of the same object has left is forgotten."""
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """What is added to the loss, or None."""
+        return None
+
+    def after_backward(self, model: nn.Module) -> None:
+        """May change gradients."""
+
+    def after_step(self, model: nn.Module) -> None:
+        """May change weights."""
+
+    def end_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: Epoch) -> bool:
+        """Whether the method wants more epochs."""
+        return True
+
+    @abstractmethod
+    def finalize(self, model: nn.Module) -> Masks:
+        """Masks `model` in place, leaves it with the parameters it came with, returns the masks."""
+
+
+class Dense(SparsityMethod):
+    """Removes nothing: the training that the others are compared with."""
+
+    def finalize(self, model: nn.Module) -> Masks:
+        return {}
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raises ValueError unless sparsity is in [0, 1)."""
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
+
+
+def share(count: int, fraction: float) -> int:
+    """int(count · fraction), where that is a whole number but for rounding: that number."""
+    # 10 · (1 - 0.9) is 0.9999999999999998 in float64, and means one weight.
+    return int(round(count * fraction, 6))

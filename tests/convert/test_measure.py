@@ -1,0 +1,31 @@
+import time
+
+import torch
+
+from sparse_ops.convert.measure import Comparison, compare, flushes_denormals, quantile
+
+
+def test_a_callable_that_does_less_is_found_faster():
+    result = compare(lambda: time.sleep(4e-3), lambda: time.sleep(1e-3), budget_s=0.05)
+    assert isinstance(result, Comparison)
+    assert result.speedup > 1 and result.low <= result.speedup <= result.high
+    assert result.pairs >= 3
+
+
+def test_denormals_are_flushed_inside_only():
+    seen = []
+    before = flushes_denormals()
+    compare(lambda: seen.append(flushes_denormals()), lambda: None, budget_s=0.01)
+    assert all(seen) and flushes_denormals() == before
+
+
+def test_no_gradients_are_recorded():
+    seen = []
+    compare(lambda: seen.append(torch.is_inference_mode_enabled()), lambda: None, budget_s=0.01)
+    assert all(seen)
+
+
+def test_quantiles_lie_between_neighbours():
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert quantile([1.0, 2.0], 0.25) == 1.25
+    assert quantile([5.0], 0.9) == 5.0

@@ -1,0 +1,376 @@
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize, prune
+
+import sparse_ops as so
+from sparse_ops.convert import candidates
+from tests.convert.models import EXAMPLE, Net, masks_of_net, net, says
+
+
+def planned(model, masks=None, ratio=2.0, example=None, **options):
+    example = torch.randn(EXAMPLE) if example is None else example
+    return so.plan(model, example, masks, measure=says(ratio), progress=False, **options)
+
+
+def row(plan, name):
+    return next(layer for layer in plan.layers if layer.name == name)
+
+
+def masked(model, masks):
+    model = copy.deepcopy(model)
+    so.masks.apply_(model, masks)
+    return model
+
+
+def test_each_layer_becomes_the_most_regular_kind_that_its_mask_allows():
+    plan = planned(net(), masks_of_net())
+    assert [row(plan, n).becomes for n in ("stem", "periodic", "anything", "fc")] == [
+        "ChannelPrunedConv2d",
+        "PeriodicConv2d",
+        "CSRConv2d",
+        "CSRLinear",
+    ]
+
+
+def test_the_fast_model_equals_the_masked_one_and_the_given_model_is_left_alone():
+    model, masks = net(), masks_of_net()
+    before = copy.deepcopy(model.state_dict())
+    x = torch.randn(5, 3, 8, 8)
+    fast = planned(model, masks).apply(model)
+    torch.testing.assert_close(fast(x), masked(model, masks)(x), rtol=1e-5, atol=1e-5)
+    assert type(model.periodic) is nn.Conv2d
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_masks_are_read_off_the_zeros_of_the_model():
+    model, masks = net(), masks_of_net()
+    so.masks.apply_(model, masks)
+    plan = planned(model)
+    assert row(plan, "periodic").nnz == int(masks["periodic.weight"].sum())
+    assert row(plan, "plain").becomes is None
+
+
+def test_nothing_is_replaced_where_dense_is_faster():
+    model, masks = net(), masks_of_net()
+    plan = planned(model, masks, ratio=0.8)
+    assert not plan.packed
+    assert "not surely faster" in row(plan, "fc").reason
+    assert any("masked dense" in note for note in plan.notes)
+    x = torch.randn(EXAMPLE)
+    assert torch.equal(plan.apply(model)(x), masked(model, masks)(x))
+
+
+def test_a_layer_that_is_faster_only_in_the_median_stays_dense():
+    plan = planned(net(), masks_of_net(), ratio=1.05)
+    assert not plan.packed
+
+
+def test_layers_go_back_to_dense_until_the_whole_model_is_faster():
+    model, masks = net(), masks_of_net()
+    measured = []
+
+    def measure(dense, packed, budget_s):
+        measured.append(packed())
+        of_a_layer = not isinstance(getattr(packed, "func", None), Net)
+        ratio = 2.0 if of_a_layer else 0.5 + 0.3 * sum(r is None for r in models)
+        if not of_a_layer:
+            models.append(None)
+        return so.convert.Comparison(ratio, 1, ratio, 0.9 * ratio, ratio, 20)
+
+    models = []
+    plan = so.plan(model, torch.randn(EXAMPLE), masks, measure=measure, progress=False)
+    assert len(models) == 3 and len(plan.packed) == 2
+    assert sum("whole model was not faster" in layer.reason for layer in plan.layers) == 2
+    assert plan.whole.speedup > 1
+
+
+def test_if_nothing_helps_the_answer_is_the_dense_model():
+    def measure(dense, packed, budget_s):
+        ratio = 0.5 if isinstance(packed.func, Net) else 2.0
+        return so.convert.Comparison(ratio, 1, ratio, ratio, ratio, 20)
+
+    model = net()
+    plan = so.plan(model, torch.randn(EXAMPLE), masks_of_net(), measure=measure, progress=False)
+    assert not plan.packed and plan.whole is None
+    assert type(plan.apply(model).fc) is nn.Linear
+
+
+def test_the_mode_of_the_model_is_kept():
+    model, masks = net(), masks_of_net()
+    assert not planned(model, masks).apply(model).training
+    model.train()
+    model.fc.eval()
+    fast = planned(model, masks).apply(model)
+    assert fast.training and fast.norm1.training and fast.periodic.training
+    assert not fast.fc.training
+
+
+def test_in_training_mode_nothing_is_folded_and_the_plan_says_so():
+    model = net().train()
+    plan = planned(model, masks_of_net())
+    assert not plan.folding.batch_norms
+    assert any("model.eval()" in note for note in plan.notes)
+    assert type(plan.apply(model).norm1) is nn.BatchNorm2d
+
+
+def test_a_plan_that_folds_is_not_applied_to_a_model_in_training_mode():
+    model = net()
+    plan = planned(model, masks_of_net())
+    with pytest.raises(ValueError, match="eval"):
+        plan.apply(model.train())
+
+
+def test_batch_norms_and_activations_are_folded():
+    model = net()
+    plan = planned(model, masks_of_net())
+    fast = plan.apply(model)
+    assert plan.folding.batch_norms == {"stem": "norm1", "periodic": "norm2"}
+    assert fast.periodic.activation == "relu6"
+    assert fast.periodic.bias is not None
+    assert isinstance(fast.norm2, nn.Identity) and isinstance(fast.relu2, nn.Identity)
+    assert not planned(model, masks_of_net(), fold=False).folding.batch_norms
+
+
+def test_a_model_that_cannot_be_traced_is_converted_layer_by_layer():
+    class Branches(Net):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else -x)
+
+    model = Branches().eval()
+    plan = planned(model, masks_of_net())
+    assert any("cannot trace" in note for note in plan.notes)
+    assert len(plan.packed) == 4
+    plan.apply(model)
+
+
+def test_an_activation_used_twice_is_not_folded():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.act = nn.Linear(4, 4), nn.Linear(4, 4), nn.SiLU()
+
+        def forward(self, x):
+            return self.act(self.b(self.act(self.a(x))))
+
+    model = Twice().eval()
+    masks = {"a.weight": torch.eye(4).bool(), "b.weight": torch.eye(4).bool()}
+    plan = planned(model, masks, example=torch.randn(3, 4))
+    assert not plan.folding.activations and len(plan.packed) == 2
+    plan.apply(model)
+
+
+def test_a_batch_norm_over_another_dimension_is_not_folded():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
+    mask = {"0.weight": torch.eye(4).bool()}
+    assert not planned(model, mask, example=torch.randn(2, 4, 4)).folding.batch_norms
+    assert planned(model, mask, example=torch.randn(2, 4)).folding.batch_norms
+
+
+def test_pruned_and_parametrized_layers_are_made_plain():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 8)).eval()
+    prune.l1_unstructured(model[0], "weight", 0.75)
+
+    class Half(nn.Module):
+        def forward(self, weight):
+            return weight * (torch.arange(8) % 2)
+
+    parametrize.register_parametrization(model[2], "weight", Half())
+    x = torch.randn(3, 8)
+    plan = planned(model, example=x)
+    assert row(plan, "0").nnz == 16 and row(plan, "2").nnz == 32
+    torch.testing.assert_close(plan.apply(model)(x), model(x))
+    assert prune.is_pruned(model[0]) and parametrize.is_parametrized(model[2])
+
+
+def test_a_weight_that_two_layers_share_stays_dense():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    model[1].weight = model[0].weight
+    plan = planned(model.eval(), {"0.weight": torch.eye(6).bool()}, example=torch.randn(2, 6))
+    assert not plan.packed and "shares" in plan.layers[0].reason
+
+
+def test_a_layer_that_stands_in_two_places_stays_dense():
+    layer = nn.Linear(6, 6)
+    model = nn.Sequential(layer, nn.ReLU(), layer).eval()
+    plan = planned(model, {"0.weight": torch.eye(6).bool()}, example=torch.randn(2, 6))
+    assert not plan.packed and "2 times" in plan.layers[0].reason
+
+
+def test_a_layer_called_twice_is_packed_and_the_plan_says_so():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.fc(self.fc(x))
+
+    plan = planned(Twice().eval(), {"fc.weight": torch.eye(6).bool()}, example=torch.randn(2, 6))
+    assert "called 2 times" in plan.layers[0].reason
+    assert plan.layers[0].macs == 2 * 2 * 36
+
+
+def test_a_layer_that_is_never_called_stays_dense():
+    model = net()
+    model.spare = nn.Linear(4, 4)
+    plan = planned(model, {"spare.weight": torch.eye(4).bool()})
+    assert "never called" in row(plan, "spare").reason
+
+
+def test_the_projections_of_attention_are_not_replaced():
+    model = nn.MultiheadAttention(8, 2, batch_first=True)
+    x = torch.randn(1, 3, 8)
+    plan = planned(model, {"out_proj.weight": torch.eye(8).bool()}, example=(x, x, x))
+    assert not plan.packed
+    plan.apply(model.eval())(x, x, x)
+
+
+def test_a_layer_whose_weight_the_model_reads_itself_stays_dense():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return nn.functional.linear(self.b(self.a(x)), self.a.weight)
+
+    masks = {"a.weight": torch.eye(6).bool(), "b.weight": torch.eye(6).bool()}
+    plan = planned(Reads().eval(), masks, example=torch.randn(2, 6))
+    assert [layer.becomes for layer in plan.layers] == [None, "CSRLinear"]
+    assert "fails with the packed layer" in plan.layers[0].reason
+
+
+def test_a_layer_with_hooks_stays_dense():
+    model = net()
+    model.fc.register_forward_hook(lambda *_: None)
+    assert "hooks" in row(planned(model, masks_of_net()), "fc").reason
+
+
+def test_a_layer_with_no_weight_left_stays_dense_and_is_exact():
+    model, masks = net(), masks_of_net()
+    masks["fc.weight"][:] = False
+    plan = planned(model, masks)
+    assert "no weight is left" in row(plan, "fc").reason
+    x = torch.randn(EXAMPLE)
+    assert torch.allclose(plan.apply(model)(x), model.fc.bias.expand(2, 10))
+
+
+def test_a_model_that_is_one_layer_becomes_one_packed_layer():
+    dense = nn.Linear(8, 8)
+    plan = planned(dense, {"weight": torch.eye(8).bool()}, example=torch.randn(2, 8))
+    assert isinstance(plan.apply(dense), so.nn.CSRLinear)
+
+
+def test_the_plan_applies_to_other_weights_of_the_same_architecture():
+    plan = planned(net(), masks_of_net())
+    other = net()
+    x = torch.randn(EXAMPLE)
+    want = masked(other, plan.masks)(x)
+    torch.testing.assert_close(plan.apply(other)(x), want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_plan_is_not_applied_to_another_architecture():
+    plan = planned(net(), masks_of_net())
+    with pytest.raises(ValueError, match="not here"):
+        plan.apply(nn.Linear(3, 3))
+    other = net()
+    other.fc = nn.Linear(12, 9)
+    with pytest.raises(ValueError, match="fc must be"):
+        plan.apply(other)
+
+
+def test_the_plan_prints_as_a_table_and_writes_json():
+    plan = planned(net(), masks_of_net())
+    text = str(plan)
+    assert "PeriodicConv2d" in text and "whole model" in text and "\x1b" not in text
+    data = json.loads(plan.to_json())
+    assert {layer["name"] for layer in data["layers"]} >= {"stem", "fc"}
+    assert data["whole"]["speedup"] == 2.0
+
+
+def test_sparsify_is_plan_and_apply():
+    model, masks = net(), masks_of_net()
+    fast = so.sparsify(model, torch.randn(EXAMPLE), masks, measure=says(2.0), progress=False)
+    assert isinstance(fast.periodic, so.nn.PeriodicConv2d)
+
+
+@pytest.mark.parametrize(
+    "example", [torch.zeros(0, 3, 8, 8), (torch.zeros(2, 0),), "text", (), 3], ids=str
+)
+def test_an_example_without_content_is_refused(example):
+    with pytest.raises(ValueError, match="example"):
+        planned(net(), masks_of_net(), example=example)
+
+
+def test_masks_that_do_not_fit_are_refused():
+    model, example = net(), torch.randn(EXAMPLE)
+    for masks, words in (
+        ({"nowhere.weight": torch.ones(2, 2).bool()}, "no such weight"),
+        ({"fc.weight": torch.ones(2, 2).bool()}, r"must be \(10, 12\)"),
+        ({"fc.weight": torch.ones(10, 12)}, "must be bool"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            planned(model, masks, example=example)
+
+
+def test_bad_options_are_refused():
+    for options in ({"threshold": -1.0}, {"budget_s": 0.0}, {"budget_s": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            planned(net(), **options)
+
+
+def test_a_lazy_model_is_refused_in_words():
+    with pytest.raises(ValueError, match="run the model once"):
+        planned(nn.Sequential(nn.LazyLinear(4)), example=torch.randn(2, 4))
+
+
+def test_channels_last_and_strided_inputs_work():
+    model, masks = net(), masks_of_net()
+    x = torch.randn(2, 3, 16, 8)[:, :, ::2].contiguous(memory_format=torch.channels_last)
+    fast = planned(model, masks, example=x).apply(model)
+    want = masked(model, masks)(x)
+    for given in (x, x.transpose(2, 3).contiguous().transpose(2, 3)):
+        torch.testing.assert_close(fast(given), want, rtol=1e-5, atol=1e-5)
+
+
+def test_wrong_channels_and_dtypes_are_refused_by_the_fast_model():
+    model = net()
+    fast = planned(model, masks_of_net()).apply(model)
+    for x in (torch.randn(2, 4, 8, 8), torch.randn(2, 3, 8, 8).double()):
+        with pytest.raises((ValueError, RuntimeError)):
+            fast(x)
+    with pytest.raises(ValueError, match="floating point"):
+        fast.periodic(torch.ones(2, 8, 8, 8, dtype=torch.int64))
+
+
+def test_what_kernels_refuse_stays_dense_with_their_words(real_candidates):
+    model = nn.Linear(8, 8).double()
+    x = torch.randn(2, 8, dtype=torch.float64)
+    plan = planned(model, {"weight": torch.eye(8).bool()}, example=x)
+    assert not plan.packed and "CSRLinear on" in plan.layers[0].reason
+
+
+def test_the_reference_is_no_candidate(real_candidates):
+    dense = nn.Linear(8, 8)
+    found, _ = candidates.find(dense, torch.eye(8).bool(), torch.randn(2, 8))
+    assert all(candidate.backend != "reference" for candidate in found)
+
+
+def test_denormal_weights_count_as_zeros():
+    dense = nn.Linear(4, 4)
+    with torch.no_grad():
+        dense.weight[:, :3] = 1e-40
+    plan = planned(dense, example=torch.randn(2, 4))
+    assert plan.layers[0].nnz == 4
+
+
+def test_random_numbers_are_not_taken_from_the_caller():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout())
+    state = torch.get_rng_state()
+    planned(model, {"0.weight": torch.eye(4).bool()}, example=torch.ones(2, 4))
+    assert torch.equal(state, torch.get_rng_state())

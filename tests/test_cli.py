@@ -1,0 +1,222 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+from typer.testing import CliRunner
+
+import sparse_ops as so
+from sparse_ops.cli.app import app
+from sparse_ops.models import lenet300
+
+
+def run(*arguments, ok=True):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if ok:
+        assert result.exit_code == 0, result.output
+    else:
+        assert result.exit_code in (1, 2), result.output
+        assert "Traceback" not in result.output
+        assert isinstance(result.exception, SystemExit)
+    return result
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A pruned LeNet-300-100 as a state dict."""
+    model = lenet300()
+    scores = {name: w.abs() for name, w in so.masks.prunable(model).items()}
+    so.masks.apply_(model, so.masks.keep_largest(scores, 8000))
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    return tmp_path / "model.pt"
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """The same, packed."""
+    model = lenet300().eval()
+    model.fc1 = so.nn.CSRLinear.from_dense(model.fc1, torch.rand(300, 784) > 0.98)
+    so.save(model, tmp_path / "packed.safetensors")
+    return tmp_path / "packed.safetensors"
+
+
+def test_info_names_torch_and_every_instruction_set():
+    output = run("info").output
+    for word in (torch.__version__, "avx512", "avx2", "scalar", "CPU"):
+        assert word in output
+
+
+def test_a_checkpoint_is_converted_to_a_file_that_loads(checkpoint, tmp_path):
+    out, plan = tmp_path / "packed.safetensors", tmp_path / "plan.json"
+    options = ("--out", out, "--budget", 0.2, "--plan-json", plan)
+    run("convert", checkpoint, "--model", "lenet300", *options)
+    dense = lenet300().eval()
+    dense.load_state_dict(torch.load(checkpoint))
+    x = torch.randn(4, 1, 28, 28)
+    loaded = so.load(out, lenet300().eval())
+    torch.testing.assert_close(loaded(x), dense(x), rtol=1e-4, atol=1e-5)
+    assert len(json.loads(plan.read_text())["layers"]) == 3
+
+
+def test_a_safetensors_checkpoint_and_a_masks_file_are_read(checkpoint, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file(torch.load(checkpoint), tmp_path / "model.safetensors")
+    so.masks.save({"fc2.weight": torch.rand(100, 300) > 0.9}, tmp_path / "masks.safetensors")
+    out = tmp_path / "x.safetensors"
+    options = ("--out", out, "--budget", 0.2, "--masks", tmp_path / "masks.safetensors")
+    output = run("convert", tmp_path / "model.safetensors", "--model", "lenet300", *options).output
+    assert "it has no mask" in output
+
+
+def test_a_checkpoint_of_a_model_under_torch_prune_is_read(tmp_path):
+    model = lenet300()
+    prune.random_unstructured(model.fc1, "weight", 0.9)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pt")
+    out = tmp_path / "x.safetensors"
+    output = run(
+        "convert", tmp_path / "model.pt", "--model", "lenet300", "--out", out, "--budget", 0.2
+    ).output
+    assert "90.0%" in output
+    x = torch.randn(2, 1, 28, 28)
+    loaded = so.load(out, lenet300().eval())
+    torch.testing.assert_close(loaded(x), model.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_packed_file_is_measured(packed, tmp_path):
+    out = tmp_path / "bench.json"
+    options = ("--seconds", 0.05, "--no-compile", "--batch", 2, "--out", out)
+    output = run("bench", packed, "--model", "lenet300", *options).output
+    assert "dense ms" in output
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["batch"] == 2 and row["packed_layers"] == 1
+
+
+def test_a_network_is_trained_and_the_run_can_be_converted(tmp_path, monkeypatch):
+    from sparse_ops import data
+
+    whole = data.load("fashion-mnist-subset")
+    few = data.Split(whole.train.images[:256], whole.train.labels[:256])
+    monkeypatch.setattr(data, "load", lambda *_: data.Dataset("few", few, few, whole.classes))
+    out = tmp_path / "run"
+    options = ("--sparsity", 0.9, "--epochs", 1, "--out", out)
+    run("train", "--model", "lenet300", "--method", "magnitude", *options)
+    result = json.loads((out / "result.json").read_text())
+    assert result["model"] == "lenet300" and abs(result["sparsity"] - 0.9) < 0.01
+    assert set(so.masks.load(out / "masks.safetensors")) == set(result["masks"])
+    run("convert", out / "model.pt", "--out", tmp_path / "x.safetensors", "--budget", 0.2)
+
+
+def test_a_model_of_ones_own_is_named_by_package_and_function(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Linear(6, 4)\n"
+        "def wrong():\n    return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    dense = nn.Linear(6, 4)
+    torch.save(dense.state_dict(), "model.pt")
+    options = ("--out", "x.safetensors", "--input", "6", "--budget", 0.2)
+    run("convert", "model.pt", "--model", "mine:build", *options)
+    for spec in ("mine:wrong", "mine:missing", "missing:build"):
+        assert spec in run("convert", "model.pt", "--model", spec, *options, ok=False).output
+
+
+TRAIN = ["train", "--out", "{dir}/run", "--model"]
+MISTAKES = {
+    "no such command": (["fly"], "fly"),
+    "no model": (["convert", "{pt}", "--out", "{out}"], "--model is needed"),
+    "an unknown model": (["convert", "{pt}", "--model", "x", "--out", "{out}"], "no model"),
+    "no such file": (["convert", "{dir}/no.pt", "--model", "lenet300", "--out", "{out}"], "no.pt"),
+    "another model": (["convert", "{pt}", "--model", "lenet5", "--out", "{out}"], "not of this"),
+    "an empty batch": (
+        ["convert", "{pt}", "--model", "lenet300", "--out", "{out}", "--batch", "0"],
+        "--batch",
+    ),
+    "a shape of words": (
+        ["convert", "{pt}", "--model", "lenet300", "--out", "{out}", "--input", "a,b"],
+        "--input",
+    ),
+    "three channels": (
+        ["convert", "{pt}", "--model", "lenet300", "--out", "{out}", "--input", "3,28,28"],
+        "channel",
+    ),
+    "no folder to write to": (
+        ["convert", "{pt}", "--model", "lenet300", "--out", "{dir}/no/x"],
+        "no folder",
+    ),
+    "masks that are none": (
+        ["convert", "{pt}", "--model", "lenet300", "--out", "{out}", "--masks", "{pt}"],
+        "safetensors",
+    ),
+    "a packed file as checkpoint": (
+        ["convert", "{packed}", "--model", "lenet300", "--out", "{out}"],
+        "sparse_ops.packed",
+    ),
+    "a checkpoint as packed file": (["bench", "{pt}", "--model", "lenet300"], "safetensors"),
+    "no time": (["bench", "{packed}", "--model", "lenet300", "--seconds", "0"], "--seconds"),
+    "an unknown method": (
+        ["train", "--model", "lenet300", "--method", "x", "--out", "{dir}/run"],
+        "no method",
+    ),
+    "an unknown pattern": (
+        [*TRAIN, "lenet5", "--method", "predefined", "--pattern", "x"],
+        "no pattern",
+    ),
+    "an option of another method": (
+        [*TRAIN, "lenet5", "--method", "gsm", "--pattern", "PS4_P4"],
+        "no --pattern",
+    ),
+    "a sparsity above one": (
+        [*TRAIN, "lenet300", "--method", "gsm", "--sparsity", "2"],
+        "sparsity",
+    ),
+    "an unknown data set": (
+        [*TRAIN, "lenet300", "--method", "gsm", "--data", "x"],
+        "no data set",
+    ),
+    "a file as a folder": (["demo", "--quick", "--out", "{pt}"], "model.pt"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_and_an_exit_code(case, checkpoint, packed, tmp_path):
+    arguments, words = MISTAKES[case]
+    names = {"pt": checkpoint, "packed": packed, "dir": tmp_path, "out": tmp_path / "out"}
+    output = run(*(a.format(**names) for a in arguments), ok=False).output
+    assert words in " ".join(output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("it was run",)
+
+    torch.save({"weight": Evil()}, tmp_path / "evil.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    for name in ("evil.pt", "module.pt"):
+        options = ("--model", "lenet300", "--out", tmp_path / "x")
+        output = run("convert", tmp_path / name, *options, ok=False).output
+        assert "tensors only" in output and "it was run\n" not in output
+
+
+def test_importing_the_library_leaves_the_heavy_parts_out():
+    code = (
+        "import sys, sparse_ops as so\n"
+        "heavy = {'matplotlib', 'typer', 'sparse_ops.training', 'sparse_ops.cli'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "assert so.training.METHODS and so.models.MODELS and so.data.NAMES and so.report\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_end_to_end_without_a_terminal(tmp_path):
+    output = run("demo", "--quick", "--out", tmp_path / "demo").output
+    assert "LeNet-300-100" in output and "small VGG" in output
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert {"lenet300.safetensors", "vgg.safetensors", "results.json"} <= names
