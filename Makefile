@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/cpu/*.h)
 
-.PHONY: demo test test-all lint bench data dev clean
+.PHONY: demo test test-all lint bench data dev sanitize clean
 
 demo: $(VENV)/ready
 	$(BIN)/sparse-ops demo --out demo
@@ -42,6 +42,16 @@ $(VENV)/ready: $(VENV)/torch $(SOURCES)
 	@echo "building the compiled kernels and installing the package"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
 	@touch $@
+
+# The compiled code again, with AddressSanitizer and UndefinedBehaviorSanitizer, under the operators' tests.
+SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+sanitize: $(VENV)/ready
+	rm -rf build/sanitize
+	SPARSE_OPS_NATIVE=1 SPARSE_OPS_CXXFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build \
+	  --build-base build/sanitize-objects --build-lib build/sanitize
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:new_delete_type_mismatch=0 \
+	  $(BIN)/python -m pytest -q -o "pythonpath=build/sanitize ." tests/ops
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo sparse_ops/_C*.so

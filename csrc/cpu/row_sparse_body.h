@@ -142,9 +142,13 @@ template <int R, int T>
 INLINE void walk(int64_t k, const int32_t* columns, const int32_t* offsets,
                  const float* const* weights, const float* bias, const float* panel, int64_t from,
                  int64_t positions, float* out, int64_t ld, Activation activation) {
-  for (; positions - from > (T - 1) * LANES; from += T * LANES)
+  // Four vectors are two and two, not three and one: that one would wait for its weights.
+  while (positions - from > (T - 1) * LANES &&
+         !(R == 8 && T == 3 && positions - from > 3 * LANES && positions - from <= 4 * LANES)) {
     tile<R, T, sums(R * T)>(k, columns, offsets, weights, bias, panel + from, out + from, ld,
                             activation);
+    from += T * LANES;
+  }
   if constexpr (T > 1)
     if (from < positions)
       walk<R, (T + 1) / 2>(k, columns, offsets, weights, bias, panel, from, positions, out, ld,

@@ -16,11 +16,13 @@ namespace {
 constexpr int64_t kChunk = 1 << 20;
 // A run of positions is as long as the part of the panel under it fits half of a 1 MiB L2 cache.
 constexpr int64_t kSlab = 1 << 17;
-// Up to this many output pixels the batch goes into the vectors, if there is enough of it: shifted
-// loads of few pixels waste most of a vector. On larger images turning the images around costs more
-// than it gains (batch 16 at 0.95, Zen 5, over dense: 16x16 3.7x -> 5.2x, 4x4 2.5x -> 5.4x, but
-// 28x28 3.8x -> 3.7x and 56x56 3.5x -> 2.5x).
-constexpr int64_t kLanesPixels = 400;
+// Up to this many output pixels the batch goes into the vectors, if there is enough of it: on small
+// images shifted vectors cross many lines' ends. On larger ones turning the images around costs more
+// than it gains. Filters that stand alone do one load an addition, and gain more by loads of whole
+// cache lines (batch 16 at 0.95, Zen 5, over dense: 16x16 3.7x -> 5.2x, 4x4 2.5x -> 5.4x, but 28x28
+// 3.8x -> 3.7x and 56x56 3.5x -> 2.5x) than those that share their columns.
+constexpr int64_t kLanesPixelsAlone = 400;
+constexpr int64_t kLanesPixelsShared = 100;
 
 // A convolution, its arguments checked.
 struct Convolution {
@@ -244,50 +246,81 @@ struct Rectangle {
   }
 };
 
-// Groups of kLanes images from `from` on, the batch innermost: for filters that stand alone.
-void forward_lanes(const Job& job, const float* x, int64_t x_channels, int64_t from, int64_t to) {
+// One block of filters over a rectangle of output pixels of kLanes images, to buffer (filters, lines,
+// width, kLanes).
+void compute_lanes(const Job& job, const Block& block, const float* base, int64_t pitch,
+                   const int32_t* offsets, int64_t lines, int64_t width, float* buffer) {
+  const float* weights[kMaxRows];
+  float bias[kMaxRows];
+  for (int i = 0; i < block.count; ++i) {
+    weights[i] = job.rows.values + job.rows.start[block.filter[i]];
+    bias[i] = job.bias ? job.bias[block.filter[i]] : 0.0f;
+  }
+  const int64_t o = block.filter[0], k = job.rows.length(o);
+  const int32_t* columns = job.rows.columns_of(o);
+  if (block.count == 1) {
+    job.kernels.pixels(lines, width, k, columns, offsets, weights[0], bias[0], base, pitch, buffer,
+                       job.activation);
+    return;
+  }
+  for (int64_t l = 0; l < lines; ++l)
+    job.kernels.rows(block.count, k, columns, offsets, weights, bias, base + l * pitch,
+                     width * kLanes, buffer + l * width * kLanes, lines * width * kLanes,
+                     job.activation);
+}
+
+// Groups of kLanes images from `from` on, the batch innermost.
+void forward_lanes(const Job& job, const float* x, int64_t x_channels, const int32_t* in_channels,
+                   int64_t from, int64_t to) {
   const Convolution& conv = job.conv;
   const Panel panel(conv.rows, conv.columns, conv.channels, 1);
-  const Scratch<float> scratch(conv.channels * panel.phases * panel.plane_size * kLanes);
+  const int64_t size = conv.channels * panel.phases * panel.plane_size * kLanes;
+  const Scratch<float> scratch(size + kOverrun);
+  std::fill(scratch.get() + size, scratch.get() + size + kOverrun, 0.0f);
   std::vector<int32_t> offsets(conv.group_channels() * panel.taps());
   fill_offsets(panel, kLanes, offsets);
-  const int64_t group_size =
-      conv.group_channels() * panel.phases * panel.plane_size * kLanes;
+  const int64_t group_size = conv.group_channels() * panel.phases * panel.plane_size * kLanes;
   const int64_t pitch = panel.pitch() * kLanes, threads = torch::stable::get_num_threads();
   const Rectangle rectangle(panel);
   const int64_t down = (conv.rows.out + rectangle.lines - 1) / rectangle.lines;
   const int64_t across = (conv.columns.out + rectangle.width - 1) / rectangle.width;
-  const int64_t parts = down * across >= 2 * threads
-                            ? 1
-                            : std::min(conv.filters, 2 * threads / (down * across) + 1);
+  const int64_t count = static_cast<int64_t>(job.blocks.size());
+  const int64_t parts =
+      down * across >= 2 * threads ? 1 : std::min(count, 2 * threads / (down * across) + 1);
+  const int64_t image_step = job.y_channels * conv.out_size();
 
   for (int64_t n = from; n < to; n += kLanes) {
     torch::stable::parallel_for(0, conv.channels, 4, [&](int64_t c0, int64_t c1) {
-      for (int64_t c = c0; c < c1; ++c)
-        panel.pack_lanes(job.kernels, x + (n * x_channels + c) * conv.in_size(),
+      for (int64_t c = c0; c < c1; ++c) {
+        const int64_t source = in_channels ? in_channels[c] : c;
+        panel.pack_lanes(job.kernels, x + (n * x_channels + source) * conv.in_size(),
                          x_channels * conv.in_size(), c, scratch.get());
+      }
     });
     torch::stable::parallel_for(0, down * across * parts, 1, [&](int64_t i0, int64_t i1) {
-      const Scratch<float> buffer(rectangle.lines * rectangle.width * kLanes);
+      const Scratch<float> buffer(kMaxRows * rectangle.lines * rectangle.width * kLanes);
       for (int64_t i = i0; i < i1; ++i) {
         const int64_t part = i % parts, cell = i / parts;
         const int64_t y0 = cell / across * rectangle.lines, x0 = cell % across * rectangle.width;
         const int64_t lines = std::min(rectangle.lines, conv.rows.out - y0);
         const int64_t width = std::min(rectangle.width, conv.columns.out - x0);
-        for (int64_t o = conv.filters * part / parts; o < conv.filters * (part + 1) / parts; ++o) {
-          job.kernels.pixels(lines, width, job.rows.length(o), job.rows.columns_of(o),
-                             offsets.data(), job.rows.values + job.rows.start[o],
-                             job.bias ? job.bias[o] : 0.0f,
-                             scratch.get() + o / conv.group_filters() * group_size + y0 * pitch +
-                                 x0 * kLanes,
-                             pitch, buffer.get(), job.activation);
-          float* y = job.y + (n * conv.filters + o) * conv.out_size() + y0 * conv.columns.out + x0;
-          if (width == conv.columns.out)
-            job.kernels.separate(lines * width, buffer.get(), y, conv.filters * conv.out_size());
-          else
-            for (int64_t l = 0; l < lines; ++l)
-              job.kernels.separate(width, buffer.get() + l * width * kLanes,
-                                   y + l * conv.columns.out, conv.filters * conv.out_size());
+        for (int64_t b = count * part / parts; b < count * (part + 1) / parts; ++b) {
+          const Block& block = job.blocks[b];
+          const float* base = scratch.get() +
+                              block.filter[0] / conv.group_filters() * group_size + y0 * pitch +
+                              x0 * kLanes;
+          compute_lanes(job, block, base, pitch, offsets.data(), lines, width, buffer.get());
+          for (int f = 0; f < block.count; ++f) {
+            const int64_t channel =
+                job.out_channels ? job.out_channels[block.filter[f]] : block.filter[f];
+            const float* done = buffer.get() + f * lines * width * kLanes;
+            float* y = job.y + (n * job.y_channels + channel) * conv.out_size() +
+                       y0 * conv.columns.out + x0;
+            const bool whole = width == conv.columns.out;
+            for (int64_t l = 0; l < (whole ? 1 : lines); ++l)
+              job.kernels.separate(whole ? lines * width : width, done + l * width * kLanes,
+                                   y + l * conv.columns.out, image_step);
+          }
         }
       }
     });
@@ -298,14 +331,11 @@ void forward_lanes(const Job& job, const float* x, int64_t x_channels, int64_t f
 void forward(const Job& job, const float* x, int64_t x_channels, const int32_t* in_channels) {
   const Convolution& conv = job.conv;
   const Panel one(conv.rows, conv.columns, conv.channels, 1);
-  // Where filters share their columns, a tile of several of them loads little; where each stands
-  // alone, loads are the time, and those of whole cache lines are the cheapest.
   const bool alone = job.blocks.size() == static_cast<size_t>(conv.filters);
   const bool fits = one.size < std::numeric_limits<int32_t>::max() / kLanes;
-  const bool small = conv.out_size() <= kLanesPixels;
-  const int64_t grouped =
-      alone && small && fits && !in_channels ? conv.batch / kLanes * kLanes : 0;
-  if (grouped) forward_lanes(job, x, x_channels, 0, grouped);
+  const bool small = conv.out_size() <= (alone ? kLanesPixelsAlone : kLanesPixelsShared);
+  const int64_t grouped = small && fits ? conv.batch / kLanes * kLanes : 0;
+  if (grouped) forward_lanes(job, x, x_channels, in_channels, 0, grouped);
   if (grouped < conv.batch) forward_chunks(job, x, x_channels, in_channels, grouped, conv.batch);
 }
 

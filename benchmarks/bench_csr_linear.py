@@ -1,0 +1,64 @@
+"""csr_linear on real layers, pruned at random, against the fastest dense form or torch's own CSR."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from benchmarks.dense import linear_forms
+from benchmarks.layers import LINEARS
+from sparse_ops.formats import CSRWeight
+from sparse_ops.ops.csr_linear import BACKENDS, csr_linear
+
+SHOWN = [
+    (layer, sparsity, batch, BACKENDS[0])
+    for layer in LINEARS
+    for sparsity in (0.9, 0.983)
+    for batch in (1, 16, 128)
+]
+FULL = [
+    (layer, sparsity, batch, backend)
+    for layer in LINEARS
+    for sparsity in (0.8, 0.9, 0.95, 0.983, 0.99)
+    for batch in (1, 4, 16, 64, 128, 256)
+    for backend in BACKENDS[:-1]
+    if (layer, sparsity, batch, backend) not in SHOWN
+]
+
+
+@pytest.mark.parametrize("against", ["dense", "torch.sparse_csr"])
+@pytest.mark.parametrize(
+    ("layer", "sparsity", "batch", "backend"),
+    SHOWN + [pytest.param(*case, marks=pytest.mark.full) for case in FULL],
+)
+def bench_csr_linear(race, layer, sparsity, batch, backend, against):
+    generator = torch.Generator().manual_seed(1)
+    shape = (layer.out_features, layer.in_features)
+    mask = torch.rand(shape, generator=generator) >= sparsity
+    weight = torch.randn(shape, generator=generator) * mask
+    x = torch.randn(batch, layer.in_features, generator=generator)
+    bias = torch.randn(layer.out_features, generator=generator)
+    packed = CSRWeight.pack(weight, mask)
+    if reason := backend.refuses(x, packed, bias, None):
+        pytest.skip(reason)
+    forms = linear_forms(x, weight, bias)
+    if against != "dense":
+        torch_csr = weight.to_sparse_csr()
+        forms = {against: lambda: F.linear(x, torch_csr, bias)}
+    row = {
+        "operator": "linear",
+        "network": layer.network,
+        "layer": layer.label,
+        "what": f"{sparsity:.1%}",
+        "backend": backend.name,
+        "batch": batch,
+        "kept": packed.nnz / mask.numel(),
+        "ideal": mask.numel() / packed.nnz,
+    }
+    race(
+        row,
+        forms,
+        lambda: csr_linear(x, packed, bias, backend=backend.name),
+        F.linear(x.double(), weight.double(), bias.double()),
+        packed.nnz * batch,
+        4 * (x.numel() + batch * layer.out_features) + 8 * packed.nnz,
+    )

@@ -1,0 +1,79 @@
+"""The shapes of real layers, by network: what the operators' benchmarks run on."""
+
+from typing import NamedTuple
+
+
+class Conv(NamedTuple):
+    """A convolution (channels -> filters, kernel, stride) on maps of size × size, and how often."""
+
+    network: str
+    channels: int
+    filters: int
+    size: int
+    kernel: int = 3
+    stride: int = 1
+    times: int = 1
+
+    @property
+    def out(self) -> int:
+        return (self.size - 1) // self.stride + 1
+
+    @property
+    def macs(self) -> int:
+        """Dense multiply-accumulates of one image."""
+        return self.channels * self.filters * self.kernel**2 * self.out**2
+
+    @property
+    def label(self) -> str:
+        stride = f" /{self.stride}" if self.stride > 1 else ""
+        return f"{self.channels}→{self.filters} {self.kernel}×{self.kernel} @{self.size}{stride}"
+
+
+class Linear(NamedTuple):
+    """A linear layer (in_features -> out_features)."""
+
+    network: str
+    in_features: int
+    out_features: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.in_features}→{self.out_features}"
+
+
+RESNET18_CIFAR = [
+    Conv("resnet18-cifar", 64, 64, 32, times=4),
+    Conv("resnet18-cifar", 64, 128, 32, stride=2),
+    Conv("resnet18-cifar", 128, 128, 16, times=3),
+    Conv("resnet18-cifar", 128, 256, 16, stride=2),
+    Conv("resnet18-cifar", 256, 256, 8, times=3),
+    Conv("resnet18-cifar", 256, 512, 8, stride=2),
+    Conv("resnet18-cifar", 512, 512, 4, times=3),
+]
+
+RESNET18_IMAGENET = [
+    Conv("resnet18", 64, 64, 56, times=4),
+    Conv("resnet18", 64, 128, 56, stride=2),
+    Conv("resnet18", 128, 128, 28, times=3),
+    Conv("resnet18", 128, 256, 28, stride=2),
+    Conv("resnet18", 256, 256, 14, times=3),
+    Conv("resnet18", 256, 512, 14, stride=2),
+    Conv("resnet18", 512, 512, 7, times=3),
+]
+
+VGG16_CIFAR = [
+    Conv("vgg16-cifar", 64, 64, 32),
+    Conv("vgg16-cifar", 64, 128, 16),
+    Conv("vgg16-cifar", 128, 128, 16),
+    Conv("vgg16-cifar", 128, 256, 8),
+    Conv("vgg16-cifar", 256, 256, 8, times=2),
+    Conv("vgg16-cifar", 256, 512, 4),
+    Conv("vgg16-cifar", 512, 512, 4, times=2),
+    Conv("vgg16-cifar", 512, 512, 2, times=3),
+]
+
+LINEARS = [
+    Linear("lenet300", 784, 300),
+    Linear("lenet300", 300, 100),
+    Linear("vgg16 classifier", 4096, 4096),
+]
