@@ -121,7 +121,8 @@ def plan(
             row if row.reason else decide(context, row, calls[row.name], share, step)
             for row in rows
         ]
-        layers, whole = settle(context, layers, WHOLE_SHARE * budget_s, step)
+        layers, whole, note = settle(context, layers, WHOLE_SHARE * budget_s, step)
+    notes += [note] if note else []
     if whole is None:
         notes.append("no layer is replaced: the answer is the masked dense model")
     return Plan(tuple(layers), whole, tuple(notes), folding, masks, inputs)

@@ -21,7 +21,8 @@ class Plan:
 
     Attributes:
         layers: every Conv2d and Linear, in order of definition.
-        whole: the converted model against the masked dense one; None if no layer changes.
+        whole: the converted model against the masked dense one, the latter in channels_last where
+            that is faster; None if no layer changes.
         notes: what else there is to know, in words.
         folding: which BatchNorm and activations are done by the layers before them.
         masks: the masks that the plan was made for.

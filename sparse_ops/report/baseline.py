@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparse_ops.convert.choose import channels_last_call
 from sparse_ops.convert.fold import find, fold_batch_norms_
 from sparse_ops.convert.measure import denormals_flushed, quantile
 from sparse_ops.convert.prepare import watch
@@ -66,11 +67,11 @@ def dense_forms(
     """
     with torch.inference_mode(False):
         base = folded(model, example)
-        planar = copy.deepcopy(base).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     calls: dict[str, Call] = {"eager": lambda: base(*example)}
     skipped: dict[str, str] = {}
     if any(isinstance(x, Tensor) and x.dim() == 4 for x in example) and _has_conv(base):
-        calls["channels_last"] = lambda: planar(*(_channels_last(x) for x in example))
+        with torch.inference_mode(False):
+            calls["channels_last"] = channels_last_call(base, example)
     if compile_s <= 0:
         skipped["torch.compile"] = "no time is left to compile it"
     elif (reason := _no_compiler()) is not None:
@@ -86,12 +87,6 @@ def dense_forms(
 
 def _has_conv(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
-
-
-def _channels_last(x: Any) -> Any:
-    if isinstance(x, Tensor) and x.dim() == 4:
-        return x.contiguous(memory_format=torch.channels_last)
-    return x
 
 
 def _no_compiler() -> str | None:

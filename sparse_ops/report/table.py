@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sparse_ops.report.results import Network, Row
@@ -25,36 +26,34 @@ def count(number: float) -> str:
 
 def network_table(networks: Iterable[Network]) -> Table:
     """One line a network and batch size: what sparsity costs, and what it brings."""
-    table = Table(title="dense against packed, measured by turns in one process")
-    table.add_column("network", no_wrap=True)
+    table = Table(title="dense against packed, measured by turns in one process", box=SIMPLE_HEAD)
+    table.add_column("network")
     for title in (
-        "accuracy\ndense → sparse",
+        "accuracy",
         "sparsity",
-        "parameters\ndense → kept",
-        "MACs an image\ndense → kept",
+        "parameters",
+        "MACs of\nan image",
         "batch",
         "dense\nms",
         "packed\nms",
         "speed-up\n(10 to 90 %)",
     ):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(title, justify="right", overflow="fold")
     for network in networks:
-        about = (
-            f"{network.name}\n{network.method}",
-            f"{network.accuracy_dense:.1%} → {network.accuracy_sparse:.1%}",
-            f"{network.sparsity:.1%}",
-            f"{count(network.parameters)} → {count(network.kept_parameters)}",
-            f"{count(network.macs)} → {count(network.kept_macs)}",
-        )
         rows = network.rows
         table.add_row(
-            *about,
+            f"{network.name}\n{network.method}",
+            f"{network.accuracy_dense:.1%}\n→ {network.accuracy_sparse:.1%}",
+            f"{network.sparsity:.1%}",
+            f"{count(network.parameters)}\n→ {count(network.kept_parameters)}",
+            f"{count(network.macs)}\n→ {count(network.kept_macs)}",
             "\n".join(str(row.batch) for row in rows),
             "\n".join(milliseconds(row)[0] for row in rows),
             "\n".join(milliseconds(row)[1] for row in rows),
             "\n".join(spread(row) for row in rows),
             end_section=True,
         )
+    table.caption = "→ leads from the dense network to the sparse one"
     return table
 
 
