@@ -34,7 +34,7 @@ def demo(
         console.print(f"- {remark}", markup=False)
     machine = results.machine
     console.print(
-        f"{machine.cpu}, {machine.threads} threads, {machine.isa or 'no compiled kernels'}, "
+        f"{machine.cpu}, threads: {machine.threads}, {machine.isa or 'no compiled kernels'}, "
         f"torch {machine.torch}; {results.seconds:.0f} s; files in {out}",
         markup=False,
     )

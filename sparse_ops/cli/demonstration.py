@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class Chapter:
     Attributes:
         train: makes it, dense and sparse, from the images.
         build: a fresh network of the same form.
+        threads: to train with; None: as many as torch has.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Chapter:
     file: str
     train: Callable[[Dataset], Outcome]
     build: Callable[[], nn.Module]
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,9 @@ def chapters(pace: Pace) -> tuple[Chapter, ...]:
             "lenet300.safetensors",
             lambda data: lenet300_gsm(data, **first),
             sparse_ops.models.lenet300,
+            # A step takes 1 ms: two threads wait for each other longer than they gain, and on a
+            # machine that does something else beside, many times longer.
+            threads=1,
         ),
         Chapter(
             "small VGG",
@@ -118,7 +124,8 @@ def demonstrate(out: Path, pace: Pace, say: Say) -> tuple[Results, list[str]]:
     clock = Compiling(COMPILE_S if pace.compile else 0.0)
     for story in stories:
         say(f"{story.name}: training it dense, then with {story.method}")
-        outcome = story.train(data)
+        with _threads(story.threads):
+            outcome = story.train(data)
         network, said = _convert(story, outcome, data, out, pace, clock, say)
         networks.append(network)
         remarks += said
@@ -137,6 +144,16 @@ def demonstrate(out: Path, pace: Pace, say: Say) -> tuple[Results, list[str]]:
     except ImportError as error:
         remarks.append(f"no picture: {error}")
     return results, remarks
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass

@@ -32,7 +32,7 @@ def plot(results: Results, path: str | os.PathLike[str]) -> None:
         _accuracy(left, network)
         _times(right, network)
     machine = results.machine
-    where = f"{machine.cpu}, {machine.threads} threads, {machine.isa}, torch {machine.torch}"
+    where = f"{machine.cpu}, threads: {machine.threads}, {machine.isa}, torch {machine.torch}"
     figure.suptitle(f"{results.data}: dense against packed", color=INK, fontsize=13)
     figure.supxlabel(
         f"{where}\nwhisker: 10th to 90th percentile of the pairwise speed-up",

@@ -91,13 +91,26 @@ def test_layers_go_back_to_dense_until_the_whole_model_is_faster():
 
 def test_if_nothing_helps_the_answer_is_the_dense_model():
     def measure(dense, packed, budget_s):
-        ratio = 0.5 if isinstance(packed.func, Net) else 2.0
+        ratio = 0.5 if isinstance(getattr(packed, "func", None), Net) else 2.0
         return so.convert.Comparison(ratio, 1, ratio, ratio, ratio, 20)
 
     model = net()
     plan = so.plan(model, torch.randn(EXAMPLE), masks_of_net(), measure=measure, progress=False)
     assert not plan.packed and plan.whole is None
     assert type(plan.apply(model).fc) is nn.Linear
+
+
+def test_the_whole_model_has_to_beat_dense_in_channels_last_too():
+    sides = []
+
+    def measure(dense, packed, budget_s):
+        sides.append((dense, packed))
+        return so.convert.Comparison(2, 1, 2, 2, 2, 20)
+
+    plan = so.plan(net(), torch.randn(EXAMPLE), masks_of_net(), measure=measure, progress=False)
+    planar = sides[-2][1]
+    assert sides[-1][0] is planar and planar().shape == (2, 10)
+    assert any("channels_last" in note for note in plan.notes)
 
 
 def test_the_mode_of_the_model_is_kept():
