@@ -1,4 +1,4 @@
-"""csr_linear on real layers, pruned at random, against the fastest dense form or torch's own CSR."""
+"""csr_linear on real layers, pruned at random, against the fastest dense form or torch CSR."""
 
 import pytest
 import torch

@@ -20,9 +20,9 @@ class Predefined(MaskedMethod):
         pattern: see `sparse_ops.patterns.NAMED`.
         exempt: names of layers to leave dense; default: the first convolution of the model.
 
-    Source: Kundu et al., IEEE Transactions on Computers 2020, arXiv:2001.10710. The authors' code drops
-    the learning rate one epoch before its milestones and picks its best epoch on the test set; here
-    both are up to the caller of `fit`, which does neither.
+    Source: Kundu et al., IEEE Transactions on Computers 2020, arXiv:2001.10710. The authors' code
+    drops the learning rate one epoch before its milestones and picks its best epoch on the test
+    set; here both are up to the caller of `fit`, which does neither.
     """
 
     pattern: Periodic = PSD2_P8
