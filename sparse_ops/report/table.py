@@ -67,12 +67,11 @@ def milliseconds(row: Row) -> tuple[str, str]:
 
 def bench_table(name: str, rows: Iterable[Row]) -> Table:
     """One line a batch size."""
-    table = Table(title=f"{name}: dense against packed")
-    for title in ("batch", "threads"):
+    table = Table(title=f"{name}: dense against packed", box=SIMPLE_HEAD)
+    for title in ("batch", "threads", "dense form", "dense\nms", "packed\nms"):
         table.add_column(title, justify="right")
-    table.add_column("dense form")
-    for title in ("dense ms", "packed ms", "speed-up (10 to 90 %)", "ideal", "pairs"):
-        table.add_column(title, justify="right")
+    for title in ("speed-up\n(10 to 90 %)", "ideal", "pairs"):
+        table.add_column(title, justify="right", overflow="fold")
     for row in rows:
         pairs = "-" if row.measured is None else str(row.measured.pairs)
         table.add_row(
