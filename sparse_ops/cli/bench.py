@@ -50,7 +50,7 @@ def bench(
         check_model(dense, fast, example)
         rows.append(
             dense_against_packed(
-                dense, fast, example, compile_s=60.0 if compile else 0.0, seconds=seconds
+                dense, fast, example, compile_s=60.0 if compile else None, seconds=seconds
             )
         )
     from rich.console import Console

@@ -122,7 +122,7 @@ def demonstrate(out: Path, pace: Pace, say: Say) -> tuple[Results, list[str]]:
         few = Split(data.train.images[: pace.images], data.train.labels[: pace.images])
         data = replace(data, train=few)
     networks, remarks = [], []
-    clock = Compiling(COMPILE_S if pace.compile else 0.0)
+    clock = Compiling(COMPILE_S if pace.compile else None)
     for story in stories:
         say(f"{story.name}: training it dense, then with {story.method}")
         with _threads(story.threads):
@@ -159,9 +159,9 @@ def _threads(number: int | None) -> Iterator[None]:
 
 @dataclass
 class Compiling:
-    """What is left of the time for compilations."""
+    """What is left of the time for compilations; None: there are none."""
 
-    left_s: float
+    left_s: float | None
 
 
 def _convert(
@@ -188,7 +188,8 @@ def _convert(
         row = dense_against_packed(
             sparse, fast, example, compile_s=clock.left_s, seconds=pace.bench_s
         )
-        clock.left_s -= time.perf_counter() - before
+        if clock.left_s is not None:
+            clock.left_s -= time.perf_counter() - before
         rows.append(replace(row, note="; ".join(_remarks(plan, row))))
         for remark in _remarks(plan, row):
             remarks.setdefault(remark, []).append(str(batch))

@@ -22,6 +22,8 @@ DENORMAL = torch.finfo(torch.float32).tiny
 def example_tuple(example: Any) -> tuple[Any, ...]:
     """The positional arguments of a model, from a tensor or a tuple.
 
+    Tensors are copied: a model may write to its input.
+
     Raises:
         ValueError: it holds no tensor, or a tensor without elements.
     """
@@ -33,7 +35,7 @@ def example_tuple(example: Any) -> tuple[Any, ...]:
     for x in tensors:
         if x.numel() == 0:
             raise ValueError(f"example must not be empty, got a tensor {tuple(x.shape)}")
-    return inputs
+    return tuple(x.detach().clone() if isinstance(x, Tensor) else x for x in inputs)
 
 
 def find_masks(model: nn.Module, threshold: float = 0.0) -> masks_.Masks:

@@ -55,15 +55,19 @@ def folded(model: nn.Module, example: tuple[Any, ...]) -> nn.Module:
 
 @torch.inference_mode()
 def dense_forms(
-    model: nn.Module, example: tuple[Any, ...], *, compile_s: float = 60.0, seconds: float = 0.3
+    model: nn.Module,
+    example: tuple[Any, ...],
+    *,
+    compile_s: float | None = 60.0,
+    seconds: float = 0.3,
 ) -> DenseForms:
     """Builds every form of a dense model and times them by turns, about `seconds` each.
 
     Args:
         model: in eval mode; it is not changed.
         example: what it is called with.
-        compile_s: how long compiling may be expected to take; 0: the compiled form is left out.
-            A compilation that has begun cannot be stopped.
+        compile_s: what is left for compiling, a compilation that has begun being finished; at 0
+            that form is left out, as at None, where it was not asked for.
     """
     with torch.inference_mode(False):
         base = folded(model, example)
@@ -72,7 +76,9 @@ def dense_forms(
     if any(isinstance(x, Tensor) and x.dim() == 4 for x in example) and _has_conv(base):
         with torch.inference_mode(False):
             calls["channels_last"] = channels_last_call(base, example)
-    if compile_s <= 0:
+    if compile_s is None:
+        skipped["torch.compile"] = "it was not asked for"
+    elif compile_s <= 0:
         skipped["torch.compile"] = "no time is left to compile it"
     elif (reason := _no_compiler()) is not None:
         skipped["torch.compile"] = reason

@@ -22,7 +22,7 @@ def dense_against_packed(
     packed: nn.Module,
     example: tuple[Any, ...],
     *,
-    compile_s: float = 60.0,
+    compile_s: float | None = 60.0,
     seconds: float = 3.0,
     note: str = "",
     measure: Measure = compare,

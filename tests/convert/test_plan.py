@@ -387,3 +387,11 @@ def test_random_numbers_are_not_taken_from_the_caller():
     state = torch.get_rng_state()
     planned(model, {"0.weight": torch.eye(4).bool()}, example=torch.ones(2, 4))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_model_that_writes_to_its_input_does_not_change_the_example():
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 6)).eval()
+    x = torch.randn(3, 6)
+    before = x.clone()
+    planned(model, {"1.weight": torch.eye(6).bool()}, example=x).apply(model)
+    assert torch.equal(x, before)
