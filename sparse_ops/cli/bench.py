@@ -18,7 +18,7 @@ def bench(
     batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable.")] = None,
     classes: Annotated[int, typer.Option(help="Classes of one of our models.")] = 10,
     seconds: Annotated[float, typer.Option(help="Seconds to spend on each batch size.")] = 5.0,
-    compile: Annotated[bool, typer.Option(help="Also try torch.compile as dense form.")] = True,
+    compile: Annotated[bool, typer.Option(help="Also try torch.compile, on both sides.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the rows there as JSON.")] = None,
 ) -> None:
     """Times a packed model against the fastest dense form of the same, on this machine."""

@@ -1,7 +1,7 @@
-"""Dense baselines: the forms in which a dense model can run, and the fastest of them here.
+"""Forms: the ways in which torch can run a model, and the fastest of them here.
 
 A speed-up counts only against the best that torch can do for the dense model: as it is, in
-channels_last, or compiled with its weights frozen.
+channels_last, or compiled with its weights frozen. The packed model may run in the same ways.
 """
 
 import copy
@@ -26,8 +26,8 @@ Call = Callable[[], object]
 
 
 @dataclass(eq=False)
-class DenseForms:
-    """The forms of a dense model that run here.
+class Forms:
+    """The forms of a model that run here.
 
     Attributes:
         calls: form -> a call of the model on the example.
@@ -54,14 +54,14 @@ def folded(model: nn.Module, example: tuple[Any, ...]) -> nn.Module:
 
 
 @torch.inference_mode()
-def dense_forms(
+def forms_of(
     model: nn.Module,
     example: tuple[Any, ...],
     *,
     compile_s: float | None = 60.0,
     seconds: float = 0.3,
-) -> DenseForms:
-    """Builds every form of a dense model and times them by turns, about `seconds` each.
+) -> Forms:
+    """Builds every form of a model, dense or packed, and times them by turns, about `seconds` each.
 
     Args:
         model: in eval mode; it is not changed.
@@ -88,7 +88,7 @@ def dense_forms(
         except Exception as error:
             first = (str(error).splitlines() or [""])[0]
             skipped["torch.compile"] = f"it failed: {type(error).__name__}: {first}"
-    return DenseForms(calls, _milliseconds(calls, seconds * len(calls)), skipped)
+    return Forms(calls, _milliseconds(calls, seconds * len(calls)), skipped)
 
 
 def _has_conv(model: nn.Module) -> bool:

@@ -83,12 +83,18 @@ def _times(axis: Any, network: Network) -> None:
         axis.plot([low / dense, min(high / dense, WIDEST)], [base, base], color=INK, linewidth=1.2)
         axis.text(1.02, base + 1, f"{dense:.3f} ms ({row.dense_form})", va="center", fontsize=9)
         edge = min(max(packed, high) / dense, WIDEST)
-        axis.text(edge + 0.02, base, f"{packed:.3f} ms, {said}", va="center", fontsize=9)
+        axis.text(
+            edge + 0.02,
+            base,
+            f"{packed:.3f} ms ({row.packed_form}), {said}",
+            va="center",
+            fontsize=9,
+        )
         longest = max(longest, 1.0, edge)
         places += [base + 1, base]
         names += [f"batch {row.batch}: dense", "packed"]
     axis.set_yticks(places, names)
-    axis.set_xlim(0, 1.5 * longest)
+    axis.set_xlim(0, 1.7 * longest)
     axis.set_xticks([0, 0.5, 1.0])
     axis.set_xlabel("time, dense = 1", color=INK, fontsize=9)
     _bare(axis)

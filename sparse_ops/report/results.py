@@ -16,8 +16,8 @@ class Row:
 
     Attributes:
         batch: examples a call.
-        dense_form: the fastest form of the dense model, which is the one compared.
-        forms: form -> milliseconds, of all forms that were tried.
+        dense_form, packed_form: the fastest forms of the two models, which are those compared.
+        forms, packed_forms: form -> milliseconds, of all forms that were tried.
         skipped: form -> why it was not.
         packed_layers: how many layers are packed; 0: the plan keeps the dense model.
         ideal: dense multiply-accumulates / kept ones.
@@ -30,6 +30,8 @@ class Row:
     dtype: str
     dense_form: str
     forms: dict[str, float]
+    packed_form: str
+    packed_forms: dict[str, float]
     skipped: dict[str, str]
     packed_layers: int
     ideal: float

@@ -68,7 +68,7 @@ def milliseconds(row: Row) -> tuple[str, str]:
 def bench_table(name: str, rows: Iterable[Row]) -> Table:
     """One line a batch size."""
     table = Table(title=f"{name}: dense against packed", box=SIMPLE_HEAD)
-    for title in ("batch", "threads", "dense form", "dense\nms", "packed\nms"):
+    for title in ("batch", "threads", "dense\nform", "packed\nform", "dense\nms", "packed\nms"):
         table.add_column(title, justify="right")
     for title in ("speed-up\n(10 to 90 %)", "ideal", "pairs"):
         table.add_column(title, justify="right", overflow="fold")
@@ -78,6 +78,7 @@ def bench_table(name: str, rows: Iterable[Row]) -> Table:
             str(row.batch),
             str(row.threads),
             row.dense_form,
+            row.packed_form,
             *milliseconds(row),
             spread(row),
             f"{row.ideal:.2f}×",

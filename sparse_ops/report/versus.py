@@ -1,7 +1,6 @@
-"""Measuring a packed model against the strongest dense form of the one it came from."""
+"""Measuring a packed model against the dense one it came from, each in its fastest form."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 from sparse_ops.convert.measure import Comparison, compare
 from sparse_ops.convert.prepare import copied, replaced
 from sparse_ops.nn import SparseLayer
-from sparse_ops.report.baseline import dense_forms
+from sparse_ops.report.baseline import forms_of
 from sparse_ops.report.macs import count_macs
 from sparse_ops.report.results import Row
 
@@ -27,23 +26,25 @@ def dense_against_packed(
     note: str = "",
     measure: Measure = compare,
 ) -> Row:
-    """Times `packed` by turns with the fastest form of `dense`; both in eval mode.
+    """Times the fastest form of `packed` by turns with that of `dense`; both in eval mode.
 
     Args:
         dense: the masked dense model, BatchNorm folded or not.
         packed: what it was converted to.
         example: the input; its first dimension is the batch.
-        compile_s: as for `dense_forms`.
+        compile_s: as for `forms_of`, on each side.
         seconds: how long the comparison may take.
         note: for the row.
     """
-    forms = dense_forms(dense, example, compile_s=compile_s)
+    forms = forms_of(dense, example, compile_s=compile_s)
     macs = count_macs(packed, example)
     layers = [module for module in packed.modules() if isinstance(module, SparseLayer)]
     kept = sum(layer.kept for layer in macs)
-    measured = None
+    measured, packed_forms = None, forms
     if layers:
-        measured = measure(forms.calls[forms.fastest], partial(packed, *example), seconds)
+        packed_forms = forms_of(packed, example, compile_s=compile_s)
+        sides = forms.calls[forms.fastest], packed_forms.calls[packed_forms.fastest]
+        measured = measure(*sides, seconds)
     first = next(x for x in example if isinstance(x, torch.Tensor))
     return Row(
         batch=len(first),
@@ -51,7 +52,9 @@ def dense_against_packed(
         dtype=str(first.dtype).removeprefix("torch."),
         dense_form=forms.fastest,
         forms=forms.milliseconds,
-        skipped=forms.skipped,
+        packed_form=packed_forms.fastest,
+        packed_forms=packed_forms.milliseconds,
+        skipped=forms.skipped | packed_forms.skipped,
         packed_layers=len(layers),
         ideal=sum(layer.dense for layer in macs) / max(1, kept),
         measured=measured,

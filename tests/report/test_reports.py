@@ -6,7 +6,7 @@ from torch import nn
 
 from sparse_ops.convert import Comparison
 from sparse_ops.nn import CSRLinear
-from sparse_ops.report import count_macs, dense_forms, machine
+from sparse_ops.report import count_macs, forms_of, machine
 from sparse_ops.report import table as tables
 from sparse_ops.report.plot import plot
 from sparse_ops.report.results import Network, Results, Row, write_json
@@ -14,7 +14,7 @@ from sparse_ops.report.versus import dense_against_packed, dense_form_of
 
 
 def row(batch, measured):
-    return Row(batch, 2, "float32", "eager", {"eager": 2.0}, {}, 3, 4.5, measured)
+    return Row(batch, 2, "float32", "eager", {"eager": 2.0}, "eager", {}, {}, 3, 4.5, measured)
 
 
 def results():
@@ -54,7 +54,7 @@ def test_the_machine_names_each_instruction_set_or_why_not():
 def test_the_fastest_dense_form_is_chosen_and_the_left_out_is_named():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
     x = torch.randn(1, 3, 8, 8)
-    forms = dense_forms(model, (x,), compile_s=0, seconds=0.01)
+    forms = forms_of(model, (x,), compile_s=0, seconds=0.01)
     assert set(forms.calls) == {"eager", "channels_last"}
     assert forms.fastest in forms.calls and "torch.compile" in forms.skipped
     for call in forms.calls.values():
