@@ -43,7 +43,13 @@ def bench_csr_linear(race, layer, sparsity, batch, backend, against):
     forms = linear_forms(x, weight, bias)
     if against != "dense":
         torch_csr = weight.to_sparse_csr()
-        forms = {against: lambda: F.linear(x, torch_csr, bias)}
+
+        # torch cannot multiply its own CSR tensors in inference mode.
+        def torch_linear() -> torch.Tensor:
+            with torch.inference_mode(False), torch.no_grad():
+                return F.linear(x, torch_csr, bias)
+
+        forms = {against: torch_linear}
     row = {
         "operator": "linear",
         "network": layer.network,
