@@ -5,7 +5,7 @@ from sparse_ops.training.gsm import GSM
 from sparse_ops.training.loop import fit
 from sparse_ops.training.magnitude import Magnitude
 from sparse_ops.training.method import Dense, Epoch, Settings, SparsityMethod
-from sparse_ops.training.predefined import Predefined
+from sparse_ops.training.predefined import Aperiodic, Predefined
 from sparse_ops.training.schedules import Cosine, MultiStep, Schedule
 
 # What a script may name on a command line, and what the contract tests run over.
@@ -18,6 +18,7 @@ METHODS: dict[str, type[SparsityMethod]] = {
 __all__ = [
     "GSM",
     "METHODS",
+    "Aperiodic",
     "Cosine",
     "Dense",
     "Epoch",
