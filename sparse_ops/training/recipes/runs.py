@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sparse_ops.data import Dataset, Normalize, load
+from sparse_ops import data as sets
+from sparse_ops.data import Dataset, Normalize
 from sparse_ops.masks import Masks, sparsity
 from sparse_ops.models import MODELS
 from sparse_ops.training.evaluation import Evaluation, evaluate
@@ -61,7 +62,7 @@ def load_data(recipe: Recipe) -> Dataset:
         ValueError: mean and deviation are given for images that are not bytes; and as `load`.
         OSError: as `load`.
     """
-    data = load(recipe.data["name"], recipe.data.get("folder"))
+    data = sets.load(recipe.data["name"], recipe.data.get("folder"))
     if "mean" not in recipe.data and "deviation" not in recipe.data:
         return data
     if data.train.normalize is None:
