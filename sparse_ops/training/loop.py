@@ -58,7 +58,9 @@ def fit(
     the model would depend on which thread did what.
 
     In several processes, under torchrun with a process group, each takes its part of every batch of
-    a data set or split, and all end with the same weights and masks.
+    a data set or split, and all end with the same weights and masks. A DataLoader needs a
+    DistributedSampler for that. BatchNorm sees the part of its process; its running means are
+    averaged after each epoch.
 
     Args:
         model: gives logits (N, classes).
