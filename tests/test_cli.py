@@ -304,6 +304,13 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
         assert "tensors only" in output and "it was run\n" not in output
 
 
+def test_a_checkpoint_that_ends_too_soon_is_named(checkpoint, tmp_path):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    options = ("--model", "lenet300", "--out", tmp_path / "x")
+    output = run("convert", checkpoint, *options, ok=False).output
+    assert "model.pt cannot be read as tensors only" in " ".join(output.split())
+
+
 def test_importing_the_library_leaves_the_heavy_parts_out():
     code = (
         "import sys, sparse_ops as so\n"
