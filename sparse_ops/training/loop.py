@@ -89,6 +89,7 @@ def fit(
         length = _length(source)
         if schedule is not None and length is None:
             raise ValueError("a schedule has to know the number of batches: data must have len()")
+        method.see_data(source)
         method.prepare(model)
         chosen = {
             "lr": lr,
@@ -172,7 +173,7 @@ def _optimizer(
         # Biases and normalization are not decayed: that would move what they are for, the mean.
         {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
+    groups = method.parameter_groups(model, [group for group in groups if group["params"]])
     if make is None:
         settings = replace(method.settings, **given)
         return torch.optim.SGD(
