@@ -181,6 +181,56 @@ def test_torchrun_trains_in_several_processes(tmp_path):
     assert result["accuracy"] > 0.3
 
 
+def test_every_method_is_trained_from_a_checkpoint_with_options_of_its_own(tmp_path, monkeypatch):
+    from sparse_ops import data
+
+    whole = data.load("fashion-mnist-subset")
+    few = data.Split(whole.train.images[:128], whole.train.labels[:128])
+    monkeypatch.setattr(data, "load", lambda *_: data.Dataset("few", few, few, whole.classes))
+    dense = lenet300()
+    torch.save(dense.state_dict(), tmp_path / "dense.pt")
+    masks = {"fc1.weight": torch.rand(300, 784) > 0.9}
+    so.masks.save(masks, tmp_path / "given.safetensors")
+    options = {
+        "magnitude": ("--sparsity", 0.9),
+        "gsm": ("--sparsity", 0.9),
+        "hypersparse": ("--sparsity", 0.9, "--set", "warm_up=0", "--set", "max_epochs=1"),
+        "sabr": ("--set", "theta=0.5", "--set", "faithful=true"),
+        "spred": ("--sparsity", 0.9, "--set", "linear=true", "--set", "mode=filter"),
+        "fixed": ("--masks", tmp_path / "given.safetensors"),
+    }
+    assert {*options, "predefined"} == set(so.training.METHODS)
+    for method, own in options.items():
+        out = tmp_path / method
+        common = ("--start", tmp_path / "dense.pt", "--epochs", 0, "--out", out)
+        run("train", "--model", "lenet300", "--method", method, *own, *common)
+        found = so.masks.load(out / "masks.safetensors")
+        state = torch.load(out / "model.pt")
+        for name, mask in found.items():
+            assert torch.equal(state[name], dense.state_dict()[name] * mask), (method, name)
+        words = json.loads((out / "result.json").read_text())["options"]
+        assert words["start"] == str(tmp_path / "dense.pt")
+    assert torch.equal(
+        so.masks.load(tmp_path / "fixed" / "masks.safetensors")["fc1.weight"], masks["fc1.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--method", "sabr", "--sparsity", 0.5), "sabr takes no --sparsity"),
+        (("--method", "gsm", "--set", "theta=1"), "gsm has no 'theta' to --set; it has sparsity"),
+        (("--method", "sabr", "--set", "patience=x"), "patience must be a int, got 'x'"),
+        (("--method", "sabr", "--set", "faithful=1"), "faithful must be true or false, got '1'"),
+        (("--method", "spred", "--set", "exempt=x"), "has no 'exempt' to --set"),
+        (("--method", "fixed"), "at least one mask"),
+    ],
+)
+def test_options_that_a_method_does_not_have_are_refused(options, words, tmp_path):
+    result = run("train", "--model", "lenet300", *options, "--out", tmp_path, ok=False)
+    assert words in " ".join(result.output.split())
+
+
 def test_a_model_of_ones_own_is_named_by_package_and_function(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from torch import nn\ndef build():\n    return nn.Linear(6, 4)\n"
@@ -260,7 +310,11 @@ MISTAKES = {
     ),
     "a change to no recipe": (
         [*TRAIN, "lenet300", "--method", "gsm", "--set", "gsm.epochs=1"],
-        "are for a --recipe",
+        "gsm has no 'gsm.epochs' to --set",
+    ),
+    "fewer epochs of no recipe": (
+        [*TRAIN, "lenet300", "--method", "gsm", "--shorten", "0.1"],
+        "--shorten is for a --recipe",
     ),
     "a change without a value": (
         ["train", "--recipe", "gsm-lenet300-60x", "--set", "gsm.epochs", "--out", "{dir}/run"],

@@ -26,44 +26,32 @@ class Run:
     masks: dict[str, float]
 
 
-def _method(name: str, sparsity: float | None, pattern: str | None) -> tuple[Any, dict[str, Any]]:
-    """The training method, and its options as words."""
-    import dataclasses
-
-    from sparse_ops.training import METHODS
-    from sparse_ops.training.recipes import pattern_named
-
-    if name not in METHODS:
-        raise UserError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
-    method: Any = METHODS[name]
-    takes = {field.name for field in dataclasses.fields(method)}
-    options: dict[str, Any] = {}
-    words: dict[str, Any] = {}
-    if sparsity is not None:
-        options["sparsity"] = words["sparsity"] = sparsity
-    if pattern is not None:
-        options["pattern"], words["pattern"] = pattern_named(pattern), pattern
-    for option in options:
-        if option not in takes:
-            raise UserError(f"{name} takes no --{option}")
-    return method(**options), words
-
-
 def train(
     out: Annotated[Path, typer.Option(help="The folder for the run; made if it is not there.")],
     model: Annotated[str | None, typer.Option(help=MODEL_HELP)] = None,
-    method: Annotated[str | None, typer.Option(help="Such as magnitude, predefined, gsm.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="magnitude, predefined, gsm, hypersparse, sabr, spred or fixed."),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="A published experiment, such as gsm-lenet300-60x; or a .toml file."),
     ] = None,
-    set_: Annotated[
+    more: Annotated[
         list[str] | None,
-        typer.Option("--set", help="KEY=VALUE in a recipe, such as gsm.epochs=3; repeatable."),
+        typer.Option(
+            "--set",
+            help="Another option of the method, such as fine_tune=2; of a recipe, such as "
+            "gsm.epochs=3; repeatable.",
+        ),
     ] = None,
     shorten: Annotated[float, typer.Option(help="Factor on all epochs of a recipe.")] = 1.0,
     sparsity: Annotated[float | None, typer.Option(help="Fraction of weights to remove.")] = None,
     pattern: Annotated[str | None, typer.Option(help="Such as PSD2_P8; for predefined.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="A file of masks; for fixed.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A checkpoint of the model to start from.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="The data set; default: fashion-mnist-subset.")
     ] = None,
@@ -90,7 +78,7 @@ def train(
                 "a recipe has its own method, epochs, lr and amp: change them with --set, "
                 "such as --set gsm.epochs=3, or all epochs with --shorten"
             )
-        if sparsity is not None or pattern is not None:
+        if sparsity is not None or pattern is not None or masks is not None or start is not None:
             raise UserError("a recipe has its own: --set PHASE.options.sparsity=0.9")
         given = {
             "model.name": model,
@@ -102,18 +90,20 @@ def train(
         run_recipe(
             recipe,
             out,
-            changes | overrides_of(set_ or ()),
+            changes | overrides_of(more or ()),
             shorten=shorten,
             seed=seed,
             device=device,
             resume=resume,
         )
         return
-    if set_ or shorten != 1:
-        raise UserError("--set and --shorten are for a --recipe")
+    if shorten != 1:
+        raise UserError("--shorten is for a --recipe")
     if model is None or method is None:
         raise UserError("--model and --method are needed, or a --recipe")
-    chosen, options = _method(method, sparsity, pattern)
+    from sparse_ops.cli.methods import make_method
+
+    chosen, options = make_method(method, sparsity, pattern, masks, more or ())
     _train(
         Plain(
             model,
@@ -127,6 +117,7 @@ def train(
         chosen,
         out,
         folder,
+        start,
         device,
         resume,
         lr,
@@ -152,6 +143,7 @@ def _train(
     method: Any,
     out: Path,
     folder: Path | None,
+    start: Path | None,
     device: str,
     resume: bool,
     lr: float | None,
@@ -177,6 +169,9 @@ def _train(
         torch.manual_seed(asked.seed)
         channels = dataset.train.images.shape[1]
         network = networks.build(asked.model, classes=len(dataset.classes), channels=channels)
+        if start is not None:
+            networks.load_dense(network, networks.read_state(start)[0], start)
+            asked.options["start"] = str(start)
         network.to(where)
         found = fit(
             network,
