@@ -13,9 +13,17 @@ from torch import nn
 
 from sparse_ops.convert.measure import quantile
 from sparse_ops.models import resnet18
-from sparse_ops.training import METHODS, Dense, SparsityMethod
+from sparse_ops.training import METHODS, Dense, Fixed, Predefined, SparsityMethod
 
 BATCHES = [128, *(pytest.param(batch, marks=pytest.mark.full) for batch in (32, 8))]
+# Those that need to be told something, or would do nothing at first.
+MADE: dict[str, Callable[[], SparsityMethod]] = {
+    **METHODS,
+    "hypersparse": lambda: METHODS["hypersparse"](warm_up=0),
+    "fixed": lambda: Fixed(PREDEFINED.masks),
+}
+PREDEFINED = Predefined()
+PREDEFINED.prepare(resnet18())
 # A step of ResNet18 at batch 128 takes more than a second on one core.
 ROUNDS = 5
 
@@ -60,7 +68,7 @@ def bench_step(benchmark, name, batch):
 
     A penalty costs in the backward pass too, which the time in the hooks does not show.
     """
-    plain, other = stepper(Dense(), batch), stepper(METHODS[name](), batch)
+    plain, other = stepper(Dense(), batch), stepper(MADE[name](), batch)
     for warm in (plain, other):
         warm()
     pairs = [(plain()[0], *other()) for _ in range(ROUNDS)]

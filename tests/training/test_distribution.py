@@ -10,7 +10,17 @@ import torch
 from torch import distributed, nn
 
 from sparse_ops.data import Split, batches
-from sparse_ops.training import GSM, Cosine, Magnitude, Predefined, SparsityMethod, fit
+from sparse_ops.training import (
+    GSM,
+    SABR,
+    Cosine,
+    HyperSparse,
+    Magnitude,
+    Predefined,
+    SparsityMethod,
+    Spred,
+    fit,
+)
 from sparse_ops.training.distribution import World, begin_epoch, from_torchrun
 
 pytestmark = pytest.mark.skipif(
@@ -55,6 +65,9 @@ METHODS: dict[str, SparsityMethod] = {
     "gsm": GSM(sparsity=0.6),
     "magnitude": Magnitude(sparsity=0.6, begin=1, end=2),
     "predefined": Predefined(),
+    "hypersparse": HyperSparse(sparsity=0.6, warm_up=1, max_epochs=1, fine_tune=1),
+    "sabr": SABR(strength=0.01),
+    "spred": Spred(sparsity=0.5, mode="filter", exempt=(), fine_tune=1),
     "penalized": Penalized(sparsity=0.6),
 }
 
