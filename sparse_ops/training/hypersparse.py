@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import torch
 from torch import Tensor, nn
 
-from sparse_ops.masks import Masks, apply_, prunable
+from sparse_ops.masks import Masks, apply_, kth_smallest, prunable
 from sparse_ops.training.evaluation import BatchSource, evaluate
 from sparse_ops.training.masked import MaskedMethod
 from sparse_ops.training.method import Epoch, Settings, agreed, check_sparsity, share
@@ -54,7 +54,7 @@ def larger(model: nn.Module, sparsity: float) -> Masks:
     if not sizes:
         raise ValueError("the model has no weight of a Conv2d or Linear to prune")
     flat = torch.cat([size.flatten() for size in sizes.values()])
-    edge = flat.kthvalue(share(len(flat), sparsity) + 1).values
+    edge = kth_smallest(flat, share(len(flat), sparsity) + 1)
     return {name: size > edge for name, size in sizes.items()}
 
 

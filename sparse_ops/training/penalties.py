@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from sparse_ops.masks import prunable
+from sparse_ops.masks import kth_smallest, prunable
 from sparse_ops.training.method import check_sparsity, share
 
 # arctanh(1/√3), to the four digits of the authors: there the slope of tanh falls fastest.
@@ -105,7 +105,7 @@ def _flat(tensors: list[Tensor]) -> Tensor:
 def _scale(size: Tensor, sparsity: float) -> Tensor:
     """s, or 0 where the weights are that sparse already."""
     check_sparsity(sparsity)
-    edge = size.kthvalue(share(size.numel(), sparsity) + 1).values
+    edge = kth_smallest(size, share(size.numel(), sparsity) + 1)
     # What is smaller than this beside the largest weight is rounding; 1/edge would be its noise.
     least = torch.finfo(size.dtype).eps * size.max()
     return torch.where(edge > least, BEND / edge, torch.zeros_like(edge))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparse_ops.data import Augment, Dataset, Normalize, Split
+from sparse_ops.data import NAMES, Augment, Dataset, Normalize, Split
 from sparse_ops.masks import check
 from sparse_ops.models import MODELS
 from sparse_ops.patterns import PSD1_P16
@@ -65,14 +65,19 @@ def images(side: int = 28, channels: int = 1, count: int = 48) -> Dataset:
 def test_every_recipe_can_be_read_and_says_where_it_comes_from(name):
     recipe = read(name)
     assert recipe.title and "arXiv" in recipe.source and recipe.published
-    assert recipe.data["name"] in ("mnist", "cifar10") and recipe.model["name"] in MODELS
+    assert recipe.data["name"] in NAMES and recipe.model["name"] in MODELS
     for phase in recipe.phases:
         assert phase.make_method() is not None
         schedule = phase.make_schedule()
-        assert schedule is not None and schedule.factor(10**6, 100, phase.epochs) < 0.1
+        # All lower their rate to a tenth or less: by a schedule, or the method does it.
+        if schedule is None:
+            assert phase.options["drops"] == [80, 120]
+        else:
+            assert schedule.factor(10**6, 100, phase.epochs) < 0.1
     for factor in (0.001, 0.1, 0.5):
         for phase in shortened(recipe, factor).phases:
             phase.make_schedule()
+            phase.make_method()
 
 
 def test_there_is_a_recipe_for_each_published_experiment():
@@ -82,6 +87,7 @@ def test_there_is_a_recipe_for_each_published_experiment():
         "gsm-lenet5-300x",
         "gsm-resnet56-10x",
         "magnitude-lenet5-300x",
+        "hypersparse-resnet32-cifar100-98",
         *(
             f"predefined-{net}-psd{n}-p{p}"
             for net in ("vgg16", "resnet18")
@@ -174,6 +180,10 @@ def test_overrides_and_shortening_change_what_they_name():
     assert [phase.epochs for phase in short.phases] == [20, 28]
     assert short.phases[0].make_schedule() == MultiStep((4, 8, 12, 16))
     assert [phase.epochs for phase in shortened(recipe, 0.0001).phases] == [1, 1]
+    (hyper,) = shortened(read("hypersparse-vgg19-cifar10-99.5"), 0.05).phases
+    method = hyper.make_method()
+    assert (method.warm_up, method.max_epochs, method.fine_tune) == (3, 10, 8)
+    assert (hyper.epochs, list(method.drops)) == (21, [4, 6])
     with pytest.raises(ValueError, match="must be above 0, got 0"):
         shortened(recipe, 0)
 

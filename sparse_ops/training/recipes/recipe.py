@@ -31,6 +31,8 @@ else:
 
 FOLDER = Path(__file__).parent
 SCHEDULES: dict[str, Any] = {"multi-step": MultiStep, "cosine": Cosine, "plateau": Plateau}
+# Options of methods that count epochs, as `drops` does; all of them together are a whole run.
+EPOCH_OPTIONS = {"warm_up", "max_epochs", "fine_tune"}
 FIT = {
     "lr": float,
     "momentum": float,
@@ -167,7 +169,7 @@ def pattern_named(name: str) -> Periodic | Aperiodic:
 
 
 def shortened(recipe: Recipe, factor: float) -> Recipe:
-    """All epochs, and what schedules count in them, times `factor`; at least one of each phase.
+    """All epochs, and what schedules and methods count in them, times `factor`; at least one.
 
     Raises:
         ValueError: factor is not above 0.
@@ -183,7 +185,15 @@ def shortened(recipe: Recipe, factor: float) -> Recipe:
             schedule["boundaries"] = sorted(b for b in scaled if 0 < b < epochs)
         if "warm_up" in schedule:
             schedule["warm_up"] = min(round(schedule["warm_up"] * factor), epochs - 1)
-        phases.append(replace(phase, epochs=epochs, schedule=schedule))
+        options = dict(phase.options)
+        for key in EPOCH_OPTIONS & set(options):
+            options[key] = max(1, round(options[key] * factor))
+        if "drops" in options:
+            options["drops"] = sorted({max(1, round(drop * factor)) for drop in options["drops"]})
+        # Phases of a method that are rounded up must still fit in.
+        if set(options) >= EPOCH_OPTIONS:
+            epochs = sum(options[key] for key in EPOCH_OPTIONS)
+        phases.append(replace(phase, epochs=epochs, schedule=schedule, options=options))
     return replace(recipe, phases=tuple(phases))
 
 
