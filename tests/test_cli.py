@@ -110,6 +110,127 @@ def test_a_network_is_trained_and_the_run_can_be_converted(tmp_path, monkeypatch
     run("convert", out / "model.pt", "--out", tmp_path / "x.safetensors", "--budget", 0.2)
 
 
+RECIPE = (
+    *("--recipe", "gsm-lenet300-60x", "--data", "fashion-mnist-subset", "--shorten", 0.001),
+    *("--set", "gsm.options.sparsity=0.5", "--set", "base.lr=0.05", "--batch-size", 64),
+)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """The data set that comes with the package, but for most of it."""
+    from sparse_ops import data
+
+    whole = data.load("fashion-mnist-subset")
+    few = data.Split(whole.train.images[:256], whole.train.labels[:256])
+    monkeypatch.setattr(data, "load", lambda *_: data.Dataset("few", few, few, whole.classes))
+
+
+def test_a_published_experiment_is_run_by_its_name(few, tmp_path):
+    out = tmp_path / "run"
+    output = run("train", *RECIPE, "--out", out).output
+    assert "published: dense_top1 98.19, top1 98.18" in " ".join(output.split())
+    result = json.loads((out / "result.json").read_text())
+    assert result["overrides"]["gsm.options.sparsity"] == 0.5
+    assert [phase["epochs"] for phase in result["phases"]] == [1, 1]
+    assert result["sparsity"] == pytest.approx(0.5, abs=0.01)
+    assert {path.name for path in out.iterdir()} == {
+        *("model.pt", "masks.safetensors", "result.json", "base.csv", "gsm.csv"),
+    }
+    run("convert", out / "model.pt", "--out", tmp_path / "x.safetensors", "--budget", 0.2)
+
+
+def test_a_run_is_resumed_only_where_that_is_asked_for(few, tmp_path, monkeypatch):
+    from sparse_ops import training
+
+    out, asked = tmp_path / "run", []
+    fit = training.fit
+
+    def interrupted(*arguments, **options):
+        asked.append(options["checkpoint"].is_file())
+
+        def stop(epoch):
+            if epoch.number == 2 and len(asked) == 1:
+                raise RuntimeError("interrupted")
+
+        return fit(*arguments, **options, on_epoch=stop, progress=False)
+
+    monkeypatch.setattr(training, "fit", interrupted)
+    options = ("--model", "lenet300", "--method", "gsm", "--epochs", 3, "--out", out)
+    assert "interrupted" in run("train", *options, ok=False).output
+    assert (out / "checkpoint.pt").is_file()
+    run("train", *options, "--resume")
+    assert asked == [False, True]
+    assert not (out / "checkpoint.pt").exists()
+    resumed = torch.load(out / "model.pt")
+    run("train", *options)
+    assert asked == [False, True, False]
+    whole = torch.load(out / "model.pt")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_in_several_processes(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "sparse_ops", "train", "--model", "lenet300"]
+    command += ["--method", "gsm", "--epochs", "1", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("lenet300, gsm: accuracy") == 1
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["accuracy"] > 0.3
+
+
+def test_every_method_is_trained_from_a_checkpoint_with_options_of_its_own(tmp_path, monkeypatch):
+    from sparse_ops import data
+
+    whole = data.load("fashion-mnist-subset")
+    few = data.Split(whole.train.images[:128], whole.train.labels[:128])
+    monkeypatch.setattr(data, "load", lambda *_: data.Dataset("few", few, few, whole.classes))
+    dense = lenet300()
+    torch.save(dense.state_dict(), tmp_path / "dense.pt")
+    masks = {"fc1.weight": torch.rand(300, 784) > 0.9}
+    so.masks.save(masks, tmp_path / "given.safetensors")
+    options = {
+        "magnitude": ("--sparsity", 0.9),
+        "gsm": ("--sparsity", 0.9),
+        "hypersparse": ("--sparsity", 0.9, "--set", "warm_up=0", "--set", "max_epochs=1"),
+        "sabr": ("--set", "theta=0.5", "--set", "faithful=true"),
+        "spred": ("--sparsity", 0.9, "--set", "linear=true", "--set", "mode=filter"),
+        "fixed": ("--masks", tmp_path / "given.safetensors"),
+    }
+    assert {*options, "predefined"} == set(so.training.METHODS)
+    for method, own in options.items():
+        out = tmp_path / method
+        common = ("--start", tmp_path / "dense.pt", "--epochs", 0, "--out", out)
+        run("train", "--model", "lenet300", "--method", method, *own, *common)
+        found = so.masks.load(out / "masks.safetensors")
+        state = torch.load(out / "model.pt")
+        for name, mask in found.items():
+            assert torch.equal(state[name], dense.state_dict()[name] * mask), (method, name)
+        words = json.loads((out / "result.json").read_text())["options"]
+        assert words["start"] == str(tmp_path / "dense.pt")
+    assert torch.equal(
+        so.masks.load(tmp_path / "fixed" / "masks.safetensors")["fc1.weight"], masks["fc1.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--method", "sabr", "--sparsity", 0.5), "sabr takes no --sparsity"),
+        (("--method", "gsm", "--set", "theta=1"), "gsm has no 'theta' to --set; it has sparsity"),
+        (("--method", "sabr", "--set", "patience=x"), "patience must be a int, got 'x'"),
+        (("--method", "sabr", "--set", "faithful=1"), "faithful must be true or false, got '1'"),
+        (("--method", "spred", "--set", "exempt=x"), "has no 'exempt' to --set"),
+        (("--method", "fixed"), "at least one mask"),
+    ],
+)
+def test_options_that_a_method_does_not_have_are_refused(options, words, tmp_path):
+    result = run("train", "--model", "lenet300", *options, "--out", tmp_path, ok=False)
+    assert words in " ".join(result.output.split())
+
+
 def test_a_model_of_ones_own_is_named_by_package_and_function(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from torch import nn\ndef build():\n    return nn.Linear(6, 4)\n"
@@ -177,6 +298,40 @@ MISTAKES = {
         [*TRAIN, "lenet300", "--method", "gsm", "--data", "x"],
         "no data set",
     ),
+    "neither model nor recipe": (["train", "--out", "{dir}/run"], "--model and --method"),
+    "an unknown recipe": (["train", "--recipe", "x", "--out", "{dir}/run"], "no recipe 'x'"),
+    "a recipe and a method": (
+        ["train", "--recipe", "gsm-lenet300-60x", "--method", "gsm", "--out", "{dir}/run"],
+        "a recipe has its own method",
+    ),
+    "a recipe and a sparsity": (
+        ["train", "--recipe", "gsm-lenet300-60x", "--sparsity", "0.9", "--out", "{dir}/run"],
+        "--set PHASE.options.sparsity",
+    ),
+    "a change to no recipe": (
+        [*TRAIN, "lenet300", "--method", "gsm", "--set", "gsm.epochs=1"],
+        "gsm has no 'gsm.epochs' to --set",
+    ),
+    "fewer epochs of no recipe": (
+        [*TRAIN, "lenet300", "--method", "gsm", "--shorten", "0.1"],
+        "--shorten is for a --recipe",
+    ),
+    "a change without a value": (
+        ["train", "--recipe", "gsm-lenet300-60x", "--set", "gsm.epochs", "--out", "{dir}/run"],
+        "KEY=VALUE",
+    ),
+    "images that are not there": (
+        ["train", "--recipe", "gsm-resnet56-10x", "--folder", "{dir}", "--out", "{dir}/run"],
+        "data_batch_1",
+    ),
+    "an unknown device": (
+        [*TRAIN, "lenet300", "--method", "gsm", "--device", "x"],
+        "--device must be",
+    ),
+    "an unknown precision": (
+        [*TRAIN, "lenet300", "--method", "gsm", "--amp", "x"],
+        "amp must be one of",
+    ),
     "a file as a folder": (["demo", "--quick", "--out", "{pt}"], "model.pt"),
 }
 
@@ -201,6 +356,13 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
         options = ("--model", "lenet300", "--out", tmp_path / "x")
         output = run("convert", tmp_path / name, *options, ok=False).output
         assert "tensors only" in output and "it was run\n" not in output
+
+
+def test_a_checkpoint_that_ends_too_soon_is_named(checkpoint, tmp_path):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    options = ("--model", "lenet300", "--out", tmp_path / "x")
+    output = run("convert", checkpoint, *options, ok=False).output
+    assert "model.pt cannot be read as tensors only" in " ".join(output.split())
 
 
 def test_importing_the_library_leaves_the_heavy_parts_out():

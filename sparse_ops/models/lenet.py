@@ -8,10 +8,15 @@ from collections import OrderedDict
 
 from torch import nn
 
+from sparse_ops.models._init import xavier_
 
-def lenet300(num_classes: int = 10) -> nn.Module:
-    """LeNet-300-100: three linear layers. Takes (N, 1, 28, 28) or (N, 784)."""
-    return nn.Sequential(
+
+def lenet300(num_classes: int = 10, *, xavier: bool = False) -> nn.Module:
+    """LeNet-300-100: three linear layers. Takes (N, 1, 28, 28) or (N, 784).
+
+    `xavier` draws the first weights as the GSM authors do; torch's own way is the default.
+    """
+    model = nn.Sequential(
         OrderedDict(
             flatten=nn.Flatten(),
             fc1=nn.Linear(784, 300),
@@ -21,11 +26,17 @@ def lenet300(num_classes: int = 10) -> nn.Module:
             fc3=nn.Linear(100, num_classes),
         )
     )
+    if xavier:
+        xavier_(model)
+    return model
 
 
-def lenet5(num_classes: int = 10) -> nn.Module:
-    """LeNet-5: two convolutions of 5×5, two linear layers. Takes (N, 1, 28, 28)."""
-    return nn.Sequential(
+def lenet5(num_classes: int = 10, *, xavier: bool = False) -> nn.Module:
+    """LeNet-5: two convolutions of 5×5, two linear layers. Takes (N, 1, 28, 28).
+
+    `xavier` draws the first weights as the GSM authors do; torch's own way is the default.
+    """
+    model = nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(1, 20, 5),
             relu1=nn.ReLU(),
@@ -39,3 +50,6 @@ def lenet5(num_classes: int = 10) -> nn.Module:
             fc2=nn.Linear(500, num_classes),
         )
     )
+    if xavier:
+        xavier_(model)
+    return model

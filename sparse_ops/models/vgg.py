@@ -1,8 +1,100 @@
-"""A VGG for small images and small machines: 3×3 convolutions, BatchNorm, ReLU, one pooling."""
+"""VGGs: 3×3 convolutions one after the other, ReLU, poolings; four of them.
+
+Source: Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556, in the forms that pruning papers use.
+"""
 
 from collections import OrderedDict
 
-from torch import nn
+from torch import Tensor, nn
+
+from sparse_ops.models._init import at_least_one, half_xavier_, he_inputs_, kaiming_
+
+# Output channels of each convolution; 0 is a max-pooling of 2×2.
+PLANS: dict[int, tuple[int, ...]] = {
+    11: (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0),
+    16: (64, 64, 0, 128, 128, 0, *(256,) * 3, 0, *(512,) * 3, 0, *(512,) * 3, 0),
+    19: (64, 64, 0, 128, 128, 0, *(256,) * 4, 0, *(512,) * 4, 0, *(512,) * 4),
+}
+
+
+class VGG(nn.Module):
+    """`features`, a pooling to one size whatever the image's, `classifier`."""
+
+    def __init__(
+        self, plan: tuple[int, ...], in_channels: int, batch_norm: bool, side: int
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = in_channels
+        for after in plan:
+            if after == 0:
+                layers.append(nn.MaxPool2d(2))
+                continue
+            layers.append(nn.Conv2d(before, after, 3, padding=1))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(after))
+            layers.append(nn.ReLU())
+            before = after
+        self.features = nn.Sequential(*layers)
+        self.average = nn.AdaptiveAvgPool2d(side)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Sequential()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.classifier(self.flatten(self.average(self.features(x))))
+        return y
+
+
+def vgg11(
+    num_classes: int = 10, in_channels: int = 3, *, hidden: int = 512, softmax: bool = False
+) -> nn.Module:
+    """VGG11 without BatchNorm, with one hidden linear layer; takes images of 32×32 or more.
+
+    Parameters have the names of torchvision's, whose `features` fit.
+
+    Args:
+        num_classes: logits that come out.
+        in_channels: of the images.
+        hidden: width of the hidden linear layer.
+        softmax: whether probabilities come out, as in the authors' network, whose loss then takes
+            the softmax again; for comparisons with theirs only.
+
+    Source: the network of the SABR experiments on 14 hand gestures at 128×128: `vgg11(14)`.
+    """
+    at_least_one(num_classes=num_classes, in_channels=in_channels, hidden=hidden)
+    model = VGG(PLANS[11], in_channels, batch_norm=False, side=7)
+    model.classifier = nn.Sequential(
+        nn.Linear(512 * 49, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, num_classes)
+    )
+    if softmax:
+        model.classifier.append(nn.Softmax(dim=1))
+    kaiming_(model)
+    return model
+
+
+def vgg16(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """VGG16 with BatchNorm and one linear layer; takes images of 32×32 or more.
+
+    Source: the network of Kundu et al., arXiv:2001.10710, whose first weights these are. Theirs is
+    for 32×32; the average over what the fifth pooling leaves of larger images is ours.
+    """
+    at_least_one(num_classes=num_classes, in_channels=in_channels)
+    model = VGG(PLANS[16], in_channels, batch_norm=True, side=1)
+    model.classifier = nn.Sequential(nn.Linear(512, num_classes))
+    half_xavier_(model)
+    return model
+
+
+def vgg19(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """VGG19 with BatchNorm, four poolings and one linear layer; takes images of 16×16 or more.
+
+    Source: the network of the HyperSparse experiments, whose first weights these are.
+    """
+    at_least_one(num_classes=num_classes, in_channels=in_channels)
+    model = VGG(PLANS[19], in_channels, batch_norm=True, side=1)
+    model.classifier = nn.Sequential(nn.Linear(512, num_classes))
+    he_inputs_(model)
+    return model
 
 
 def small_vgg(num_classes: int = 10, in_channels: int = 1, width: int = 64) -> nn.Module:
@@ -14,13 +106,7 @@ def small_vgg(num_classes: int = 10, in_channels: int = 1, width: int = 64) -> n
     Raises:
         ValueError: in_channels, width or num_classes is not at least 1.
     """
-    for name, value in (
-        ("num_classes", num_classes),
-        ("in_channels", in_channels),
-        ("width", width),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    at_least_one(num_classes=num_classes, in_channels=in_channels, width=width)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     # (in, out, stride) of each convolution; the pooling comes before the fourth.
     plan = (

@@ -18,8 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparse_ops.masks import Masks, apply_, keep_largest, prunable
-from sparse_ops.training.magnitude import largest
+from sparse_ops.masks import Masks, keep_largest, prunable
+from sparse_ops.training.magnitude import cut_
 from sparse_ops.training.method import Epoch, Settings, SparsityMethod, check_sparsity, share
 
 _log = logging.getLogger(__name__)
@@ -92,6 +92,4 @@ class GSM(SparsityMethod):
         return True
 
     def finalize(self, model: nn.Module) -> Masks:
-        masks = largest(model, self.sparsity)
-        apply_(model, masks)
-        return masks
+        return cut_(model, self.sparsity)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from sparse_ops.masks import Masks, keep_largest, prunable
+from sparse_ops.masks import Masks, apply_, keep_largest, prunable
 from sparse_ops.training.masked import MaskedMethod
 from sparse_ops.training.method import Epoch, check_sparsity, share
 
@@ -23,6 +23,20 @@ def largest(model: nn.Module, sparsity: float) -> Masks:
         raise ValueError("the model has no weight of a Conv2d or Linear to prune")
     total = sum(score.numel() for score in scores.values())
     return keep_largest(scores, total - share(total, sparsity))
+
+
+def cut_(model: nn.Module, sparsity: float) -> Masks:
+    """Removes the smallest weights of the whole model at once, as `largest`, and gives the masks.
+
+    A model that has been cut already is cut again at a lower sparsity to no effect: zeros tie.
+
+    Raises:
+        ValueError: sparsity is not in [0, 1), or the model has no such weight.
+    """
+    check_sparsity(sparsity)
+    masks = largest(model, sparsity)
+    apply_(model, masks)
+    return masks
 
 
 @dataclass

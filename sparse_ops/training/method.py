@@ -1,6 +1,8 @@
 """What a training method is: hooks into an ordinary training loop, and masks at the end.
 
+    method.see_data(batches)                  what it will learn from, for methods that look back
     method.prepare(model)                     before the optimizer is built
+    method.parameter_groups(model, groups)    of which the optimizer is then built
     loss = criterion(...) + method.penalty(model)
     loss.backward()
     method.after_backward(model)              gradients are ready, no step yet
@@ -15,13 +17,13 @@ part of it names the settings in `settings`.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from sparse_ops.masks import Masks
-from sparse_ops.training.evaluation import Evaluation
+from sparse_ops.training.evaluation import BatchSource, Evaluation
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,17 @@ class SparsityMethod(ABC):
 
     settings: ClassVar[Settings] = Settings()
 
+    def see_data(self, batches: BatchSource) -> None:
+        """Is shown what the model will learn from; may iterate over it after an epoch."""
+
     def prepare(self, model: nn.Module) -> None:
         """Begins a run; what an earlier run of the same object has left is forgotten."""
+
+    def parameter_groups(
+        self, model: nn.Module, groups: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The optimizer's groups: as they come, those with weight decay first, or otherwise."""
+        return groups
 
     def penalty(self, model: nn.Module) -> Tensor | None:
         """What is added to the loss, or None."""
@@ -103,3 +114,13 @@ def share(count: int, fraction: float) -> int:
     """int(count · fraction), where that is a whole number but for rounding: that number."""
     # 10 · (1 - 0.9) is 0.9999999999999998 in float64, and means one weight.
     return int(round(count * fraction, 6))
+
+
+def agreed(value: float) -> float:
+    """The mean of `value` over all processes that train together, so that all decide alike."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.all_reduce(total)
+    return float(total) / distributed.get_world_size()

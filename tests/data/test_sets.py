@@ -187,4 +187,13 @@ def test_arguments_that_are_not_for_a_set_are_refused(name, arguments, words):
 
 
 def test_all_names_are_offered():
-    assert NAMES == ("fashion-mnist-subset", "fashion-mnist", "mnist", "digits", "images")
+    assert NAMES == (
+        "fashion-mnist-subset",
+        "fashion-mnist",
+        "mnist",
+        "digits",
+        "cifar10",
+        "cifar100",
+        "tiny-imagenet",
+        "images",
+    )

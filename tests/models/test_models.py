@@ -24,18 +24,31 @@ def test_lenet5_has_the_size_that_papers_report():
     assert scalars(lenet5()) == (431_080, 430_500)
 
 
+def example(name: str, count: int) -> torch.Tensor:
+    """Random images of the kind and the least size that a model takes."""
+    shape = (1, 28, 28) if name.startswith("lenet") or name == "small_vgg" else (3, 32, 32)
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_gives_one_logit_a_class(name):
     model = MODELS[name](num_classes=7)
-    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+    assert model(example(name, 2)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_learns_through_all_of_its_parameters(name):
-    generator = torch.Generator().manual_seed(0)
     model = MODELS[name]()
-    model(torch.randn(4, 1, 28, 28, generator=generator)).logsumexp(1).sum().backward()
+    model(example(name, 4)).logsumexp(1).sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("lenet")])
+def test_every_convolutional_model_takes_grey_images_too(name):
+    model = MODELS[name](in_channels=1).eval()
+    assert model(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
+    with pytest.raises(ValueError, match="in_channels must be at least 1, got 0"):
+        MODELS[name](in_channels=0)
 
 
 def test_lenet300_takes_flat_images_too():

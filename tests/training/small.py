@@ -38,3 +38,21 @@ def small_task(count: int = 60) -> Split:
     images = torch.randn(count, 1, 6, 6, generator=generator)
     images += labels.float()[:, None, None, None] - 1
     return Split(images, labels)
+
+
+TEN = [0.5, -0.4, 0.3, -0.2, 0.1, -0.05, 0.02, -0.01, 0.8, -1.0]
+
+
+class ConvAndLinear(nn.Module):
+    """The ten weights in two layers, with a bias and a BatchNorm that are no part of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 2)
+        self.norm = nn.BatchNorm2d(1)
+        self.linear = nn.Linear(6, 1)
+        self.double()
+        with torch.no_grad():
+            for name, values in (("conv", TEN[:4]), ("linear", TEN[4:])):
+                weight = self.get_submodule(name).weight
+                weight.copy_(torch.tensor(values, dtype=torch.float64).view(weight.shape))

@@ -11,9 +11,19 @@ from tests.training.small import OPTIMIZERS, small_net, small_task
 
 SPARSITY = 0.75
 
+# What is given to those that need more, or something else, than a sparsity.
+OPTIONS = {
+    "predefined": lambda: {},
+    # A phase an epoch.
+    "hypersparse": lambda: {"sparsity": SPARSITY, "warm_up": 1, "max_epochs": 1, "fine_tune": 1},
+    "sabr": lambda: {},
+    "spred": lambda: {"sparsity": SPARSITY, "fine_tune": 1},
+    "fixed": lambda: {"masks": {"3.weight": PSD2_P8.mask((16, 8, 3, 3))}},
+}
+
 
 def make(name: str) -> SparsityMethod:
-    return METHODS[name]() if name == "predefined" else METHODS[name](sparsity=SPARSITY)
+    return METHODS[name](**OPTIONS.get(name, lambda: {"sparsity": SPARSITY})())
 
 
 def train(model: nn.Module, name: str, optimizer: str = "sgd", **more) -> Masks:
@@ -57,13 +67,22 @@ def test_sparsity_is_what_was_asked_for(name):
     model = small_net()
     masks = train(model, name)
     kept = sum(int(mask.sum()) for mask in masks.values())
-    if name == "predefined":
+    total = sum(mask.numel() for mask in masks.values())
+    every = ["0.weight", "3.weight", "8.weight"]
+    if name in ("predefined", "fixed"):
         assert list(masks) == ["3.weight"]
         assert torch.equal(masks["3.weight"], PSD2_P8.mask((16, 8, 3, 3)))
-    else:
-        assert list(masks) == ["0.weight", "3.weight", "8.weight"]
-        total = sum(mask.numel() for mask in masks.values())
+    elif name == "spred":
+        assert list(masks) == ["3.weight"]
         assert kept == total - int(total * SPARSITY)
+    elif name == "sabr":
+        # BatchNorm's scale takes part; how much is kept is what comes out.
+        assert list(masks) == ["0.weight", "1.weight", *every[1:]]
+        assert 0 < kept < total
+    else:
+        assert list(masks) == every
+        # The weight at HyperSparse's threshold is removed too.
+        assert kept == total - int(total * SPARSITY) - (name == "hypersparse")
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -114,7 +133,9 @@ def test_a_model_with_nothing_to_prune_is_refused(name):
         fit(model, small_task(), make(name), epochs=1, progress=False)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "predefined"])
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if name not in ("predefined", "sabr", "fixed")]
+)
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 90, float("nan")])
 def test_a_sparsity_outside_of_its_range_is_refused(name, sparsity):
     with pytest.raises(ValueError, match=rf"sparsity must be in \[0, 1\), got {sparsity}"):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sparse_ops.models import lenet5, lenet300
-from sparse_ops.training import GSM, Cosine, Dense, fit
+from sparse_ops.training import GSM, Cosine, Dense, MultiStep, Settings, fit
 from sparse_ops.training.magnitude import largest
 from sparse_ops.training.method import Epoch
 
@@ -116,10 +116,16 @@ def test_nesterov_momentum_takes_the_steps_of_the_authors_code(steps):
 @pytest.mark.parametrize(
     ("lr", "momentum", "decay", "nesterov", "steps", "left"),
     [
+        (5e-3, 0.98, 1e-4, False, 100, 0.99856306),
         (5e-3, 0.98, 1e-4, False, 1000, 0.97647885),
         (5e-3, 0.98, 1e-4, False, 10000, 0.77951658),
+        # Without momentum there is next to no decay.
+        (5e-3, 0.0, 1e-4, False, 10000, 0.99501248),
+        (1e-2, 0.99, 5e-4, True, 100, 0.98114577),
         (1e-2, 0.99, 5e-4, True, 1000, 0.62421332),
         (1e-2, 0.99, 5e-4, True, 10000, 0.00541812),
+        (1e-2, 0.99, 5e-4, False, 100, 0.98145437),
+        (1e-2, 0.99, 5e-4, False, 1000, 0.62439774),
         (1e-2, 0.99, 5e-4, False, 10000, 0.00540551),
     ],
 )
@@ -134,6 +140,71 @@ def test_a_weight_that_never_learns_decays_as_fast_as_computed(
     for _ in range(steps):
         optimizer.step()
     assert weight.item() == pytest.approx(left, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "schedule", "per_epoch", "epochs", "left"),
+    [
+        (Settings(5e-3, 0.98, 1e-4), MultiStep((400, 500), warm_up=5), 781, 600, 3.40e-4),
+        (GSM.settings, MultiStep((160, 200, 240), warm_up=5), 234, 280, 2.17e-9),
+    ],
+    ids=["resnet56", "lenet"],
+)
+def test_over_the_authors_whole_schedules_almost_nothing_is_left(
+    settings, schedule, per_epoch, epochs, left
+):
+    w, z = 1.0, 0.0
+    for step in range(per_epoch * epochs):
+        decay = settings.weight_decay * w
+        z = settings.momentum * z + decay
+        moved = decay + settings.momentum * z if settings.nesterov else z
+        w -= settings.lr * schedule.factor(step, per_epoch, epochs) * moved
+    assert w == pytest.approx(left, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("nesterov", "steps", "edge"),
+    [(False, 1, 0.144), (False, 2, 0.17687103), (False, 3, 0.20145096), (True, 2, 0.17234342)],
+)
+def test_the_threshold_of_a_step_is_that_of_the_authors_code(nesterov, steps, edge):
+    model = tiny()
+    before = run(model, steps - 1, nesterov) if steps > 1 else []
+    assert len(before) == steps - 1
+    model.zero_grad()
+    loss = (model(X) * torch.tensor([0.3, -0.4])).sum()
+    loss.backward()
+    parts = [(layer.weight.grad * layer.weight.detach()).abs().flatten() for layer in model]
+    scores = torch.cat(parts)
+    active = scores >= scores.sort(descending=True).values[3]
+    method = GSM(sparsity=0.6)
+    method.prepare(model)
+    method.after_backward(model)
+    learning = torch.cat([layer.weight.grad.flatten() != 0 for layer in model])
+    assert torch.equal(learning, active)
+    assert float(scores[learning].min()) == pytest.approx(edge, abs=1e-6)
+    if steps == 1:
+        assert loss.item() == pytest.approx(-0.3635, abs=1e-6)
+        expected = [0.205, 0.246, 0.082, 0.018, 0.144, 0.108, 0.0525, 0.087, 0.05, 0.174]
+        assert scores.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_gradients_of_the_first_step_are_those_of_the_authors_code():
+    model = tiny()
+    (model(X) * torch.tensor([0.3, -0.4])).sum().backward()
+    expected = {
+        "0.weight": [0.41, 0.82, -0.41, -0.18, -0.36, 0.18],
+        "0.bias": [0.41, -0.18],
+        "1.weight": [-0.075, 0.435, 0.1, -0.58],
+        "1.bias": [0.3, -0.4],
+    }
+    for name, values in expected.items():
+        assert model.get_parameter(name).grad.flatten().tolist() == pytest.approx(values, abs=1e-6)
+    method = GSM(sparsity=0.6)
+    method.prepare(model)
+    method.after_backward(model)
+    # Biases learn always.
+    for name in ("0.bias", "1.bias"):
+        assert model.get_parameter(name).grad.tolist() == pytest.approx(expected[name], abs=1e-6)
 
 
 def test_fit_decays_weights_in_the_momentum_and_biases_not_at_all():

@@ -126,7 +126,7 @@ def test_an_optimizer_that_moves_removed_weights_is_found_out():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"pattern": "PSD2_P8"}, "pattern must be a Periodic"),
+        ({"pattern": "PSD2_P8"}, "pattern must be a Periodic or Aperiodic"),
         ({"pattern": Periodic(((0,),), (1, 1))}, "larger than 1×1"),
         ({"exempt": "3"}, "names of layers, got the one string"),
     ],

@@ -1,0 +1,111 @@
+"""Penalties that make weights small, for anyone's training loop.
+
+The HyperSparse loss over the N weights w of a model, a = |w|, has the value 0 and only a gradient.
+With a_(j) the j-th smallest, j = int(sparsity · N) counted from 0, and [·] taken as a constant:
+
+    s = [0.6585 / a_(j)]        t = tanh(s · a)
+    L = Σa · Σt / [Σt] - Σa
+    dL/dw = sign(w) · s · (1 - t²) · Σa / Σt
+
+Weights below a_(j) are pulled towards zero about as by L1, or harder; those well above it hardly.
+
+Source: Glandorf, Kaiser and Rosenhahn, ICCV 2023 workshops, arXiv:2308.07163. Where a_(j) is as
+good as nothing beside the largest weight, their code divides by zero; here the penalty is then
+zero, which is what the gradient tends to for all weights that are not zero.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from sparse_ops.masks import kth_smallest, prunable
+from sparse_ops.training.method import check_sparsity, share
+
+# arctanh(1/√3), to the four digits of the authors: there the slope of tanh falls fastest.
+BEND = 0.6585
+
+# A model stands for the weights of all its Conv2d and Linear.
+Weights = nn.Module | Iterable[Tensor]
+
+
+def hypersparse_loss(weights: Weights, sparsity: float) -> Tensor:
+    """The HyperSparse loss: value 0, gradient by autograd. Do not watch it fall.
+
+    `hypersparse_grad_` gives the same gradient in one pass, without a graph, and more exactly: here
+    two terms of size 1 cancel each other.
+
+    Args:
+        weights: a model, or tensors that are taken together.
+        sparsity: which fraction of the weights is to become small, in [0, 1).
+
+    Raises:
+        ValueError: sparsity is out of range, or there are no weights.
+    """
+    size = _flat(_tensors(weights)).abs()
+    scale = _scale(size.detach(), sparsity)
+    bent = torch.tanh(scale * size)
+    total = size.sum()
+    ratio = bent.sum() / bent.detach().sum().clamp_min(torch.finfo(bent.dtype).tiny)
+    return (scale > 0) * (total * ratio - total)
+
+
+@torch.no_grad()
+def hypersparse_grad_(weights: Weights, sparsity: float, strength: float = 1.0) -> None:
+    """Adds strength · the gradient of the HyperSparse loss to each weight's `.grad`.
+
+    To be called between `loss.backward()` and `optimizer.step()`. The threshold is of all weights;
+    those that require no gradient get none.
+
+    Args:
+        weights: a model, or tensors that are taken together.
+        sparsity: which fraction of the weights is to become small, in [0, 1).
+        strength: the factor on the loss.
+
+    Raises:
+        ValueError: sparsity is out of range, or there are no weights.
+    """
+    tensors = _tensors(weights)
+    flat = _flat(tensors)
+    size = flat.abs()
+    scale = _scale(size, sparsity)
+    bent = torch.mul(size, scale).tanh_()
+    tiny = torch.finfo(bent.dtype).tiny
+    factor = strength * scale * size.sum() / bent.sum().clamp_min(tiny)
+    gradient = bent.square_().neg_().add_(1).mul_(factor).mul_(flat.sign_())
+    for tensor, part in zip(tensors, gradient.split([t.numel() for t in tensors]), strict=True):
+        if tensor.requires_grad:
+            part = part.view(tensor.shape).to(tensor.dtype)
+            tensor.grad = part.clone() if tensor.grad is None else tensor.grad.add_(part)
+
+
+def l1_loss(weights: Weights) -> Tensor:
+    """Σ|w|, over a model's Conv2d and Linear or the tensors given."""
+    return torch.stack([weight.abs().sum() for weight in _tensors(weights)]).sum()
+
+
+def l2_loss(weights: Weights) -> Tensor:
+    """Σw², without a half, over a model's Conv2d and Linear or the tensors given."""
+    return torch.stack([weight.square().sum() for weight in _tensors(weights)]).sum()
+
+
+def _tensors(weights: Weights) -> list[Tensor]:
+    found = list(prunable(weights).values() if isinstance(weights, nn.Module) else weights)
+    if not found:
+        raise ValueError("there are no weights: wanted tensors, or a model with Conv2d or Linear")
+    return found
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    """All weights in one row, of float32 at least, in memory of its own."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    return flat.to(torch.promote_types(flat.dtype, torch.float32))
+
+
+def _scale(size: Tensor, sparsity: float) -> Tensor:
+    """s, or 0 where the weights are that sparse already."""
+    check_sparsity(sparsity)
+    edge = kth_smallest(size, share(size.numel(), sparsity) + 1)
+    # What is smaller than this beside the largest weight is rounding; 1/edge would be its noise.
+    least = torch.finfo(size.dtype).eps * size.max()
+    return torch.where(edge > least, BEND / edge, torch.zeros_like(edge))

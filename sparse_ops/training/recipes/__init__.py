@@ -1,0 +1,28 @@
+"""Whole runs: two small ones for the demonstration, and the published experiments, as TOML files.
+
+A file says what a published experiment trains, on what, how long and how, and what came of it.
+"""
+
+from sparse_ops.training.recipes.recipe import Phase, Recipe, names, pattern_named, read, shortened
+from sparse_ops.training.recipes.runs import PhaseOutcome, run
+from sparse_ops.training.recipes.small import (
+    RECIPES,
+    Outcome,
+    lenet300_gsm,
+    small_vgg_predefined,
+)
+
+__all__ = [
+    "RECIPES",
+    "Outcome",
+    "Phase",
+    "PhaseOutcome",
+    "Recipe",
+    "lenet300_gsm",
+    "names",
+    "pattern_named",
+    "read",
+    "run",
+    "shortened",
+    "small_vgg_predefined",
+]

@@ -1,0 +1,127 @@
+"""A recipe as it is carried out, phase by phase."""
+
+import inspect
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sparse_ops import data as sets
+from sparse_ops.data import Dataset, Normalize
+from sparse_ops.masks import Masks, sparsity
+from sparse_ops.models import MODELS
+from sparse_ops.training.evaluation import Evaluation, evaluate
+from sparse_ops.training.loop import fit
+from sparse_ops.training.recipes.recipe import Recipe
+from sparse_ops.training.recipes.small import fresh
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseOutcome:
+    """What one phase has left.
+
+    Attributes:
+        accuracy: on the test split, after the phase's cut, of its last weights.
+        masks, sparsity: none and 0 for a dense phase.
+        seconds: of this process; less than the whole if it was resumed.
+    """
+
+    name: str
+    method: str
+    epochs: int
+    accuracy: Evaluation
+    masks: Masks
+    sparsity: float
+    seconds: float
+
+
+def build_model(recipe: Recipe, data: Dataset, seed: int) -> nn.Module:
+    """The recipe's network for that data, with first weights of that seed.
+
+    Raises:
+        ValueError: the network does not take images of so many channels.
+    """
+    options = {key: value for key, value in recipe.model.items() if key != "name"}
+    make = MODELS[recipe.model["name"]]
+    channels = data.train.images.shape[1]
+    if "in_channels" in inspect.signature(make).parameters:
+        options.setdefault("in_channels", channels)
+    elif channels != 1:
+        raise ValueError(f"{recipe.model['name']} takes images of 1 channel, not {channels}")
+    options.setdefault("num_classes", len(data.classes))
+    return fresh(lambda: make(**options), seed)
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """The recipe's data, normalized as it says.
+
+    Raises:
+        ValueError: mean and deviation are given for images that are not bytes; and as `load`.
+        OSError: as `load`.
+    """
+    data = sets.load(recipe.data["name"], recipe.data.get("folder"))
+    if "mean" not in recipe.data and "deviation" not in recipe.data:
+        return data
+    if data.train.normalize is None:
+        raise ValueError(f"{data.name} comes normalized: mean and deviation are not for it")
+    normalize = Normalize(recipe.data["mean"], recipe.data["deviation"])
+    train, test = (replace(split, normalize=normalize) for split in (data.train, data.test))
+    return replace(data, train=train, test=test)
+
+
+def run(
+    recipe: Recipe,
+    data: Dataset | None = None,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> tuple[nn.Module, list[PhaseOutcome]]:
+    """Carries out a recipe; the test split is only reported on.
+
+    Args:
+        recipe: what to do.
+        data: default: what the recipe names.
+        seed: of the first weights, the order of the images and their crops.
+        device: where to train.
+        folder: where `<phase>.checkpoint.pt` and `<phase>.csv` are written after each epoch; a run
+            goes on from the checkpoints it finds there.
+        progress: whether to show bars.
+
+    Returns:
+        The network after the last phase, and what each has left.
+
+    Raises:
+        ValueError: the recipe does not go with the data, or a checkpoint is of another run.
+        OSError: a file cannot be read or written.
+    """
+    data = load_data(recipe) if data is None else data
+    model = build_model(recipe, data, seed).to(device)
+    outcomes = []
+    for phase in recipe.phases:
+        begin = time.perf_counter()
+        masks = fit(
+            model,
+            data,
+            phase.make_method(),
+            epochs=phase.epochs,
+            schedule=phase.make_schedule(),
+            batch_size=int(recipe.data.get("batch_size", 128)),
+            seed=seed,
+            checkpoint=None if folder is None else Path(folder) / f"{phase.name}.checkpoint.pt",
+            log=None if folder is None else Path(folder) / f"{phase.name}.csv",
+            progress=progress,
+            **phase.fit,
+        )
+        seconds = time.perf_counter() - begin
+        accuracy = evaluate(model, data.test)
+        outcomes.append(
+            PhaseOutcome(
+                phase.name, phase.method, phase.epochs, accuracy, masks, sparsity(masks), seconds
+            )
+        )
+    return model, outcomes
