@@ -90,6 +90,7 @@ def test_a_run_interrupted_at_any_step_ends_with_the_same_bits(tmp_path, name, o
 
 SCRIPT = """
 import sys, time
+import torch
 from sparse_ops.training import Cosine, Magnitude, fit
 from tests.training.test_contract import make
 from tests.training.small import small_net, small_task
@@ -103,6 +104,8 @@ class Slow(Magnitude):
                 time.sleep(60)
 
 Slow.__name__ = "Magnitude"
+# The same bits need the same number of threads: it decides in which order sums are taken.
+torch.set_num_threads(int(sys.argv[2]))
 fit(small_net(), small_task(), Slow(sparsity=0.7, begin=1, end=3), epochs=4, batch_size=16,
     schedule=Cosine(), progress=False, checkpoint=sys.argv[1])
 """
@@ -112,7 +115,7 @@ def test_a_process_that_is_killed_goes_on_with_the_same_bits(tmp_path):
     root = Path(__file__).parents[2]
     file = tmp_path / "run.pt"
     environment = os.environ | {"PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", SCRIPT, str(file), "wait"]
+    command = [sys.executable, "-c", SCRIPT, str(file), str(torch.get_num_threads()), "wait"]
     with subprocess.Popen(
         command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True
     ) as child:

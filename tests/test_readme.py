@@ -1,0 +1,58 @@
+"""What the README promises, as far as a test can hold it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import sparse_ops as so
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    code = code.replace("epochs=3", "epochs=1, progress=False")
+    names: dict = {}
+    exec(code, names)
+    assert (tmp_path / "vgg.safetensors").exists()
+    with torch.no_grad():
+        expected = names["model"](names["example"])
+        torch.testing.assert_close(names["fast"](names["example"]), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_tables_are_those_of_the_committed_results():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.readme", "--check"], cwd=ROOT, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_results_name_machine_command_and_spread():
+    files = list((ROOT / "benchmarks" / "results").glob("*.json"))
+    assert files
+    for file in files:
+        data = json.loads(file.read_text())
+        assert data["machine"]["cpu"] and data["machine"]["torch"] and data["command"]
+        for row in data.get("rows", []):
+            assert row["low"] <= row["speedup"] <= row["high"] and row["pairs"] >= 3
+
+
+def test_importing_brings_in_little_more_than_torch():
+    code = "import sys, torch; before = set(sys.modules); import sparse_ops; "
+    code += "print(*{m.partition('.')[0] for m in set(sys.modules) - before})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    heavy = {"matplotlib", "typer", "rich", "PIL", "pytest", "triton", "scipy", "sympy"}
+    assert not heavy & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", so.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(so, name) is not None
