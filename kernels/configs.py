@@ -65,11 +65,14 @@ def class_config(x: Tensor, filters: int) -> ClassConfig:
         # No tensor cores from Triton here: the product is multiply-adds in registers.
         return ClassConfig(64, min(width, 32), 16, 4, 1)
     if major >= 9 and halves:
-        # wgmma is 64 pixels high for each warp group of 4 warps.
-        return ClassConfig(128, width, 64 if width <= 64 else 32, 4 if width <= 64 else 8, 3)
+        # wgmma is 64 pixels high for each group of 4 warps. 64 columns or 128 filters, or 4 warps,
+        # spill: the gathered tile has an address in two registers for each of its elements.
+        return ClassConfig(128, min(width, 64), 32, 8, 3)
     if halves:
-        return ClassConfig(64, min(width, 64), 32, 4, 3)
-    return ClassConfig(64, min(width, 64), 16, 4, 2)
+        # 8 warps: with 4, 64 filters take all 255 registers.
+        return ClassConfig(64, min(width, 64), 32, 8 if width >= 64 else 4, 3)
+    # 64 filters of float32 spill, be it in 4 warps (ieee) or in 8 (tf32).
+    return ClassConfig(64, min(width, 32), 16, 4, 2)
 
 
 def row_config(x: Tensor) -> RowConfig:
