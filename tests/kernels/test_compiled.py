@@ -19,6 +19,8 @@ import triton
 
 from tests.kernels.compile_only import compiling
 
+pytestmark = pytest.mark.slow
+
 # Shared memory that one program may have, in bytes.
 SHARED = {70: 96 << 10, 75: 64 << 10, 80: 163 << 10, 90: 227 << 10}
 # capability -> what its matrix instruction is called in PTX; Triton has none before 8.0.
