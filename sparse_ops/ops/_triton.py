@@ -21,7 +21,7 @@ from torch import Tensor
 from sparse_ops.ops import _native
 
 # The oldest Triton with which all kernels were interpreted and compiled.
-OLDEST = (3, 4)
+OLDEST = (3, 6)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
