@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/cpu/*.h)
 
-.PHONY: demo test test-all lint bench data dev sanitize clean
+.PHONY: demo test test-all test-gpu-interpreter lint bench gpu data dev sanitize clean
 
 demo: $(VENV)/ready
 	$(BIN)/sparse-ops demo --out demo
@@ -17,6 +17,11 @@ test: $(VENV)/ready
 test-all: $(VENV)/ready
 	$(BIN)/python -m pytest -q -n auto
 
+# The Triton kernels without a GPU: interpreted, and compiled for four kinds of card. Where Triton is
+# missing (.venv/bin/pip install "triton==3.6.0" "numpy<2.4" adds it) they are skipped, and say so.
+test-gpu-interpreter: $(VENV)/ready
+	$(BIN)/python -m pytest -q -rs -p no:xdist tests/kernels
+
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,6 +30,10 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python -m pytest benchmarks -q -p no:xdist
+
+# Needs a CUDA device, and the python that has torch for it: make gpu PYTHON=python3
+gpu:
+	$(PYTHON) benchmarks/gpu_run.py
 
 data: $(VENV)/ready
 	$(BIN)/python -m sparse_ops.data.fetch

@@ -101,4 +101,9 @@ def extensions() -> dict[str, Any]:
     }
 
 
-setup(packages=find_packages(include=["sparse_ops", "sparse_ops.*"]), **extensions())
+setup(
+    # kernels/ is installed as sparse_ops.kernels: a plain `kernels` would collide with others.
+    packages=[*find_packages(include=["sparse_ops", "sparse_ops.*"]), "sparse_ops.kernels"],
+    package_dir={"sparse_ops.kernels": "kernels"},
+    **extensions(),
+)

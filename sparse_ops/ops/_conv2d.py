@@ -19,7 +19,8 @@ from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.ops._activation import ACTIVATIONS, check_activation
 from sparse_ops.ops._backend import Backend, choose, needs_gradient
 from sparse_ops.ops._native import refuses_isa
-from sparse_ops.ops._shapes import Pair, check_conv2d, pair
+from sparse_ops.ops._shapes import Pair, check_conv2d, check_index_devices, pair
+from sparse_ops.ops._triton import refuses_triton
 
 Weight = TypeVar("Weight", CSRWeight, PeriodicWeight, ChannelPrunedWeight)
 
@@ -96,6 +97,26 @@ def compiled(
     return Backend(isa, run_in_float32, refuses, backward)
 
 
+def on_triton(run: Callable[..., Tensor]) -> Backend:
+    """The backend of Triton kernels. Halves are multiplied as they are, and added up in float32.
+
+    Its gradient is the reference's: dense, by the dense library.
+    """
+    return Backend("triton", run, lambda x, *_: refuses_triton(x))
+
+
+def _indices(weight: Any) -> dict[str, Tensor]:
+    """The index tensors of a packed weight, by name."""
+    if isinstance(weight, CSRWeight):
+        return {"crow_indices": weight.crow_indices, "col_indices": weight.col_indices}
+    if isinstance(weight, PeriodicWeight):
+        return {
+            "class_crow_indices": weight.class_crow_indices,
+            "class_col_indices": weight.class_col_indices,
+        }
+    return {"out_channels": weight.out_channels, "in_channels": weight.in_channels}
+
+
 class _Conv2d(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -153,6 +174,7 @@ def conv2d(
         weight = weight.with_values(values)
     batched = x if x.dim() == 4 else x[None] if x.dim() == 3 else x
     check_conv2d(batched, weight.shape, values, bias, *geometry)
+    check_index_devices(x, _indices(weight))
 
     chosen = choose(backends, backend, batched, weight, bias, geometry, activation)
     if torch.is_grad_enabled() and needs_gradient(x, values, bias):

@@ -20,25 +20,25 @@ LIBRARY.define("cpu_supports(str isa) -> bool")
 
 # Rows are filters. Filter o keeps the columns of class o mod (number of classes), a column being
 # (i * kH + y) * kW + x; values stand filter by filter.
-_CONV = (
+CONV = (
     "(Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, Tensor? bias, "
     "int[] weight_shape, int[] stride, int[] padding, int[] dilation, int groups, int activation)"
     " -> Tensor"
 )
-_CONV_BACKWARD = (
+CONV_BACKWARD = (
     "(Tensor dy, Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, "
     "int[] weight_shape, int[] stride, int[] padding, int[] dilation, int groups, "
     "bool need_x, bool need_values) -> (Tensor, Tensor)"
 )
-_CHANNEL_PRUNED = (
+CHANNEL_PRUNED = (
     "(Tensor x, Tensor values, Tensor out_channels, Tensor in_channels, Tensor? bias, "
     "int[] weight_shape, int[] stride, int[] padding, int[] dilation, int activation) -> Tensor"
 )
-_LINEAR = (
+LINEAR = (
     "(Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, Tensor? bias, "
     "int activation) -> Tensor"
 )
-_LINEAR_BACKWARD = (
+LINEAR_BACKWARD = (
     "(Tensor dy, Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, "
     "bool need_x, bool need_values) -> (Tensor, Tensor)"
 )
@@ -47,7 +47,7 @@ _LINEAR_BACKWARD = (
 ACTIVATION_CODES = {None: 0, "relu": 1, "relu6": 2, "silu": 3, "hardswish": 4}
 
 
-def _conv_fake(
+def conv_fake(
     x: Tensor,
     crow_indices: Tensor,
     col_indices: Tensor,
@@ -64,7 +64,7 @@ def _conv_fake(
     return x.new_empty(x.shape[0], weight_shape[0], *size)
 
 
-def _channel_pruned_fake(
+def channel_pruned_fake(
     x: Tensor,
     values: Tensor,
     out_channels: Tensor,
@@ -80,7 +80,7 @@ def _channel_pruned_fake(
     return x.new_empty(x.shape[0], weight_shape[0], *size)
 
 
-def _linear_fake(
+def linear_fake(
     x: Tensor,
     crow_indices: Tensor,
     col_indices: Tensor,
@@ -103,12 +103,12 @@ def _backward_fake(dy: Tensor, x: Tensor, *rest: object) -> tuple[Tensor, Tensor
 
 for _isa in ISAS:
     for _name, _schema, _fake in (
-        ("periodic_conv2d", _CONV, _conv_fake),
-        ("csr_conv2d", _CONV, _conv_fake),
-        ("channel_pruned_conv2d", _CHANNEL_PRUNED, _channel_pruned_fake),
-        ("csr_linear", _LINEAR, _linear_fake),
-        ("sparse_conv2d_backward", _CONV_BACKWARD, _backward_fake),
-        ("csr_linear_backward", _LINEAR_BACKWARD, _backward_fake),
+        ("periodic_conv2d", CONV, conv_fake),
+        ("csr_conv2d", CONV, conv_fake),
+        ("channel_pruned_conv2d", CHANNEL_PRUNED, channel_pruned_fake),
+        ("csr_linear", LINEAR, linear_fake),
+        ("sparse_conv2d_backward", CONV_BACKWARD, _backward_fake),
+        ("csr_linear_backward", LINEAR_BACKWARD, _backward_fake),
     ):
         LIBRARY.define(f"{_name}_{_isa}{_schema}", tags=[torch.Tag.pt2_compliant_tag])
         torch.library.register_fake(f"sparse_ops::{_name}_{_isa}", _fake, lib=LIBRARY)

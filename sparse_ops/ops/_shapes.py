@@ -1,6 +1,6 @@
 """Shapes of convolutions, checked once for all operators."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -75,3 +75,10 @@ def check_dtypes(x: Tensor, values: Tensor, bias: Tensor | None, O: int) -> None
         raise ValueError(f"bias must be ({O}), got {tuple(bias.shape)}")
     if bias.dtype != x.dtype or bias.device != x.device:
         raise ValueError(f"bias must be {x.dtype} on {x.device}, got {bias.dtype} on {bias.device}")
+
+
+def check_index_devices(x: Tensor, indices: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless a weight's index tensors, by name, are on x's device."""
+    for name, index in indices.items():
+        if index.device != x.device:
+            raise ValueError(f"x is on {x.device}, but the weight's {name} are on {index.device}")

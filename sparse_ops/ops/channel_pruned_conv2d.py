@@ -1,6 +1,7 @@
 """channel_pruned_conv2d: a 2-D convolution over the kept channels only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from sparse_ops.formats import ChannelPrunedWeight
 from sparse_ops.ops import _native
 from sparse_ops.ops._activation import ACTIVATIONS
 from sparse_ops.ops._backend import Backend
-from sparse_ops.ops._conv2d import Geometry, compiled, conv2d, reference
+from sparse_ops.ops._conv2d import Geometry, compiled, conv2d, on_triton, reference
 
 
 def gather(
@@ -74,8 +75,9 @@ def gather_backward(
     return dx, dvalues if need_values else None
 
 
-def _compiled(isa: str) -> Backend:
-    operator = getattr(torch.ops.sparse_ops, f"channel_pruned_conv2d_{isa}")
+def _run(kernels: str) -> Callable[..., Tensor]:
+    """What calls the operator of compiled kernels, or of Triton's."""
+    operator = getattr(torch.ops.sparse_ops, f"channel_pruned_conv2d_{kernels}")
 
     def run(
         x: Tensor,
@@ -97,8 +99,10 @@ def _compiled(isa: str) -> Backend:
             _native.ACTIVATION_CODES[activation],
         )
 
-    always = compiled(isa, run, gather_backward)
+    return run
 
+
+def _without_groups(always: Backend) -> Backend:
     def refuses(
         x: Tensor,
         weight: ChannelPrunedWeight,
@@ -108,16 +112,22 @@ def _compiled(isa: str) -> Backend:
     ) -> str | None:
         return always.refuses(x, weight) or _gather_refuses(x, weight, bias, geometry, activation)
 
-    return Backend(isa, always.run, refuses, gather_backward)
+    return replace(always, refuses=refuses, backward=gather_backward)
+
+
+def _compiled(isa: str) -> Backend:
+    return _without_groups(compiled(isa, _run(isa)))
 
 
 # In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
-# to add a backend, add a line here.
+# to add a backend, add a line here. On a GPU, too, `gather` is first: it is the dense library's
+# product, and the Triton kernel has yet to be measured against it.
 BACKENDS = (
     Backend("gather", gather, _gather_refuses, gather_backward),
     _compiled("avx512"),
     _compiled("avx2"),
     _compiled("scalar"),
+    _without_groups(on_triton(_run("triton"))),
     Backend("reference", reference, lambda *_: None),
 )
 

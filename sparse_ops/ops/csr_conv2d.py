@@ -1,6 +1,6 @@
 """csr_conv2d: a 2-D convolution with any sparse weight, in compressed sparse rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -8,12 +8,13 @@ from torch import Tensor
 from sparse_ops.formats import CSRWeight
 from sparse_ops.ops import _native
 from sparse_ops.ops._backend import Backend
-from sparse_ops.ops._conv2d import Geometry, compiled, conv2d, reference
+from sparse_ops.ops._conv2d import Geometry, compiled, conv2d, on_triton, reference
 from sparse_ops.ops._row_sparse import row_sparse_backward
 
 
-def _compiled(isa: str) -> Backend:
-    operator = getattr(torch.ops.sparse_ops, f"csr_conv2d_{isa}")
+def _run(kernels: str) -> Callable[..., Tensor]:
+    """What calls the operator of compiled kernels, or of Triton's."""
+    operator = getattr(torch.ops.sparse_ops, f"csr_conv2d_{kernels}")
 
     def run(
         x: Tensor,
@@ -33,7 +34,11 @@ def _compiled(isa: str) -> Backend:
             _native.ACTIVATION_CODES[activation],
         )
 
-    return compiled(isa, run, row_sparse_backward(isa))
+    return run
+
+
+def _compiled(isa: str) -> Backend:
+    return compiled(isa, _run(isa), row_sparse_backward(isa))
 
 
 # In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
@@ -42,6 +47,7 @@ BACKENDS = (
     _compiled("avx512"),
     _compiled("avx2"),
     _compiled("scalar"),
+    on_triton(_run("triton")),
     Backend("reference", reference, lambda *_: None),
 )
 

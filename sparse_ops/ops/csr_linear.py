@@ -16,7 +16,8 @@ from sparse_ops.ops import _native
 from sparse_ops.ops._activation import ACTIVATIONS, check_activation
 from sparse_ops.ops._backend import Backend, choose, needs_gradient
 from sparse_ops.ops._native import refuses_isa
-from sparse_ops.ops._shapes import check_dtypes
+from sparse_ops.ops._shapes import check_dtypes, check_index_devices
+from sparse_ops.ops._triton import refuses_triton
 
 
 def reference(x: Tensor, weight: CSRWeight, bias: Tensor | None, activation: str | None) -> Tensor:
@@ -65,12 +66,20 @@ def _compiled(isa: str) -> Backend:
     return Backend(isa, run, lambda x, *_: refuses_isa(isa, x), backward)
 
 
+def _triton(x: Tensor, weight: CSRWeight, bias: Tensor | None, activation: str | None) -> Tensor:
+    code = _native.ACTIVATION_CODES[activation]
+    indices = weight.crow_indices, weight.col_indices
+    return torch.ops.sparse_ops.csr_linear_triton(x, *indices, weight.values, bias, code)
+
+
 # In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
 # to add a backend, add a line here.
 BACKENDS = (
     _compiled("avx512"),
     _compiled("avx2"),
     _compiled("scalar"),
+    # Its gradient is the reference's: dense products.
+    Backend("triton", _triton, lambda x, *_: refuses_triton(x)),
     Backend("reference", reference, lambda *_: None),
 )
 
@@ -137,6 +146,8 @@ def csr_linear(
         x, weight = x.to(dtype), weight.with_values(weight.values.to(dtype))
         bias = None if bias is None else bias.to(dtype)
     check_dtypes(x, weight.values, bias, O)
+    indices = {"crow_indices": weight.crow_indices, "col_indices": weight.col_indices}
+    check_index_devices(x, indices)
 
     rows = x if x.dim() == 2 else x.reshape(-1, I)
     chosen = choose(BACKENDS, backend, rows, weight, bias, activation)

@@ -1,0 +1,97 @@
+"""How kernels are cut into programs: a shipped default for every kernel, type and architecture.
+
+Nothing has to be tuned to run. The numbers come from arithmetic (registers, shared memory, the
+shapes of matrix instructions), checked by compiling; none has been measured on a card.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ClassConfig(NamedTuple):
+    """For the matrix products: periodic_conv2d, channel_pruned_conv2d."""
+
+    block_pixels: int
+    block_filters: int
+    block_columns: int
+    num_warps: int
+    num_stages: int
+
+
+class RowConfig(NamedTuple):
+    """For csr_conv2d."""
+
+    block_pixels: int
+    block_columns: int
+    num_warps: int
+    num_stages: int
+
+
+class LinearConfig(NamedTuple):
+    """For csr_linear; `splits` is into how many parts a row is cut."""
+
+    block_batch: int
+    block_columns: int
+    splits: int
+    num_warps: int
+    num_stages: int
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """Of a card; (8, 0) where there is none, as in the interpreter."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (8, 0)
+
+
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _power_of_two(n: int, least: int, most: int) -> int:
+    """The least power of two that is not under n, within bounds that are powers of two."""
+    return min(max(least, 1 << max(0, n - 1).bit_length()), most)
+
+
+def class_config(x: Tensor, filters: int) -> ClassConfig:
+    """A default for filters that share their columns."""
+    # 16: what tl.dot wants of a half-precision product's sides in all versions of Triton.
+    width = _power_of_two(filters, 16, 128)
+    halves = x.element_size() == 2
+    major = capability(x.device)[0]
+    if major < 8:
+        # No tensor cores from Triton here: the product is multiply-adds in registers.
+        return ClassConfig(64, min(width, 32), 16, 4, 1)
+    if major >= 9 and halves:
+        # wgmma is 64 pixels high for each group of 4 warps. 64 columns or 128 filters, or 4 warps,
+        # spill: the gathered tile has an address in two registers for each of its elements.
+        return ClassConfig(128, min(width, 64), 32, 8, 3)
+    if halves:
+        # 8 warps: with 4, 64 filters take all 255 registers.
+        return ClassConfig(64, min(width, 64), 32, 8 if width >= 64 else 4, 3)
+    # 64 filters of float32 spill, be it in 4 warps (ieee) or in 8 (tf32).
+    return ClassConfig(64, min(width, 32), 16, 4, 2)
+
+
+def row_config(x: Tensor) -> RowConfig:
+    """A default for filters that share nothing."""
+    return RowConfig(128, 8, 4, 1)
+
+
+def linear_config(x: Tensor, rows: int, nnz: int) -> LinearConfig:
+    """A default for a product of that many rows and weights."""
+    batch = x.shape[0]
+    block_batch = _power_of_two(batch, 1, 64)
+    # 2048 sums at work in 4 warps are 16 to a thread.
+    block_columns = min(256, 2048 // block_batch)
+    per_row = max(1, nnz // max(1, rows))
+    programs = rows * -(-batch // block_batch)
+    # Four programs for each multiprocessor hide memory's latency; less than a block hides none.
+    wanted = -(-4 * _multiprocessors(x.device) // programs)
+    splits = max(1, min(wanted, per_row // block_columns))
+    warps = 1 if batch < 8 and per_row <= 256 else 4
+    if warps == 1:
+        block_columns = min(block_columns, 128)
+    return LinearConfig(block_batch, block_columns, splits, warps, 2)

@@ -1,0 +1,170 @@
+"""Indices that lie, tensors over 2^31 elements, and what dispatch makes of the operators."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.library import opcheck
+from torch.nn import functional as F
+
+from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
+from sparse_ops.ops import _triton
+from sparse_ops.ops.channel_pruned_conv2d import channel_pruned_conv2d
+from sparse_ops.ops.csr_conv2d import csr_conv2d
+from sparse_ops.ops.csr_linear import csr_linear
+from sparse_ops.ops.periodic_conv2d import periodic_conv2d
+from sparse_ops.patterns import PSD2_P8, Channels
+
+linear_kernels = _triton._kernels("csr_linear")
+configs = _triton._kernels("configs")
+
+
+def i32(*numbers):
+    return torch.tensor(numbers, dtype=torch.int32)
+
+
+def periodic(filters, channels):
+    shape = (filters, channels, 3, 3)
+    return PeriodicWeight.pack(torch.randn(shape), PSD2_P8.mask(shape), PSD2_P8)
+
+
+@pytest.mark.parametrize("filters", [8, 48])
+@pytest.mark.parametrize("change", ["columns", "negative", "starts", "few values"])
+def test_rows_that_lie_read_nothing_out_of_bounds(filters, change):
+    x, weight = torch.randn(1, 8, 4, 4), periodic(filters, 8)
+    crow, col = weight.class_crow_indices.clone(), weight.class_col_indices.clone()
+    if change == "columns":
+        col += 1000
+    elif change == "negative":
+        col -= 2**30
+    elif change == "starts":
+        crow[1:] += 500
+        crow[0] = -7
+    else:
+        weight = weight.with_values(weight.values[:5])
+    bent = replace(weight, class_crow_indices=crow, class_col_indices=col)
+    # The interpreter of these tests stops at any address outside of the tensors.
+    assert periodic_conv2d(x, bent, padding=1, backend="triton").shape == (1, filters, 4, 4)
+
+
+def test_channels_that_lie_read_and_write_nothing_out_of_bounds():
+    shape = (20, 8, 3, 3)
+    weight = ChannelPrunedWeight.pack(
+        torch.randn(shape), Channels(tuple(range(18)), (1, 2, 3)).mask(shape)
+    )
+    out, inp = weight.out_channels.clone(), weight.in_channels.clone()
+    out[3], out[4], inp[0], inp[1] = 20, -1, 8, -(2**30)
+    bent = replace(weight, out_channels=out, in_channels=inp)
+    y = channel_pruned_conv2d(torch.randn(1, 8, 4, 4), bent, padding=1, backend="triton")
+    assert not y.isnan().any() and not y[0, [3, 4]].any()
+
+
+def test_linear_columns_that_lie_read_nothing_out_of_bounds():
+    good = CSRWeight.pack(torch.randn(4, 9), torch.rand(4, 9) > 0.5)
+    for col in (good.col_indices + 9, good.col_indices - 2**30):
+        bent = replace(good, col_indices=col)
+        assert not csr_linear(torch.randn(3, 9), bent, backend="triton").any()
+    bent = replace(good, crow_indices=i32(-9, 300, 4, 900, 1))
+    assert csr_linear(torch.randn(3, 9), bent, backend="triton").shape == (3, 4)
+
+
+@pytest.mark.parametrize("operator", ["periodic", "narrow", "csr", "channel_pruned"])
+def test_offsets_over_two_to_the_31(operator):
+    # Pages that nobody touches take no memory: only the two images in use do.
+    far = 2**31 + 12345
+    shape = (40 if operator == "periodic" else 3, 4, 3, 3)
+    images = torch.randn(2, 4, 3, 3).half()
+    x = torch.empty(far + 36, dtype=torch.float16).as_strided((2, 4, 3, 3), (far, 9, 3, 1))
+    x.copy_(images)
+    dense = torch.randn(shape).half()
+    if operator in ("periodic", "narrow"):
+        weight, run = PeriodicWeight.pack(dense, PSD2_P8.mask(shape), PSD2_P8), periodic_conv2d
+    elif operator == "csr":
+        weight, run = CSRWeight.pack(dense, torch.rand(shape) > 0.5), csr_conv2d
+    else:
+        mask = Channels((0, 2), (1, 3)).mask(shape)
+        weight, run = ChannelPrunedWeight.pack(dense, mask), channel_pruned_conv2d
+    y = run(x, weight, padding=1, backend="triton")
+    exact = F.conv2d(images.double(), weight.to_dense().double(), padding=1)
+    torch.testing.assert_close(y.double(), exact, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 6, 9])
+@pytest.mark.parametrize("splits", [1, 2, 7])
+def test_a_row_in_parts_is_the_row(batch, splits):
+    dense = torch.randn(5, 90)
+    weight = CSRWeight.pack(dense, torch.rand(5, 90) > 0.4)
+    x, bias = torch.randn(batch, 90), torch.randn(5)
+    y = linear_kernels.csr_linear(
+        x,
+        weight.crow_indices,
+        weight.col_indices.to(torch.int16),
+        weight.values,
+        bias,
+        1,
+        configs.LinearConfig(4, 16, splits, 4, 1),
+    )
+    expected = F.relu(F.linear(x, weight.to_dense(), bias))
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_default_cuts_rows_that_cannot_fill_the_card(monkeypatch):
+    monkeypatch.setattr(configs, "_multiprocessors", lambda device: 100)
+    few = configs.linear_config(torch.empty(1, 4096), 50, 50 * 2048)
+    many = configs.linear_config(torch.empty(1, 4096), 4096, 4096 * 400)
+    assert few.splits == 8 and many.splits == 1
+
+
+def arguments():
+    x = torch.randn(1, 8, 6, 5)
+    last = x.contiguous(memory_format=torch.channels_last)
+    wide, csr = (
+        periodic(48, 8),
+        CSRWeight.pack(torch.randn(3, 8, 3, 3), torch.rand(3, 8, 3, 3) > 0.8),
+    )
+    shape = (16, 8, 3, 3)
+    pruned = ChannelPrunedWeight.pack(torch.randn(shape), Channels((0, 1, 9), (2, 3)).mask(shape))
+    linear = CSRWeight.pack(torch.randn(7, 9), torch.rand(7, 9) > 0.5)
+    geometry = ((2, 1), (1, 0), (1, 2))
+    classes = (wide.class_crow_indices, wide.class_col_indices, wide.values)
+    kept = (pruned.values, pruned.out_channels, pruned.in_channels)
+    return {
+        "periodic_conv2d": (last, *classes, torch.randn(48), wide.shape, *geometry, 1, 1),
+        "csr_conv2d": (
+            x,
+            csr.crow_indices,
+            csr.col_indices,
+            csr.values,
+            None,
+            csr.shape,
+            *geometry,
+            1,
+            0,
+        ),
+        "channel_pruned_conv2d": (last, *kept, torch.randn(16), shape, *geometry, 2),
+        "csr_linear": (
+            torch.randn(6, 9),
+            linear.crow_indices,
+            linear.col_indices,
+            linear.values,
+            torch.randn(7),
+            3,
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", arguments())
+def test_opcheck(name):
+    opcheck(getattr(torch.ops.sparse_ops, f"{name}_triton"), arguments()[name])
+
+
+def test_gradients_are_the_references():
+    x, weight = torch.randn(2, 8, 4, 4, requires_grad=True), periodic(48, 8)
+    values = weight.values.clone().requires_grad_()
+    results = []
+    for backend in ("triton", "reference"):
+        y = periodic_conv2d(
+            x, weight.with_values(values), padding=1, activation="silu", backend=backend
+        )
+        results.append(torch.autograd.grad(y.square().sum(), (x, values)))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)

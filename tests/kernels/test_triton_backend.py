@@ -1,0 +1,93 @@
+"""The Triton backends as a user without a GPU meets them; the kernels in a process of their own."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
+from sparse_ops.ops import _triton
+from sparse_ops.ops.channel_pruned_conv2d import channel_pruned_conv2d
+from sparse_ops.ops.csr_conv2d import csr_conv2d
+from sparse_ops.ops.csr_linear import csr_linear
+from sparse_ops.ops.periodic_conv2d import periodic_conv2d
+from sparse_ops.patterns import PSD2_P8, Channels
+
+ROOT = Path(__file__).parents[2]
+needs_triton = pytest.mark.skipif(_triton.MISSING is not None, reason=str(_triton.MISSING))
+outside = pytest.mark.skipif(_triton.INTERPRETED, reason="these tests are in the interpreter")
+
+
+@needs_triton
+@outside
+@pytest.mark.slow
+def test_all_kernels_in_the_interpreter():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "tests/kernels/interpreted"],
+        cwd=ROOT,
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+@needs_triton
+@outside
+def test_tensors_on_the_cpu_are_refused_in_words():
+    weight = CSRWeight.pack(torch.randn(4, 9), torch.rand(4, 9) > 0.5)
+    with pytest.raises(RuntimeError, match="triton: x is on cpu, not cuda"):
+        csr_linear(torch.randn(3, 9), weight, backend="triton")
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [("2.1.0", "Triton 2.1.0 is too old: 3.6"), ("3.5.1+git", "too old"), ("3.6.0", None)],
+)
+def test_an_old_triton_is_refused_in_words(version, words):
+    reason = _triton.too_old(version)
+    assert reason is None if words is None else words in str(reason)
+
+
+def test_without_triton_everything_works_and_says_why():
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch, sparse_ops
+layer = sparse_ops.nn.PeriodicConv2d(8, 8, 3, pattern=sparse_ops.patterns.PSD2_P8)
+print(tuple(layer(torch.randn(1, 8, 5, 5)).shape))
+layer.backend = "triton"
+try:
+    layer(torch.randn(1, 8, 5, 5))
+except RuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shape, error = done.stdout.splitlines()
+    assert shape == "(1, 8, 3, 3)"
+    assert "triton: the Triton kernels are not here (import of triton halted" in error
+
+
+def test_an_index_tensor_on_another_device_is_named():
+    shape = (8, 8, 3, 3)
+    dense, image = torch.randn(shape), torch.randn(1, 8, 5, 5)
+    periodic = PeriodicWeight.pack(dense, PSD2_P8.mask(shape))
+    csr = CSRWeight.pack(dense, torch.rand(shape) > 0.5)
+    linear = CSRWeight.pack(dense[0, 0], torch.rand(3, 3) > 0.5)
+    channels = ChannelPrunedWeight.pack(dense, Channels((1, 2), (3,)).mask(shape))
+    for run, x, weight, field in (
+        (periodic_conv2d, image, periodic, "class_col_indices"),
+        (csr_conv2d, image, csr, "crow_indices"),
+        (channel_pruned_conv2d, image, channels, "in_channels"),
+        (csr_linear, torch.randn(2, 3), linear, "col_indices"),
+    ):
+        away = replace(weight, **{field: getattr(weight, field).to("meta")})
+        with pytest.raises(ValueError, match=f"x is on cpu, but the weight's {field} are on meta"):
+            run(x, away)
+        away = weight.with_values(weight.values.to("meta"))
+        with pytest.raises(ValueError, match="x is on cpu, but the weight is on meta"):
+            run(x, away)
