@@ -182,6 +182,13 @@ void compute(const Job& job, const Panel& panel, const float* base, const int32_
   }
 }
 
+// Into how many parts the blocks of filters are cut, so that threads get equal shares: work is dealt out
+// beforehand, so with few pieces a thread more or less waits for the others.
+int64_t parts_for(int64_t pieces, int64_t blocks, int64_t threads) {
+  if (threads == 1 || pieces >= 8 * threads) return 1;
+  return std::min(blocks, (8 * threads + pieces - 1) / pieces);
+}
+
 void fill_offsets(const Panel& panel, int64_t scale, std::vector<int32_t>& offsets) {
   for (size_t c = 0; c < offsets.size(); ++c)
     offsets[c] = static_cast<int32_t>(panel.offset(c / panel.taps(), c % panel.taps()) * scale);
@@ -211,8 +218,7 @@ void forward_chunks(const Job& job, const float* x, int64_t x_channels, const in
     const int64_t length = std::min(run_length(panel), panel.positions);
     const int64_t runs = (panel.positions + length - 1) / length;
     const int64_t count = static_cast<int64_t>(job.blocks.size());
-    const int64_t parts =
-        runs >= 2 * threads ? 1 : std::min(count, (2 * threads + runs - 1) / runs);
+    const int64_t parts = parts_for(runs, count, threads);
     const int64_t ld = (length + 15) / 16 * 16;
     torch::stable::parallel_for(0, runs * parts, 1, [&](int64_t i0, int64_t i1) {
       const Scratch<float> buffer(kMaxRows * ld);
@@ -285,8 +291,7 @@ void forward_lanes(const Job& job, const float* x, int64_t x_channels, const int
   const int64_t down = (conv.rows.out + rectangle.lines - 1) / rectangle.lines;
   const int64_t across = (conv.columns.out + rectangle.width - 1) / rectangle.width;
   const int64_t count = static_cast<int64_t>(job.blocks.size());
-  const int64_t parts =
-      down * across >= 2 * threads ? 1 : std::min(count, 2 * threads / (down * across) + 1);
+  const int64_t parts = parts_for(down * across, count, threads);
   const int64_t image_step = job.y_channels * conv.out_size();
 
   for (int64_t n = from; n < to; n += kLanes) {
