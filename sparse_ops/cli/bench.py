@@ -25,7 +25,7 @@ def bench(
     import sparse_ops
     from sparse_ops.cli import networks
     from sparse_ops.convert.verify import check_model
-    from sparse_ops.report.machine import Machine, machine
+    from sparse_ops.report.machine import Machine, keep_freed_memory, machine
     from sparse_ops.report.results import Row, write_json
     from sparse_ops.report.table import bench_table
     from sparse_ops.report.versus import dense_against_packed, dense_form_of
@@ -38,6 +38,7 @@ def bench(
 
     if out is not None:
         check_can_write(out)
+    keep_freed_memory()
     if seconds <= 0:
         raise UserError(f"--seconds must be above 0, got {seconds}")
     shape = networks.input_shape(input)

@@ -17,8 +17,10 @@ def demo(
     from rich.console import Console
 
     from sparse_ops.cli.demonstration import QUICK, STEPS, Pace, demonstrate
+    from sparse_ops.report.machine import keep_freed_memory
     from sparse_ops.report.table import network_table
 
+    keep_freed_memory()
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
     number = itertools.count(1)
 

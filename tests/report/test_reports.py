@@ -107,3 +107,29 @@ def test_the_picture_is_a_png(tmp_path):
     pytest.importorskip("matplotlib")
     plot(results(), tmp_path / "demo.png")
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_freed_memory_is_kept_where_the_c_library_can_be_told():
+    import ctypes
+    import resource
+    import subprocess
+    import sys
+
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("this C library has no mallopt")
+    code = """
+import resource, torch
+from sparse_ops.report import keep_freed_memory
+assert keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(8 << 20)
+before = faults()
+for _ in range(10):
+    torch.ones(8 << 20)
+print(faults() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # 32 MiB are 8192 pages, ten times over; what little is left is Python's own.
+    assert int(done.stdout) < (32 << 20) // resource.getpagesize()
