@@ -1,53 +1,21 @@
 """csr_conv2d: a 2-D convolution with any sparse weight, in compressed sparse rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from sparse_ops.formats import CSRWeight
-from sparse_ops.ops import _native
 from sparse_ops.ops._backend import Backend
-from sparse_ops.ops._conv2d import Geometry, compiled, conv2d, on_triton, reference
-from sparse_ops.ops._row_sparse import row_sparse_backward
-
-
-def _run(kernels: str) -> Callable[..., Tensor]:
-    """What calls the operator of compiled kernels, or of Triton's."""
-    operator = getattr(torch.ops.sparse_ops, f"csr_conv2d_{kernels}")
-
-    def run(
-        x: Tensor,
-        weight: CSRWeight,
-        bias: Tensor | None,
-        geometry: Geometry,
-        activation: str | None,
-    ) -> Tensor:
-        return operator(
-            x,
-            weight.crow_indices,
-            weight.col_indices,
-            weight.values,
-            bias,
-            weight.shape,
-            *geometry,
-            _native.ACTIVATION_CODES[activation],
-        )
-
-    return run
-
-
-def _compiled(isa: str) -> Backend:
-    return compiled(isa, _run(isa), row_sparse_backward(isa))
-
+from sparse_ops.ops._conv2d import conv2d, on_triton, reference
+from sparse_ops.ops._row_sparse import row_sparse_compiled, row_sparse_run
 
 # In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
 # to add a backend, add a line here.
 BACKENDS = (
-    _compiled("avx512"),
-    _compiled("avx2"),
-    _compiled("scalar"),
-    on_triton(_run("triton")),
+    row_sparse_compiled("csr_conv2d", "avx512"),
+    row_sparse_compiled("csr_conv2d", "avx2"),
+    row_sparse_compiled("csr_conv2d", "scalar"),
+    on_triton(row_sparse_run("csr_conv2d_triton")),
     Backend("reference", reference, lambda *_: None),
 )
 

@@ -136,7 +136,9 @@ def install() -> None:
         return store(self, pointers, value, mask, *rest)
 
     def no_atomics(self: Any, *arguments: Any) -> Any:
-        raise NotImplementedError("atomics: nothing here checks their addresses yet")
+        raise NotImplementedError(
+            "atomics are refused: their addresses are not checked here, and no kernel has any"
+        )
 
     def run(self: Any, *arguments: Any, **named: Any) -> Any:
         given = (*arguments, *named.values())
