@@ -136,9 +136,7 @@ def install() -> None:
         return store(self, pointers, value, mask, *rest)
 
     def no_atomics(self: Any, *arguments: Any) -> Any:
-        raise NotImplementedError(
-            "atomics are refused: their addresses are not checked here, and no kernel has any"
-        )
+        raise RuntimeError("atomics are refused: no kernel has any, so none are checked")
 
     def run(self: Any, *arguments: Any, **named: Any) -> Any:
         given = (*arguments, *named.values())
