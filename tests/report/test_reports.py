@@ -131,6 +131,6 @@ for _ in range(100):
 print(faults() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    # Blocks of 32 MiB are given back each time without it: their pages, a hundred times over. With it
-    # the heap may grow by some blocks until one fits, and then no more.
+    # Without it, blocks of 32 MiB are given back each time: their pages, a hundred times over. With
+    # it the heap may grow by some blocks until one fits, and then no more.
     assert int(done.stdout) < 10 * (32 << 20) // resource.getpagesize()
