@@ -89,7 +89,8 @@ def apply_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         ValueError: as `check`.
     """
     check(model, masks)
-    parameters = dict(model.named_parameters())
+    # Shared weights under each of their names.
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
         # A weight under torch.nn.utils.prune is computed; what can be changed is its `_orig`.
         weight = parameters[name] if name in parameters else parameters[f"{name}_orig"]
