@@ -127,7 +127,9 @@ def parse(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any], dic
         raise ValueError(f"its description is not JSON: {error}") from error
     parts = []
     for key in ("layers", "folded", "shrunk"):
-        part = description.get(key) if isinstance(description, dict) else None
+        # Files of models that were not shrunk need not say so.
+        missing: Any = {} if key == "shrunk" else None
+        part = description.get(key, missing) if isinstance(description, dict) else None
         if not isinstance(part, dict) or not all(isinstance(v, dict) for v in part.values()):
             raise ValueError(f"its description must have {key!r}, a table by module name")
         parts.append(part)

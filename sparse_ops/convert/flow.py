@@ -120,7 +120,7 @@ def writes(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether a node changes its first argument in place."""
     if module is not None:
         return bool(getattr(module, "inplace", False))
-    name = str(getattr(node.target, "__name__", node.target))
+    name = label(node)
     inplace = name in ("iadd", "isub", "imul", "itruediv", "setitem")
     return (
         inplace
@@ -225,15 +225,31 @@ def follow(
             continue
         before = flow.value(node.args[0]) if node.args else None
         try:
+            if module is not None and hooked(module):
+                raise Unknown(f"{label(node)} has hooks, which may read any channel")
             handler = handler_of(node, module)
             if handler is None:
                 kind = type(module).__name__ if module is not None else "its own code"
                 raise Unknown(f"it goes into {label(node)} ({kind}), which is not known here")
             result = handler(flow, node, module)
         except Unknown as reason:
-            flow.keep(node, str(reason))
+            _give_up(flow, node, module, str(reason))
+            result = None
+        except Exception as error:
+            # Whatever somebody's code does that was not thought of here: the channels stay.
+            _give_up(flow, node, module, f"{label(node)} cannot be followed: {error!r:.200}")
             result = None
         if before is not None and writes(node, module):
             flow.written(before, result if isinstance(result, Value) else None)
         flow.values[node] = result
     return flow
+
+
+def _give_up(flow: Flow, node: fx.Node, module: Any, reason: str) -> None:
+    """Keeps what a node is given, and what its module was given and gave in other calls."""
+    flow.keep(node, reason)
+    unit = flow.units.get(id(getattr(module, "weight", None)))
+    if unit is not None:
+        unit.refuse(flow.classes, None, reason)
+    if id(module) in flow.norms:
+        flow.classes.keep(flow.norms[id(module)][1], reason)

@@ -11,7 +11,8 @@ from sparse_ops.convert.assemble import LayerPlan, assemble_, packed_layer, weig
 from sparse_ops.convert.fold import Folding, activation_name, fold_batch_norms_
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.prepare import copied, masked_copy, watch
-from sparse_ops.convert.shrink import Shrinking, shrunk_copy
+from sparse_ops.convert.shrink import Shrinking
+from sparse_ops.convert.shrunk import shrunk_copy
 from sparse_ops.convert.verify import check_layer, check_model
 
 

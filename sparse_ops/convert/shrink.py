@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from sparse_ops.convert import tracing
 from sparse_ops.convert.channel_tables import handler_of
 from sparse_ops.convert.constant import Constant
-from sparse_ops.convert.flow import Flow, follow
-from sparse_ops.convert.prepare import copied, keeps_dense, replaced
+from sparse_ops.convert.flow import Flow, follow, hooked
+from sparse_ops.convert.prepare import keeps_dense, replaced
 from sparse_ops.convert.removal import Removal, detach_, find
 from sparse_ops.convert.units import Unit, cut, shrink_norm_, shrink_unit_
-from sparse_ops.convert.verify import check_model
 from sparse_ops.convert.widths import settle
 
 # On modules that were shrunk: the size of what they were, (O, I / groups, ...) or (channels).
@@ -101,8 +100,16 @@ def shrink_(
     graph, note = tracing.trace(model)
     if graph is None:
         return Shrinking(masks=masks, note=f"no channel was removed: {note}")
+    called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    if watchers := [n for n, m in model.named_modules() if hooked(m) and n not in called]:
+        return Shrinking(masks=masks, note=f"no channel was removed: {watchers[0]!r} has hooks")
     _make_contiguous_(model)
-    flow = follow(model, graph, *tracing.run(model, graph, example), handler_of)
+    try:
+        shapes, others = tracing.run(model, graph, example)
+    except Exception as error:
+        note = f"no channel was removed: the model's graph does not run ({error!r:.200})"
+        return Shrinking(masks=masks, note=note)
+    flow = follow(model, graph, shapes, others, handler_of)
     removal = find(flow, _kept_patterns(flow, untouched))
     biased = {n for unit in flow.units.values() for n, m in unit.layers.items() if _biased(m)}
     detach_(flow, removal)
@@ -220,39 +227,3 @@ def _dead(flow: Flow, unit: Unit, removal: Removal, out: set[int]) -> dict[str, 
         reason = removal.reasons.get(class_, "widths were made even, with zeros")
         reasons[reason] = reasons.get(reason, 0) + 1
     return reasons
-
-
-def shrunk_copy(
-    masked: nn.Module,
-    example: tuple[Any, ...],
-    masks: Mapping[str, Tensor],
-    *,
-    multiple: int = 1,
-    untouched: Iterable[str] = (),
-) -> tuple[nn.Module, Shrinking]:
-    """A shrunk copy of a masked model, compared with it on the example.
-
-    Args:
-        As `shrink_`.
-
-    Returns:
-        The copy and what was done; the model itself if that is nothing.
-
-    Raises:
-        Mismatch: the shrunk model computes something else.
-    """
-    model = copied(masked)
-    try:
-        shrinking = shrink_(model, example, masks, multiple=multiple, untouched=untouched)
-        if shrinking.changes:
-            with torch.no_grad():
-                model(*example)
-    except CodeReadsWidths as error:
-        return masked, Shrinking(masks=masks, note=f"no channel was removed: {error}")
-    except RuntimeError as error:
-        note = f"no channel was removed: the model does not run without them ({error})"
-        return masked, Shrinking(masks=masks, note=note)
-    if not shrinking.changes:
-        return masked, replace(shrinking, masks=masks)
-    check_model(masked, model, example)
-    return model, shrinking

@@ -11,7 +11,8 @@ from sparse_ops.convert.choose import Measure
 from sparse_ops.convert.fold import find as find_folding
 from sparse_ops.convert.fold import fold_batch_norms_
 from sparse_ops.convert.prepare import copied, prunable_layers, watch
-from sparse_ops.convert.shrink import Shrinking, shrunk_copy
+from sparse_ops.convert.shrink import Shrinking
+from sparse_ops.convert.shrunk import check_shrunk, shrunk_copy
 from sparse_ops.patterns import Periodic
 
 # What widths are tried rounded up to: vectors of 8 or 16 numbers, and blocks of them.
@@ -47,12 +48,14 @@ def find(
         return [exact], exact.shrinking.note
     best = exact
     for multiple in MULTIPLES:
-        other = Variant(*shrunk_copy(masked, example, masks, multiple=multiple))
+        other = Variant(*shrunk_copy(masked, example, masks, multiple=multiple, verify=False))
         if other.shrinking.same_as(best.shrinking):
             continue
         sides = [partial(_folded(way, example, fold), *example) for way in (best, other)]
         if measure(sides[0], sides[1], budget_s / len(MULTIPLES)).low > 1:
             best = other
+    if best is not exact:
+        check_shrunk(masked, best.model, example, best.shrinking)
     found = [best]
     if lost := _lost_patterns(masks, best.shrinking):
         kept = Variant(*shrunk_copy(masked, example, masks, untouched=lost))

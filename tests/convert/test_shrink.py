@@ -10,7 +10,9 @@ from torch.nn import functional as F
 import sparse_ops as so
 from sparse_ops.convert.constant import Constant
 from sparse_ops.convert.prepare import copied, find_masks, masked_copy
-from sparse_ops.convert.shrink import CodeReadsWidths, shrink_, shrunk_copy
+from sparse_ops.convert.shrink import CodeReadsWidths, shrink_
+from sparse_ops.convert.shrunk import check_shrunk, shrunk_copy
+from sparse_ops.convert.verify import Mismatch
 
 SIZE = 8
 
@@ -466,3 +468,34 @@ def test_widths_are_rounded_up_with_zeros():
     assert widths(small) == [8, 4] and not small[0].weight[0].any()
     assert int((small[0].weight.flatten(1) == 0).all(1).sum()) == 1
     assert int((small[2].weight.flatten(2) == 0).all(2).all(0).sum()) == 1
+
+
+def test_a_shrunk_model_that_gives_something_else_is_an_error_that_names_the_layer():
+    model, x = chain(padding=0).eval(), (torch.randn(2, 3, SIZE, SIZE),)
+    model.append(nn.Conv2d(4, 2, 1))
+    small, done = shrunk_copy(model, x, find_masks(model))
+    check_shrunk(model, small, x, done)
+    with torch.no_grad():
+        small[3].bias[2] += 0.1
+    with pytest.raises(Mismatch, match="removing channels 3 gives something else"):
+        check_shrunk(model, small, x, done)
+
+
+@pytest.mark.parametrize("where", ["", "body", "body.1"])
+def test_channels_that_a_hook_may_read_stay(where):
+    model = nn.Sequential()
+    model.add_module("body", nn.Sequential(without(nn.Conv2d(3, 6, 1), 0, 2), nn.ReLU()))
+    model.add_module("last", nn.Conv2d(6, 2, 1))
+    assert widths(shrunk(copy.deepcopy(model))[1]) == [4, 2]
+    model.get_submodule(where).register_forward_hook(lambda *_: None)
+    assert widths(shrunk(model)[1]) == [6, 2]
+
+
+def test_code_that_nobody_thought_of_keeps_its_channels():
+    class Indices(nn.Module):
+        def forward(self, x):
+            pooled, where = F.max_pool2d(x, 2, return_indices=True)
+            return pooled + where.sum() * 0
+
+    model = nn.Sequential(without(nn.Conv2d(3, 6, 1), 0, 2), Indices(), nn.Conv2d(6, 2, 1))
+    assert widths(shrunk(model)[1]) == [6, 2]

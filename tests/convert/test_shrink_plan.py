@@ -187,6 +187,18 @@ def test_the_masks_given_decide_not_the_weights():
     torch.testing.assert_close(fast(EXAMPLE), model(EXAMPLE), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99, 1.0])
+def test_masks_of_any_sparsity_are_planned(sparsity):
+    model, x = so.models.small_vgg().eval(), torch.randn(1, 1, 28, 28)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.bias.data.uniform_(-1, 1)
+    masks = {n: torch.rand_like(w) >= sparsity for n, w in so.masks.prunable(model).items()}
+    fast = so.plan(model, x, masks, measure=clock(), progress=False).apply(model)
+    so.masks.apply_(model, masks)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture
 def path(tmp_path):
     so.save(planned().apply(small()), tmp_path / "small.safetensors")
