@@ -14,7 +14,8 @@ from sparse_ops.patterns import PSD1_P16
 from sparse_ops.training import GSM, Dense, MultiStep, fit
 from sparse_ops.training.predefined import Aperiodic, Predefined
 from sparse_ops.training.recipes import names, pattern_named, read, run, shortened
-from sparse_ops.training.recipes.recipe import FIT, FOLDER, value_of
+from sparse_ops.training.recipes.phase import FIT, check_phases
+from sparse_ops.training.recipes.recipe import FOLDER, value_of
 from sparse_ops.training.recipes.runs import build_model, load_data
 from tests.data.test_cifar import CIFAR10, write_cifar
 
@@ -67,17 +68,18 @@ def test_every_recipe_can_be_read_and_says_where_it_comes_from(name):
     assert recipe.title and "arXiv" in recipe.source and recipe.published
     assert recipe.data["name"] in NAMES and recipe.model["name"] in MODELS
     for phase in recipe.phases:
-        assert phase.make_method() is not None
         schedule = phase.make_schedule()
         # All lower their rate to a tenth or less: by a schedule, or the method does it.
-        if schedule is None:
-            assert phase.options["drops"] == [80, 120]
+        if schedule is not None:
+            assert phase.schedule["name"] == "plateau" or (
+                schedule.factor(10**6, 100, phase.epochs) < 0.1
+            )
         else:
-            assert schedule.factor(10**6, 100, phase.epochs) < 0.1
+            assert phase.epochs == 0 or phase.options["drops"] == [80, 120]
     for factor in (0.001, 0.1, 0.5):
-        for phase in shortened(recipe, factor).phases:
-            phase.make_schedule()
-            phase.make_method()
+        short = shortened(recipe, factor)
+        check_phases(short.phases)
+        assert [p.epochs > 0 for p in short.phases] == [p.epochs > 0 for p in recipe.phases]
 
 
 def test_there_is_a_recipe_for_each_published_experiment():
@@ -88,6 +90,11 @@ def test_there_is_a_recipe_for_each_published_experiment():
         "gsm-resnet56-10x",
         "magnitude-lenet5-300x",
         "hypersparse-resnet32-cifar100-98",
+        *(
+            f"lottery-{kind}-{ticket}"
+            for kind in ("gsm", "magnitude")
+            for ticket in ("lenet300-60x", "lenet5-125x", "lenet5-300x")
+        ),
         *(
             f"predefined-{net}-psd{n}-p{p}"
             for net in ("vgg16", "resnet18")
@@ -213,6 +220,9 @@ def test_values_are_toml_or_text(text, value):
         ("bias_lr", "bias_rate", "not bias_rate"),
         ("lr = 0.05", "lr = 'much'", "could not convert"),
         ('name = "gsm"', 'name = "base"', "of different names"),
+        ('name = "gsm"', 'name = "gsm"\nrestart = 1', "restart must be true or false, got 1"),
+        ('name = "gsm"', 'name = "gsm"\noptimizer = "x"', "no optimizer 'x'; there are sgd, adam"),
+        ('method = "gsm"', 'method = "fixed"', "gsm is under the masks of the phase before it"),
         ("[model]", "[model", "no TOML file"),
         ("[[phases]]", "[[steps]]", "small: "),
     ],

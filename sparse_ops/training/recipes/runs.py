@@ -1,5 +1,6 @@
 """A recipe as it is carried out, phase by phase."""
 
+import copy
 import inspect
 import os
 import time
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from sparse_ops import data as sets
-from sparse_ops.data import Dataset, Normalize
+from sparse_ops.data import Dataset, Normalize, hold_out
 from sparse_ops.masks import Masks, sparsity
 from sparse_ops.models import MODELS
 from sparse_ops.training.evaluation import Evaluation, evaluate
@@ -62,7 +63,8 @@ def load_data(recipe: Recipe) -> Dataset:
         ValueError: mean and deviation are given for images that are not bytes; and as `load`.
         OSError: as `load`.
     """
-    data = sets.load(recipe.data["name"], recipe.data.get("folder"))
+    size = {key: value for key, value in recipe.data.items() if key == "size"}
+    data = sets.load(recipe.data["name"], recipe.data.get("folder"), **size)
     if "mean" not in recipe.data and "deviation" not in recipe.data:
         return data
     if data.train.normalize is None:
@@ -83,6 +85,8 @@ def run(
 ) -> tuple[nn.Module, list[PhaseOutcome]]:
     """Carries out a recipe; the test split is only reported on.
 
+    What `validation` holds out of the training images is the same for all seeds.
+
     Args:
         recipe: what to do.
         data: default: what the recipe names.
@@ -100,22 +104,30 @@ def run(
         OSError: a file cannot be read or written.
     """
     data = load_data(recipe) if data is None else data
+    learned, validation = data.train, None
+    if "validation" in recipe.data:
+        learned, validation = hold_out(data.train, recipe.data["validation"])
     model = build_model(recipe, data, seed).to(device)
+    first = copy.deepcopy(model.state_dict())
+    masks: Masks = {}
     outcomes = []
     for phase in recipe.phases:
         begin = time.perf_counter()
+        if phase.restart:
+            model.load_state_dict(first)
         masks = fit(
             model,
-            data,
-            phase.make_method(),
+            learned,
+            phase.make_method(masks),
             epochs=phase.epochs,
             schedule=phase.make_schedule(),
             batch_size=int(recipe.data.get("batch_size", 128)),
+            validation=validation,
             seed=seed,
             checkpoint=None if folder is None else Path(folder) / f"{phase.name}.checkpoint.pt",
             log=None if folder is None else Path(folder) / f"{phase.name}.csv",
             progress=progress,
-            **phase.fit,
+            **phase.arguments(),
         )
         seconds = time.perf_counter() - begin
         accuracy = evaluate(model, data.test)
