@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sparse_ops.masks import check
+from sparse_ops.training import Spred
 from sparse_ops.training.recipes import names, read, run, shortened
 from sparse_ops.training.recipes.runs import build_model
 from tests.training.test_recipe_files import SMALL, images
@@ -46,6 +47,40 @@ def test_a_lottery_ticket_is_the_first_weights_under_the_masks_of_the_phase_befo
     again, _ = run(recipe, data, folder=tmp_path, progress=False)
     for name, value in trained.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "optimizer"),
+    [
+        ("spred-resnet18-cifar100-sgd-20", "filter", torch.optim.SGD),
+        ("spred-resnet18-cifar100-adam-40", "filter", torch.optim.Adam),
+        ("spred-resnet18-cifar10-channel-80", "channel", torch.optim.SGD),
+    ],
+)
+def test_recipes_of_spred_end_at_their_level(name, mode, optimizer, monkeypatch):
+    seen = []
+    end = Spred.end_epoch
+
+    def look(self, model, used, epoch):
+        seen.append((self.mode, type(used)))
+        return end(self, model, used, epoch)
+
+    monkeypatch.setattr(Spred, "end_epoch", look)
+    recipe = shortened(read(name), 0.01)
+    _, (outcome,) = run(recipe, images(16, 3, 10), progress=False)
+    assert seen == [(mode, optimizer)]
+    # Whole groups go, so that the share of weights is not exactly the level.
+    assert outcome.sparsity == pytest.approx(recipe.published["sparsity"], abs=0.01)
+
+
+def test_the_recipe_of_sabr_trains_watches_cuts_and_trains_on_probabilities():
+    recipe = shortened(read("sabr-mobilenet-v2-hg14"), 0.02)
+    model, (base, sabr) = run(recipe, images(32, 3, 60), progress=False)
+    assert (base.sparsity, base.epochs, sabr.epochs) == (0, 1, 1)
+    assert 0 < sabr.sparsity < 1
+    check(model, sabr.masks)
+    with torch.no_grad():
+        assert torch.allclose(model(torch.randn(3, 3, 32, 32)).sum(1), torch.ones(3))
 
 
 @pytest.mark.parametrize("name", [name for name in names() if name.startswith("lottery-")])
