@@ -30,7 +30,7 @@ BEND = 0.6585
 Weights = nn.Module | Iterable[Tensor]
 
 
-def hypersparse_loss(weights: Weights, sparsity: float) -> Tensor:
+def hypersparse(weights: Weights, sparsity: float) -> Tensor:
     """The HyperSparse loss: value 0, gradient by autograd. Do not watch it fall.
 
     `hypersparse_grad_` gives the same gradient in one pass, without a graph, and more exactly: here
