@@ -105,7 +105,7 @@ def measure(rounds: int = 5, pairs: int = 3) -> dict:
     rows = []
     for name, found in seconds.items():
         own = quantile(found, 0.5)
-        row = {"method": name, "own_ms": 1e3 * own}
+        row = {"method": name, "pairs": len(found), "own_ms": 1e3 * own}
         row |= {"low_ms": 1e3 * quantile(found, 0.1), "high_ms": 1e3 * quantile(found, 0.9)}
         for batch, steps in plain.items():
             row[f"of_step_{batch}"] = own / quantile(steps, 0.5)
