@@ -47,6 +47,11 @@ def test_a_recipe_may_hold_images_out_too(few, tmp_path):
     assert [phase["name"] for phase in result["phases"]] == ["base", "cut", "ticket"]
     assert result["overrides"]["data.validation"] == 0.2
     assert result["published"]["top1"] == 97.39
+    assert result["parameters"] == 266_610 and result["weights"] == result["dense_macs"] == 266_200
+    assert result["nnz"] == result["kept_macs"] == 4_437
+    base, cut, ticket = result["phases"]
+    assert base["best_epoch"] in (1, 2) and cut["best_epoch"] is None
+    assert 0 <= ticket["best_validation"] <= 1
     with (tmp_path / "run" / "ticket.csv").open(newline="") as file:
         assert all(row["top1"] for row in csv.DictReader(file))
 
@@ -65,3 +70,12 @@ def test_checkpoints_of_the_gsm_authors_are_converted(ending, tmp_path):
     torch.testing.assert_close(loaded(x), model(x), rtol=1e-4, atol=1e-5)
     file.write_bytes(file.read_bytes()[:100])
     run("convert", file, "--model", "lenet300", "--out", out, ok=False)
+
+
+def test_published_experiments_are_listed_with_their_figures():
+    output = run("recipes", "lottery-gsm").output
+    assert output.count("published: dense_top1") == 3
+    assert "lottery-gsm-lenet5-300x" in output and "top1 98.88" in output
+    assert "magnitude-lenet" not in output
+    refused = run("recipes", "zzz", ok=False).output
+    assert "no recipe has 'zzz' in its name" in " ".join(refused.split())
