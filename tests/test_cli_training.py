@@ -72,6 +72,24 @@ def test_checkpoints_of_the_gsm_authors_are_converted(ending, tmp_path):
     run("convert", file, "--model", "lenet300", "--out", out, ok=False)
 
 
+def test_options_that_are_none_by_default_can_be_set_by_name():
+    from sparse_ops.cli.errors import UserError
+    from sparse_ops.cli.methods import make_method
+    from sparse_ops.training import SABR, Magnitude, Spred
+
+    made = {
+        "magnitude": (["begin=1", "end=4"], Magnitude(begin=1, end=4)),
+        "spred": (["threshold=0.5", "mode=filter"], Spred(threshold=0.5, mode="filter")),
+        "sabr": (["epsilon=1e-5", "faithful=true"], SABR(epsilon=1e-5, faithful=True)),
+    }
+    for name, (given, expected) in made.items():
+        assert make_method(name, None, None, None, given)[0] == expected
+    with pytest.raises(UserError, match="begin must be a int, got 'x'"):
+        make_method("magnitude", None, None, None, ["begin=x"])
+    with pytest.raises(UserError, match="spred has no 'exempt' to --set"):
+        make_method("spred", None, None, None, ["exempt=fc"])
+
+
 def test_published_experiments_are_listed_with_their_figures():
     output = run("recipes", "lottery-gsm").output
     assert output.count("published: dense_top1") == 3

@@ -232,6 +232,8 @@ class HyperSparse(MaskedMethod):
         if optimizer is not None:
             forget_(optimizer)
         self.impose(model, self._best["masks"])
+        for name, mask in self.masks.items():
+            _log.info("%s: %d of %d weights kept", name, int(mask.sum()), mask.numel())
         self._recent, self._best = [], None
 
 
