@@ -35,6 +35,8 @@ LAYERS = (
 
 # It unpacks to a dense weight at every call: the definition, never the faster one.
 REFERENCE = "reference"
+# The same kernels as for the instruction sets, for machines that have none of those.
+PORTABLE = "scalar"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +109,10 @@ def find(
             continue
         for backend in entry.backends:
             if backend.name == REFERENCE:
+                continue
+            if backend.name == PORTABLE and any(candidate.kind == name for candidate in found):
+                reason = "it is the same kernel without this machine's vector instructions"
+                refused.setdefault((name, reason), []).append(backend.name)
                 continue
             layer = entry.layer.from_dense(dense, mask, activation=activation, backend=backend.name)
             layer.train(dense.training)

@@ -22,7 +22,14 @@ from sparse_ops.convert.describe import (
     packed_from,
     smallest_input,
 )
-from sparse_ops.convert.fold import ACTIVATION, BATCH_NORM, Folded, activation_name
+from sparse_ops.convert.fold import (
+    ACTIVATION,
+    BATCH_NORM,
+    Folded,
+    activation_name,
+    is_norm,
+    without_norm,
+)
 from sparse_ops.convert.prepare import copied, make_plain_, replaced
 from sparse_ops.nn import SparseLayer
 
@@ -186,7 +193,8 @@ def _check_norm(name: str, norm: nn.Module, layer: nn.Module) -> None:
         width = len(layer.get_parameter("weight"))
     else:
         raise ValueError(f"it folds {name!r} into a {type(layer).__name__}, which cannot be")
-    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.num_features != width:
+    known = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and is_norm(norm)
+    if not known or norm.num_features != width:
         raise ValueError(f"it folds {name!r}, which is no BatchNorm of {width} channels")
 
 
@@ -196,7 +204,9 @@ def _fold_away(model: nn.Module, folded: dict[str, Any]) -> nn.Module:
         if meta["what"] == BATCH_NORM and layer.bias is None:
             weight = layer.get_parameter("weight")
             layer.bias = nn.Parameter(weight.new_zeros(len(weight)), weight.requires_grad)
-        model = replaced(model, name, Folded(meta["into"], meta["what"]))
+        norm = meta["what"] == BATCH_NORM
+        left = without_norm(model.get_submodule(name), meta["into"]) if norm else None
+        model = replaced(model, name, left or Folded(meta["into"], ACTIVATION))
     return model
 
 

@@ -19,7 +19,7 @@ from sparse_ops.convert.fold import Folding
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.prepare import Call
 from sparse_ops.convert.progress import Step
-from sparse_ops.convert.verify import check_layer
+from sparse_ops.convert.verify import check_layer, exactly
 
 Run = Callable[[], object]
 Measure = Callable[[Run, Run, float], Comparison]
@@ -53,8 +53,10 @@ def decide(
         plain = nn.Sequential(dense, context.base.get_submodule(place))
     found, refusals = candidates.find(dense, mask, call.x, activation)
     best: tuple[candidates.Candidate, Comparison] | None = None
+    exact = exactly(dense, call.x) if found else None
     for candidate in found:
-        check_layer(layer.name, dense, candidate.layer, call.x)
+        assert exact is not None
+        check_layer(layer.name, dense, candidate.layer, exact)
         measured = context.measure(
             partial(plain, call.x), partial(candidate.layer, call.x), budget_s / len(found)
         )
