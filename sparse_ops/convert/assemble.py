@@ -28,6 +28,10 @@ class LayerPlan:
         measured: the packed layer, or the best candidate for it, against the dense one; None if
             there was nothing to measure.
         reason: why, in words.
+        floor_ms: the least time that the machine could take for one call with the kept weights, as
+            `roofline` has it; None if that was not measured.
+        refused: the candidates that it does not become, each with the reason: "CSRConv2d on avx2:
+            1.2 times as slow ...".
     """
 
     name: str
@@ -40,6 +44,8 @@ class LayerPlan:
     activation: str | None
     measured: Comparison | None
     reason: str
+    floor_ms: float | None = None
+    refused: tuple[str, ...] = ()
 
     @property
     def weights(self) -> int:
@@ -63,6 +69,14 @@ class LayerPlan:
     @property
     def packed_ms(self) -> float | None:
         return None if self.measured is None else self.measured.packed_ms
+
+    @property
+    def floor_reached(self) -> float | None:
+        """The floor as a fraction of the time that the layer takes as what it becomes."""
+        if self.floor_ms is None or self.measured is None:
+            return None
+        taken = self.measured.packed_ms if self.becomes else self.measured.dense_ms
+        return self.floor_ms / taken
 
     @property
     def speedup(self) -> float | None:

@@ -30,6 +30,7 @@ from sparse_ops.convert.fold import (
     is_norm,
     without_norm,
 )
+from sparse_ops.convert.layout import CHANNELS_LAST, is_channels_last, take_channels_last_
 from sparse_ops.convert.prepare import copied, make_plain_, replaced
 from sparse_ops.nn import SparseLayer
 
@@ -48,7 +49,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         for name, module in model.named_modules()
         if isinstance(module, SparseLayer)
     }
-    description = json.dumps({"layers": layers, "folded": folded_modules(model)})
+    about: dict[str, Any] = {"layers": layers, "folded": folded_modules(model)}
+    if is_channels_last(model):
+        about["layout"] = CHANNELS_LAST
+    description = json.dumps(about)
     tensors = {}
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
@@ -78,13 +82,15 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """
     metadata, tensors = read(path)
     try:
-        layers, folded = parse(metadata)
+        layers, folded, layout = parse(metadata)
         fast = copied(model)
         make_plain_(fast)
         _check_folding(fast, layers, folded)
         fast = _pack(fast, layers, tensors)
         fast = _fold_away(fast, folded)
         _load_state(fast, tensors)
+        if layout == CHANNELS_LAST:
+            take_channels_last_(fast)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
     return fast
@@ -110,8 +116,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor
         raise ValueError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
 
 
-def parse(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the metadata says of packed layers and of folded modules; layers are checked later.
+def parse(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+    """What the metadata says of packed layers, of folded modules, and of the layout.
+
+    Layers are checked later.
 
     Raises:
         ValueError: it is not the metadata of a packed model, or is of a newer version.
@@ -132,7 +140,10 @@ def parse(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
         if not isinstance(part, dict) or not all(isinstance(v, dict) for v in part.values()):
             raise ValueError(f"its description must have {key!r}, a table by module name")
         parts.append(part)
-    return parts[0], parts[1]
+    layout = description.get("layout")
+    if layout not in (None, CHANNELS_LAST):
+        raise ValueError(f"layout must be {CHANNELS_LAST} or not there, got {layout!r:.80}")
+    return parts[0], parts[1], layout
 
 
 def _pack(model: nn.Module, layers: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:

@@ -1,5 +1,6 @@
 """Planning: every candidate of every layer is timed against dense, then the whole model."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,9 +10,13 @@ from torch import Tensor, nn
 from sparse_ops import masks as masks_
 from sparse_ops.convert import fold as folding_
 from sparse_ops.convert.assemble import LayerPlan, weight_name
-from sparse_ops.convert.choose import Context, Measure, decide, settle
+from sparse_ops.convert.cache import Cache, digest, folder
+from sparse_ops.convert.choose import decide
+from sparse_ops.convert.context import Context, Measure, about_tensor, tensor_digest
 from sparse_ops.convert.fold import Folding, fold_batch_norms_
-from sparse_ops.convert.measure import compare
+from sparse_ops.convert.forms import COMPILED
+from sparse_ops.convert.layout import CHANNELS_LAST
+from sparse_ops.convert.measure import Comparison, compare
 from sparse_ops.convert.plans import Plan
 from sparse_ops.convert.prepare import (
     Call,
@@ -22,10 +27,14 @@ from sparse_ops.convert.prepare import (
     masked_copy,
     watch,
 )
-from sparse_ops.convert.progress import steps
+from sparse_ops.convert.progress import Step, steps
+from sparse_ops.convert.roofline import floors
+from sparse_ops.convert.trace import trace
+from sparse_ops.convert.whole import Forms, fastest_layout, settle
 
-# The parts of the budget that layers and the whole model get.
-LAYERS_SHARE, WHOLE_SHARE = 0.6, 0.4
+# The parts of the budget: for the layout of the dense model, for the layers, for the whole model;
+# the rest is for torch.compile, and for what is not timing.
+LAYOUT_SHARE, LAYERS_SHARE, WHOLE_SHARE = 0.05, 0.45, 0.2
 
 
 def _layer(name: str, module: nn.Module, mask: Tensor | None, call: Call | None) -> LayerPlan:
@@ -55,10 +64,11 @@ def plan(
     masks: Mapping[str, Tensor] | None = None,
     *,
     threshold: float = 0.0,
-    budget_s: float = 30.0,
+    budget_s: float = 60.0,
     fold: bool = True,
     progress: bool = True,
-    measure: Measure = compare,
+    compile: bool = True,
+    measure: Measure | None = None,
 ) -> Plan:
     """Finds out which layers of a pruned model to replace, by timing every way against dense.
 
@@ -70,23 +80,30 @@ def plan(
         example: an input as the model will see it, batch size included; a tensor or a tuple.
         masks: parameter name -> mask; default: the model's own zeros.
         threshold: without masks, weights with |w| <= threshold count as zeros.
-        budget_s: about how long timing may take. More is surer, not better.
+        budget_s: seconds that timing may take; a large model, or a compilation that has begun, may
+            take somewhat longer. More is surer, not better.
         fold: whether BatchNorm and activations may be folded into the layers before them; on both
             sides of the comparison. Needs eval mode.
         progress: whether a progress bar is shown, on the standard error stream.
-        measure: what times dense against packed: (dense, packed, seconds) -> Comparison.
+        compile: whether dense under torch.compile, weights frozen, has to be beaten too: where
+            there is a compiler, and time left for it.
+        measure: what times dense against packed: (dense, packed, seconds) -> Comparison. Default:
+            `convert.measure.compare`, its results kept on disk (`convert.cache` says where), so
+            that the same model is planned faster the next time.
 
     Raises:
         ValueError: the example is empty, a mask does not fit, or an option is out of range.
         Mismatch: a candidate computes something else than the dense layer.
     """
+    deadline = time.perf_counter() + budget_s
     inputs = example_tuple(example)
     if not budget_s > 0:
         raise ValueError(f"budget_s must be above 0, got {budget_s}")
     check_initialised(model)
     if masks is None:
         masks = find_masks(model, threshold)
-    masks = {name: mask.detach().clone() for name, mask in masks.items()}
+    else:
+        masks = {name: mask.detach().clone() for name, mask in masks.items()}
     base = masked_copy(model, masks)
     trains = any(module.training for module in base.modules())
     watched = {
@@ -105,6 +122,7 @@ def plan(
     elif fold:
         folding, note = folding_.find(base, calls)
     notes += [note] if note else []
+    identity = _identity(base, masks, inputs, fold) if measure is None else None
     fold_batch_norms_(base, folding)
 
     rows = []
@@ -113,19 +131,73 @@ def plan(
         row = _layer(name, module, mask, calls.get(name))
         reason = _stays(base, row, mask, calls.get(name))
         rows.append(replace(row, reason=reason or ""))
-    context = Context(base, masks, inputs, folding, measure)
     open_rows = [row for row in rows if not row.reason]
-    share = LAYERS_SHARE * budget_s / max(1, len(open_rows))
-    with steps("timing", len(open_rows) + 1, progress) as step:
-        layers = [
-            row if row.reason else decide(context, row, calls[row.name], share, step)
-            for row in rows
-        ]
-        layers, whole, note = settle(context, layers, WHOLE_SHARE * budget_s, step)
-    notes += [note] if note else []
+    cache = Cache(folder()) if measure is None else None
+    context = Context(
+        base,
+        masks,
+        inputs,
+        folding,
+        measure or compare,
+        deadline,
+        cache,
+        floors(cache) if cache is not None and open_rows else None,
+        identity,
+        compile and measure is None,
+    )
+    layers, whole, dense, packed = rows, None, Forms(), Forms()
+    if open_rows:
+        with steps("timing", len(open_rows) + 2, progress) as step:
+            layers, whole, dense, packed = _measured(context, rows, calls, budget_s, step)
+    if cache is not None:
+        cache.write()
+        notes += cache.notes
+        notes += [f"{cache.hits} measurements were known from before"] if cache.hits else []
+    if packed.fastest == COMPILED:
+        notes.append(
+            "dense is fastest under torch.compile with freezing, and packed is faster than that "
+            "under the same: compile what apply() returns"
+        )
     if whole is None:
         notes.append("no layer is replaced: the answer is the masked dense model")
-    return Plan(tuple(layers), whole, tuple(notes), folding, masks, inputs)
+    return Plan(tuple(layers), whole, tuple(notes), folding, masks, inputs, dense, packed)
+
+
+def _measured(
+    context: Context, rows: list[LayerPlan], calls: Mapping[str, Call], budget_s: float, step: Step
+) -> tuple[list[LayerPlan], Comparison | None, Forms, Forms]:
+    """What becomes of the layers, and how the whole compares: see `settle`."""
+    dense = fastest_layout(context, context.base, "dense", LAYOUT_SHARE * budget_s)
+    planar = dense[0].fastest == CHANNELS_LAST
+    step()
+    left = sum(not row.reason for row in rows)
+    ends = time.perf_counter() + LAYERS_SHARE * budget_s
+    layers = []
+    for row in rows:
+        if not row.reason:
+            # What one layer does not need is there for the next ones; what it took too much, not.
+            share = max(0.0, ends - time.perf_counter()) / left
+            row = decide(context, row, calls[row.name], planar, share, step)
+            left -= 1
+        layers.append(row)
+    return settle(context, layers, dense, WHOLE_SHARE * budget_s, step)
+
+
+def _identity(
+    base: nn.Module, masks: Mapping[str, Tensor], inputs: tuple[Any, ...], fold: bool
+) -> dict[str, Any] | None:
+    """What a whole model's measurements are kept under; None where its forward is not known."""
+    graph, note = trace(base)
+    if graph is None or note is not None:
+        return None
+    example = [about_tensor(x) if isinstance(x, Tensor) else repr(x) for x in inputs]
+    return {
+        "what": "whole",
+        "model": digest([type(base).__qualname__, repr(base), str(graph)]),
+        "masks": digest({name: tensor_digest(mask) for name, mask in masks.items()}),
+        "example": example,
+        "fold": fold,
+    }
 
 
 def sparsify(

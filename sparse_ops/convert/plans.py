@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from sparse_ops.convert.assemble import LayerPlan, assemble_, packed_layer, weight_name
 from sparse_ops.convert.fold import Folding, activation_name, fold_batch_norms_
+from sparse_ops.convert.layout import CHANNELS_LAST, take_channels_last_
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.prepare import masked_copy, watch
 from sparse_ops.convert.verify import check_layer, check_model
+from sparse_ops.convert.whole import Forms
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +23,13 @@ class Plan:
 
     Attributes:
         layers: every Conv2d and Linear, in order of definition.
-        whole: the converted model against the masked dense one, the latter in channels_last where
-            that is faster; None if no layer changes.
+        whole: the converted model against the masked dense one, each in its fastest form; None if
+            no layer changes.
         notes: what else there is to know, in words.
         folding: which BatchNorm and activations are done by the layers before them.
         masks: the masks that the plan was made for.
         example: the example that it was made with, which every packed layer is verified on.
+        dense_forms, packed_forms: how the two models may run, and what is the fastest way.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -35,6 +38,8 @@ class Plan:
     folding: Folding = field(default_factory=Folding, repr=False)
     masks: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     example: tuple[Any, ...] = field(default=(), repr=False)
+    dense_forms: Forms = field(default_factory=Forms)
+    packed_forms: Forms = field(default_factory=Forms)
 
     @property
     def packed(self) -> tuple[LayerPlan, ...]:
@@ -67,6 +72,8 @@ class Plan:
             packed = packed_layer(dense[layer.name], mask, layer)
             check_layer(layer.name, dense[layer.name], packed, calls[layer.name].x)
         fast = assemble_(base, self.masks, self.layers, self.folding)
+        if self.packed_forms.fastest == CHANNELS_LAST:
+            take_channels_last_(fast)
         check_model(masked, fast, self.example)
         for name, module in fast.named_modules():
             module.training = modes.get(name, model.training)
@@ -104,11 +111,22 @@ class Plan:
     def as_data(self) -> dict[str, Any]:
         """Everything that was decided and measured, as plain data; without masks and example."""
         layers = [
-            asdict(layer) | {"sparsity": layer.sparsity, "kept_macs": layer.kept_macs}
+            asdict(layer)
+            | {
+                "sparsity": layer.sparsity,
+                "kept_macs": layer.kept_macs,
+                "floor_reached": layer.floor_reached,
+            }
             for layer in self.layers
         ]
         whole = None if self.whole is None else asdict(self.whole)
-        return {"layers": layers, "whole": whole, "notes": list(self.notes)}
+        return {
+            "layers": layers,
+            "whole": whole,
+            "dense_forms": asdict(self.dense_forms),
+            "packed_forms": asdict(self.packed_forms),
+            "notes": list(self.notes),
+        }
 
     def to_json(self) -> str:
         """`as_data()` as JSON."""
@@ -117,4 +135,4 @@ class Plan:
     def __str__(self) -> str:
         from sparse_ops.convert.text import plan_text
 
-        return plan_text(self.layers, self.whole, self.notes)
+        return plan_text(self)
