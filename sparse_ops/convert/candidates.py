@@ -72,8 +72,8 @@ def operator_arguments(layer: SparseLayer, x: Tensor) -> tuple[Any, ...]:
         stride, dilation = pair("stride", layer.stride, 1), pair("dilation", layer.dilation, 1)
         geometry = Geometry(stride, layer._inner, dilation, layer.groups)
         batched = x if x.dim() == 4 else x[None]
-        return layer.padded(batched), layer.weight, layer.bias, geometry, layer.activation
-    return x.reshape(-1, x.shape[-1]), layer.weight, layer.bias, layer.activation
+        return layer.padded(batched), layer.weight, layer.bias, geometry, layer.activation, None
+    return x.reshape(-1, x.shape[-1]), layer.weight, layer.bias, layer.activation, None
 
 
 def backend_refuses(layer: SparseLayer, backend: str, x: Tensor) -> str | None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparse_ops._files import replacing
+from sparse_ops.convert import fuse
 from sparse_ops.convert.candidates import REFERENCE, backend_refuses
 from sparse_ops.convert.describe import (
     check_layer_fits,
@@ -52,6 +53,11 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     about: dict[str, Any] = {"layers": layers, "folded": folded_modules(model)}
     if is_channels_last(model):
         about["layout"] = CHANNELS_LAST
+    if fusions := fuse.fusions_of(model):
+        about["fused"] = {
+            each.layer: {"activation": each.activation, "residual": each.residual}
+            for each in fusions
+        }
     description = json.dumps(about)
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -82,12 +88,13 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """
     metadata, tensors = read(path)
     try:
-        layers, folded, layout = parse(metadata)
+        layers, folded, fusions, layout = parse(metadata)
         fast = copied(model)
         make_plain_(fast)
-        _check_folding(fast, layers, folded)
+        _check_folding(fast, layers, folded, fusions)
         fast = _pack(fast, layers, tensors)
         fast = _fold_away(fast, folded)
+        fast = _fuse(fast, fusions)
         _load_state(fast, tensors)
         if layout == CHANNELS_LAST:
             take_channels_last_(fast)
@@ -116,10 +123,12 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor
         raise ValueError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
 
 
-def parse(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any], str | None]:
-    """What the metadata says of packed layers, of folded modules, and of the layout.
+def parse(
+    metadata: dict[str, str],
+) -> tuple[dict[str, Any], dict[str, Any], list[fuse.Fusion], str | None]:
+    """What the metadata says: packed layers, folded modules, what is fused, and the layout.
 
-    Layers are checked later.
+    Whether it is all of this model is checked later.
 
     Raises:
         ValueError: it is not the metadata of a packed model, or is of a newer version.
@@ -135,15 +144,22 @@ def parse(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any], str
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its description is not JSON: {error}") from error
     parts = []
-    for key in ("layers", "folded"):
-        part = description.get(key) if isinstance(description, dict) else None
+    for key in ("layers", "folded", "fused"):
+        optional: dict[str, Any] | None = {} if key == "fused" else None
+        part = description.get(key, optional) if isinstance(description, dict) else None
         if not isinstance(part, dict) or not all(isinstance(v, dict) for v in part.values()):
             raise ValueError(f"its description must have {key!r}, a table by module name")
         parts.append(part)
     layout = description.get("layout")
     if layout not in (None, CHANNELS_LAST):
         raise ValueError(f"layout must be {CHANNELS_LAST} or not there, got {layout!r:.80}")
-    return parts[0], parts[1], layout
+    fusions = []
+    for name, meta in parts[2].items():
+        activation, residual = meta.get("activation"), meta.get("residual")
+        if not isinstance(activation, str | None) or type(residual) is not bool:
+            raise ValueError(f"what is fused into {name!r} must be a name and true or false")
+        fusions.append(fuse.Fusion(name, activation, residual))
+    return parts[0], parts[1], fusions, layout
 
 
 def _pack(model: nn.Module, layers: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
@@ -168,7 +184,20 @@ def _pack(model: nn.Module, layers: dict[str, Any], tensors: dict[str, Tensor]) 
     return model
 
 
-def _check_folding(model: nn.Module, layers: dict[str, Any], folded: dict[str, Any]) -> None:
+def _fuse(model: nn.Module, fusions: list[fuse.Fusion]) -> nn.Module:
+    """The model with what the file says is fused, if that is what the model does."""
+    if not fusions:
+        return model
+    for fusion in fusions:
+        layer = model.get_submodule(fusion.layer)
+        assert isinstance(layer, SparseLayer)
+        layer.activation = None
+    return fuse.fused(model, fusions)
+
+
+def _check_folding(
+    model: nn.Module, layers: dict[str, Any], folded: dict[str, Any], fusions: list[fuse.Fusion]
+) -> None:
     """Raises ValueError unless each folded module may be, and accounts for what its layer does."""
     modules = dict(model.named_modules())
     does: dict[str, set[str]] = {BATCH_NORM: set(), ACTIVATION: set()}
@@ -187,9 +216,17 @@ def _check_folding(model: nn.Module, layers: dict[str, Any], folded: dict[str, A
                 f"which applies {layers[into].get('activation')!r}"
             )
         does[what].add(into)
+    in_graph = {fusion.layer: fusion for fusion in fusions}
+    for name in in_graph:
+        if name not in layers or name not in modules or name in does[ACTIVATION]:
+            raise ValueError(f"it fuses something into {name!r}, which cannot be")
+        if isinstance(modules[name], SparseLayer):
+            raise ValueError(f"it fuses something into {name!r}, which the model has packed itself")
+        if layers[name].get("activation") != in_graph[name].activation:
+            raise ValueError(f"layer {name!r} applies another activation than is fused into it")
     for name, meta in layers.items():
         layer = modules.get(name, model)
-        fused = name in does[ACTIVATION] or isinstance(layer, SparseLayer)
+        fused = name in in_graph or name in does[ACTIVATION] or isinstance(layer, SparseLayer)
         if meta.get("activation") is not None and not fused:
             raise ValueError(f"layer {name!r} applies an activation that the model does not have")
         biased = getattr(layer, "bias", None) is not None or name in does[BATCH_NORM]

@@ -8,7 +8,9 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+
+from sparse_ops.nn._conv import SparseConv2d
 
 CHANNELS_LAST = "channels_last"
 
@@ -24,9 +26,21 @@ def _bring(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(in_channels_last(x) for x in inputs)
 
 
+class ToChannelsLast(nn.Module):
+    """At the entrance of a model that is a graph."""
+
+    def forward(self, x: Any) -> Any:
+        return in_channels_last(x)
+
+
+# Its name in such a model.
+ENTRANCE = "to_channels_last"
+
+
 def is_channels_last(model: nn.Module) -> bool:
     """Whether `take_channels_last_` was applied to the model."""
-    return any(hook is _bring for hook in model._forward_pre_hooks.values())
+    hooked = any(hook is _bring for hook in model._forward_pre_hooks.values())
+    return hooked or isinstance(getattr(model, ENTRANCE, None), ToChannelsLast)
 
 
 def take_channels_last_(model: nn.Module) -> nn.Module:
@@ -44,8 +58,22 @@ def take_channels_last_(model: nn.Module) -> nn.Module:
                 moved = in_channels_last(weight.detach())
                 new[id(weight)] = nn.Parameter(moved, weight.requires_grad)
             module._parameters["weight"] = new[id(weight)]
-    model.register_forward_pre_hook(_bring)
+    if isinstance(model, fx.GraphModule):
+        _add_entrance_(model)
+    else:
+        model.register_forward_pre_hook(_bring)
     return model
+
+
+def _add_entrance_(model: fx.GraphModule) -> None:
+    """A graph has the conversion as a node: its copies and pickles would lose a hook."""
+    model.add_submodule(ENTRANCE, ToChannelsLast())
+    inputs = [node for node in model.graph.nodes if node.op == "placeholder"]
+    for node in inputs:
+        with model.graph.inserting_after(inputs[-1]):
+            brought = model.graph.call_module(ENTRANCE, (node,))
+        node.replace_all_uses_with(brought, lambda user, own=brought: user is not own)
+    model.recompile()
 
 
 def sharing_copy(model: nn.Module) -> nn.Module:
@@ -57,4 +85,5 @@ def sharing_copy(model: nn.Module) -> nn.Module:
 def has_images(model: nn.Module, example: tuple[Any, ...]) -> bool:
     """Whether channels_last means anything to the model."""
     images = any(isinstance(x, Tensor) and x.dim() == 4 for x in example)
-    return images and any(isinstance(module, nn.Conv2d) for module in model.modules())
+    convolutions = (nn.Conv2d, SparseConv2d)
+    return images and any(isinstance(module, convolutions) for module in model.modules())

@@ -16,7 +16,7 @@ from sparse_ops.convert.context import Context, Measure, about_tensor, tensor_di
 from sparse_ops.convert.fold import Folding, fold_batch_norms_
 from sparse_ops.convert.forms import COMPILED
 from sparse_ops.convert.layout import CHANNELS_LAST
-from sparse_ops.convert.measure import Comparison, compare
+from sparse_ops.convert.measure import compare
 from sparse_ops.convert.plans import Plan
 from sparse_ops.convert.prepare import (
     Call,
@@ -30,7 +30,7 @@ from sparse_ops.convert.prepare import (
 from sparse_ops.convert.progress import Step, steps
 from sparse_ops.convert.roofline import floors
 from sparse_ops.convert.trace import trace
-from sparse_ops.convert.whole import Forms, fastest_layout, settle
+from sparse_ops.convert.whole import Forms, Settled, fastest_layout, settle
 
 # The parts of the budget: for the layout of the dense model, for the layers, for the whole model;
 # the rest is for torch.compile, and for what is not timing.
@@ -82,8 +82,9 @@ def plan(
         threshold: without masks, weights with |w| <= threshold count as zeros.
         budget_s: seconds that timing may take; a large model, or a compilation that has begun, may
             take somewhat longer. More is surer, not better.
-        fold: whether BatchNorm and activations may be folded into the layers before them; on both
-            sides of the comparison. Needs eval mode.
+        fold: whether BatchNorm and activations may be folded into the layers before them, on both
+            sides of the comparison, and additions and functions into packed layers: the fast model
+            is then a torch.fx.GraphModule. Needs eval mode.
         progress: whether a progress bar is shown, on the standard error stream.
         compile: whether dense under torch.compile, weights frozen, has to be beaten too: where
             there is a compiler, and time left for it.
@@ -145,27 +146,42 @@ def plan(
         identity,
         compile and measure is None,
     )
-    layers, whole, dense, packed = rows, None, Forms(), Forms()
+    settled = Settled(rows, None, Forms(), Forms())
     if open_rows:
         with steps("timing", len(open_rows) + 2, progress) as step:
-            layers, whole, dense, packed = _measured(context, rows, calls, budget_s, step)
+            settled = _measured(context, rows, calls, fold and not trains, budget_s, step)
     if cache is not None:
         cache.write()
         notes += cache.notes
         notes += [f"{cache.hits} measurements were known from before"] if cache.hits else []
-    if packed.fastest == COMPILED:
+    if settled.packed.fastest == COMPILED:
         notes.append(
             "dense is fastest under torch.compile with freezing, and packed is faster than that "
             "under the same: compile what apply() returns"
         )
-    if whole is None:
+    if settled.whole is None:
         notes.append("no layer is replaced: the answer is the masked dense model")
-    return Plan(tuple(layers), whole, tuple(notes), folding, masks, inputs, dense, packed)
+    return Plan(
+        tuple(settled.layers),
+        settled.whole,
+        tuple(notes),
+        folding,
+        masks,
+        inputs,
+        settled.dense,
+        settled.packed,
+        tuple(settled.fusions),
+    )
 
 
 def _measured(
-    context: Context, rows: list[LayerPlan], calls: Mapping[str, Call], budget_s: float, step: Step
-) -> tuple[list[LayerPlan], Comparison | None, Forms, Forms]:
+    context: Context,
+    rows: list[LayerPlan],
+    calls: Mapping[str, Call],
+    fold: bool,
+    budget_s: float,
+    step: Step,
+) -> Settled:
     """What becomes of the layers, and how the whole compares: see `settle`."""
     dense = fastest_layout(context, context.base, "dense", LAYOUT_SHARE * budget_s)
     planar = dense[0].fastest == CHANNELS_LAST
@@ -180,7 +196,7 @@ def _measured(
             row = decide(context, row, calls[row.name], planar, share, step)
             left -= 1
         layers.append(row)
-    return settle(context, layers, dense, WHOLE_SHARE * budget_s, step)
+    return settle(context, layers, dense, fold, WHOLE_SHARE * budget_s, step)
 
 
 def _identity(

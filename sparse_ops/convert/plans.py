@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparse_ops.convert.assemble import LayerPlan, assemble_, packed_layer, weight_name
 from sparse_ops.convert.fold import Folding, activation_name, fold_batch_norms_
+from sparse_ops.convert.fuse import Fusion, fused
 from sparse_ops.convert.layout import CHANNELS_LAST, take_channels_last_
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.prepare import masked_copy, watch
@@ -30,6 +31,7 @@ class Plan:
         masks: the masks that the plan was made for.
         example: the example that it was made with, which every packed layer is verified on.
         dense_forms, packed_forms: how the two models may run, and what is the fastest way.
+        fusions: what packed layers do beside, in a model that becomes a torch.fx.GraphModule.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -40,6 +42,7 @@ class Plan:
     example: tuple[Any, ...] = field(default=(), repr=False)
     dense_forms: Forms = field(default_factory=Forms)
     packed_forms: Forms = field(default_factory=Forms)
+    fusions: tuple[Fusion, ...] = ()
 
     @property
     def packed(self) -> tuple[LayerPlan, ...]:
@@ -72,6 +75,8 @@ class Plan:
             packed = packed_layer(dense[layer.name], mask, layer)
             check_layer(layer.name, dense[layer.name], packed, calls[layer.name].x)
         fast = assemble_(base, self.masks, self.layers, self.folding)
+        if self.fusions:
+            fast = fused(fast, list(self.fusions))
         if self.packed_forms.fastest == CHANNELS_LAST:
             take_channels_last_(fast)
         check_model(masked, fast, self.example)
@@ -125,6 +130,7 @@ class Plan:
             "whole": whole,
             "dense_forms": asdict(self.dense_forms),
             "packed_forms": asdict(self.packed_forms),
+            "fusions": [asdict(fusion) for fusion in self.fusions],
             "notes": list(self.notes),
         }
 

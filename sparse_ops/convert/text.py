@@ -48,6 +48,10 @@ def plan_text(plan: "Plan") -> str:
         becomes = f"{layer.becomes} ({layer.backend})" if layer.becomes else "dense"
         if layer.activation:
             becomes += f" + {layer.activation}"
+        for fusion in plan.fusions:
+            if fusion.layer == layer.name:
+                becomes += " + residual" if fusion.residual else ""
+                becomes += f" + {fusion.activation}" if fusion.activation else ""
         times = (layer.dense_ms, layer.packed_ms)
         reached = layer.floor_reached
         table.add_row(

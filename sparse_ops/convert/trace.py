@@ -4,6 +4,7 @@ Where a forward cannot be traced, its module becomes one node, and the rest of t
 still traced.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import fx, nn
@@ -15,14 +16,17 @@ MOST_OPAQUE = 50
 class Tracer(fx.Tracer):
     """torch.fx's, which takes BatchNorms of any package and named modules as one node each."""
 
-    def __init__(self, opaque: set[str]) -> None:
+    def __init__(
+        self, opaque: Collection[str] = (), leaves: tuple[type[nn.Module], ...] = ()
+    ) -> None:
         super().__init__()
-        self.opaque = opaque
+        self.opaque, self.leaves = opaque, leaves
         # The modules whose forwards are running, outermost first.
         self.inside: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if module_qualified_name in self.opaque or isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+        if module_qualified_name in self.opaque or isinstance(m, (*norms, *self.leaves)):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
@@ -34,8 +38,14 @@ class Tracer(fx.Tracer):
         return result
 
 
-def trace(model: nn.Module) -> tuple[fx.Graph | None, str | None]:
+def trace(
+    model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()
+) -> tuple[fx.Graph | None, str | None]:
     """The graph of a model.
+
+    Args:
+        model: not changed.
+        leaves: kinds of modules that are one node each, beside those of torch.nn.
 
     Returns:
         The graph and None; or the graph and which modules are one node each in it, and why; or
@@ -44,7 +54,7 @@ def trace(model: nn.Module) -> tuple[fx.Graph | None, str | None]:
     opaque: set[str] = set()
     first = ""
     while True:
-        tracer = Tracer(opaque)
+        tracer = Tracer(opaque, leaves)
         try:
             graph = tracer.trace(model)
             break

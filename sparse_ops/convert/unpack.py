@@ -4,11 +4,12 @@ import os
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparse_ops._files import replacing
 from sparse_ops.convert.prepare import copied, example_tuple, replaced
 from sparse_ops.nn import SparseLayer
+from sparse_ops.ops._activation import add_and_activate
 
 # An ONNX file is one protobuf message, and those end at 2 GiB.
 LARGEST_ONNX = 2**31
@@ -20,8 +21,24 @@ def to_dense(model: nn.Module) -> nn.Module:
     for name, module in list(dense.named_modules()):
         if isinstance(module, SparseLayer):
             unpacked: Any = module
-            dense = replaced(dense, name, unpacked.to_dense())
+            new = Unfused(unpacked) if module.fused else unpacked.to_dense()
+            dense = replaced(dense, name, new)
     return dense
+
+
+class Unfused(nn.Module):
+    """The dense layer of a packed one that may be given a residual."""
+
+    def __init__(self, packed: Any) -> None:
+        super().__init__()
+        activation, packed.activation = packed.activation, None
+        self.layer = packed.to_dense()
+        packed.activation = activation
+        self.activation = activation
+        self.train(packed.training)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return add_and_activate(self.layer(x), residual, self.activation)
 
 
 def export_onnx(

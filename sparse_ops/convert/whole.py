@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparse_ops.convert import fuse
 from sparse_ops.convert.assemble import LayerPlan, assemble_
 from sparse_ops.convert.cache import digest
 from sparse_ops.convert.context import Context
@@ -24,9 +25,16 @@ from sparse_ops.convert.forms import (
     failure,
     no_compiler,
 )
-from sparse_ops.convert.layout import CHANNELS_LAST, has_images, sharing_copy
+from sparse_ops.convert.fuse import Fusion
+from sparse_ops.convert.layout import (
+    CHANNELS_LAST,
+    has_images,
+    sharing_copy,
+    take_channels_last_,
+)
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.progress import Step
+from sparse_ops.convert.verify import Mismatch, check_model
 
 # Compiling a network of 18 to 50 layers takes 10 to 60 s, and cannot be stopped: it is begun only
 # where as much of the budget is left.
@@ -48,6 +56,24 @@ class Forms:
     fastest: str = EAGER
     milliseconds: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """What came out.
+
+    Attributes:
+        layers: what becomes of them.
+        whole: how the whole compares, or None if no layer is packed.
+        dense, packed: the forms of the two models.
+        fusions: what is fused in the graph of the packed one.
+    """
+
+    layers: list[LayerPlan]
+    whole: Comparison | None
+    dense: Forms
+    packed: Forms
+    fusions: Sequence[Fusion] = ()
 
 
 class Compiled:
@@ -106,21 +132,19 @@ def settle(
     context: Context,
     layers: list[LayerPlan],
     dense: tuple[Forms, Call],
+    fuses: bool,
     budget_s: float,
     step: Step,
-) -> tuple[list[LayerPlan], Comparison | None, Forms, Forms]:
+) -> Settled:
     """Times the whole model; while it is not faster, what gains least goes back to dense.
 
     Args:
         dense: what `fastest_layout` says of the dense model.
-
-    Returns:
-        The layers; how the whole compares, or None if no layer is packed; the forms of the dense
-        model and of the packed one.
+        fuses: whether the packed model may become a graph.
     """
     layers = _drop_unusable(context, layers)
     if not any(layer.becomes is not None for layer in layers):
-        return layers, None, dense[0], Forms()
+        return Settled(layers, None, dense[0], Forms())
     dense_forms, to_beat = _try_compiled(context, context.base, "dense", *dense)
     share = budget_s / 2
     packed_forms = Forms()
@@ -128,6 +152,8 @@ def settle(
         fast = _converted(context, layers)
         about = _about(layers)
         packed_forms, call = fastest_layout(context, fast, about, share / 2)
+        fusions, fast, call = _fused(context, fast, packed_forms, call, about, fuses, share / 2)
+        about += " fused" if fusions else ""
         whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup <= 1 and dense_forms.fastest == COMPILED:
             both = _try_compiled(context, fast, about, packed_forms, call)
@@ -136,11 +162,43 @@ def settle(
                 whole = _against(context, dense_forms, to_beat, *both, about, share)
         if whole.speedup > 1:
             step()
-            return layers, whole, dense_forms, packed_forms
+            return Settled(layers, whole, dense_forms, packed_forms, fusions)
         layers = _some_back(layers, packed, whole)
         share = budget_s / 2 / len(packed)
     step()
-    return layers, None, dense_forms, packed_forms
+    return Settled(layers, None, dense_forms, packed_forms)
+
+
+def _fused(
+    context: Context,
+    fast: nn.Module,
+    forms: Forms,
+    call: Call,
+    about: str,
+    fuses: bool,
+    seconds: float,
+) -> tuple[list[Fusion], nn.Module, Call]:
+    """What is fused in the graph, the model with it and its call: where that is surely faster."""
+    if not fuses:
+        return [], fast, call
+    try:
+        found = fuse.find(fast, fuse.shapes_of(fast, context.example))
+        if not found:
+            return [], fast, call
+        model: nn.Module = fuse.fused(sharing_copy(fast), found)
+        check_model(fast, model, context.example)
+    except Mismatch:
+        raise
+    except Exception:
+        # Whatever stands against a graph of this model: without one it is as fast as it was.
+        return [], fast, call
+    if forms.fastest == CHANNELS_LAST:
+        take_channels_last_(model)
+    one: Call = partial(model, *context.example)
+    what = {"forms": [forms.fastest] * 2, "of": [about, "fused"]}
+    if context.timed_whole(what, call, one, seconds).low <= 1:
+        return [], fast, call
+    return found, model, one
 
 
 def _against(
