@@ -30,8 +30,9 @@ class LayerPlan:
         reason: why, in words.
         floor_ms: the least time that the machine could take for one call with the kept weights, as
             `roofline` has it; None if that was not measured.
-        refused: the candidates that it does not become, each with the reason: "CSRConv2d on avx2:
-            1.2 times as slow ...".
+        refused: the candidates that cannot be, each with the reason: "PeriodicConv2d: its mask is
+            not periodic".
+        slower: the candidates that can, and were slower than the one that is measured.
     """
 
     name: str
@@ -46,6 +47,7 @@ class LayerPlan:
     reason: str
     floor_ms: float | None = None
     refused: tuple[str, ...] = ()
+    slower: tuple[str, ...] = ()
 
     @property
     def weights(self) -> int:

@@ -17,14 +17,14 @@ from typing import Any
 
 from sparse_ops._files import replacing
 from sparse_ops.convert.environment import environment
-from sparse_ops.convert.measure import Comparison
+from sparse_ops.convert.measure import FEWEST_PAIRS, Comparison
 
 VARIABLE = "SPARSE_OPS_CACHE"
 FORMAT = 1
 # Some MB of JSON; the oldest entries go first.
 MOST_ENTRIES = 20_000
-# What was measured in half the time that there is now is sure enough.
-LEAST_TIME = 0.5
+# What was measured in a quarter of the time there is now, or with enough pairs, is sure enough.
+LEAST_TIME = 0.25
 
 # Threads of one process take turns at reading, merging and writing; of several processes, one may
 # lose what it measured, never the file.
@@ -95,12 +95,22 @@ class Cache:
 
     def comparison(self, what: Mapping[str, Any], seconds: float) -> Comparison | None:
         """A comparison that was measured for `what` with about as much time, or None."""
-        kept = self.get(what)
+        found = self._comparison(what, seconds)
+        self.hits += found is not None
+        return found
+
+    def knows(self, what: Mapping[str, Any], seconds: float) -> bool:
+        """Whether `comparison` has one."""
+        return self._comparison(what, seconds) is not None
+
+    def _comparison(self, what: Mapping[str, Any], seconds: float) -> Comparison | None:
+        kept: Any = self.get(what)
         try:
-            if kept is None or not float(kept["seconds"]) >= LEAST_TIME * seconds:
-                return None
             numbers = kept["comparison"]
-            found = Comparison(
+            hurried = float(kept["seconds"]) < LEAST_TIME * seconds
+            if hurried and int(numbers["pairs"]) < FEWEST_PAIRS:
+                return None
+            return Comparison(
                 dense_ms=float(numbers["dense_ms"]),
                 packed_ms=float(numbers["packed_ms"]),
                 speedup=float(numbers["speedup"]),
@@ -111,8 +121,6 @@ class Cache:
             )
         except (ValueError, TypeError, KeyError):
             return None
-        self.hits += 1
-        return found
 
     def put_comparison(self, what: Mapping[str, Any], seconds: float, measured: Comparison) -> None:
         """Keeps a comparison that was given some seconds."""

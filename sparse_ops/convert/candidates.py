@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from sparse_ops.convert.layout import sharing_copy
 from sparse_ops.nn import ChannelPrunedConv2d, CSRConv2d, CSRLinear, PeriodicConv2d, SparseLayer
 from sparse_ops.nn._conv import SparseConv2d
 from sparse_ops.ops import channel_pruned_conv2d, csr_conv2d, csr_linear, periodic_conv2d
@@ -107,6 +108,7 @@ def find(
         if (reason := entry.layer.refuses(dense, mask)) is not None:
             refused[name, reason] = []
             continue
+        packed: SparseLayer | None = None
         for backend in entry.backends:
             if backend.name == REFERENCE:
                 continue
@@ -114,8 +116,12 @@ def find(
                 reason = "it is the same kernel without this machine's vector instructions"
                 refused.setdefault((name, reason), []).append(backend.name)
                 continue
-            layer = entry.layer.from_dense(dense, mask, activation=activation, backend=backend.name)
-            layer.train(dense.training)
+            if packed is None:
+                packed = entry.layer.from_dense(dense, mask, activation=activation)
+                packed.train(dense.training)
+            layer = sharing_copy(packed)
+            assert isinstance(layer, SparseLayer)
+            layer.backend = backend.name
             if (reason := backend.refuses(*operator_arguments(layer, x))) is None:
                 found.append(Candidate(name, backend.name, layer))
             else:

@@ -49,10 +49,6 @@ def decide(
         step()
         return replace(layer, reason="; ".join(refusals), refused=tuple(refusals))
 
-    exact = exactly(dense, call.x)
-    for candidate in found:
-        check_layer(layer.name, dense, candidate.layer, exact)
-    del exact
     runs = _runs(found, call.x)
     to_beat: Run = partial(plain, call.x)
     if channels_last and call.x.dim() == 4:
@@ -60,17 +56,26 @@ def decide(
         to_beat = partial(planar, in_channels_last(call.x))
     about = _about(context, layer, dense, call.x, activation, channels_last)
     names = list(runs)
+    hopeless: list[str] = []
     if context.cache is not None and len(names) > 1:
-        names, slow = _promising(context, about, runs)
-        refusals += slow
-    measured = {
-        name: context.timed(
-            {**about, "candidate": name}, to_beat, runs[name][1], budget_s / len(names)
-        )
-        for name in names
-    }
+        names, hopeless = _promising(context, about, runs)
+    whats = {name: {**about, "candidate": name} for name in names}
+    share = budget_s / len(names)
+    new = [name for name in names if not context.knows(whats[name], share)]
+    _check(layer.name, dense, call.x, [runs[name][0] for name in new])
+    measured = {name: context.timed(whats[name], to_beat, runs[name][1], share) for name in names}
     step()
-    return _verdict(layer, call, activation, runs, measured, refusals)
+    layer = replace(layer, refused=tuple(refusals), slower=tuple(hopeless))
+    return _verdict(layer, call, activation, runs, measured)
+
+
+def _check(name: str, dense: nn.Module, x: Tensor, found: list[Candidate]) -> None:
+    """Compares what is going to be timed with dense; `apply` does so for what was chosen."""
+    if not found:
+        return
+    exact = exactly(dense, x)
+    for candidate in dict.fromkeys(found):
+        check_layer(name, dense, candidate.layer, exact)
 
 
 def _runs(found: list[Candidate], x: Tensor) -> dict[str, tuple[Candidate, Run]]:
@@ -143,7 +148,6 @@ def _verdict(
     activation: str | None,
     runs: dict[str, tuple[Candidate, Run]],
     measured: dict[str, Comparison],
-    refusals: list[str],
 ) -> LayerPlan:
     """What becomes of a layer whose candidates compare with dense like this."""
     # The first of equally fast ones: max keeps it.
@@ -155,7 +159,7 @@ def _verdict(
         for name, other in measured.items()
         if name != best
     ]
-    layer = replace(layer, measured=comparison, refused=tuple(refusals + slower))
+    layer = replace(layer, measured=comparison, slower=(*layer.slower, *slower))
     if comparison.low <= 1:
         return replace(layer, reason=f"{best} is not surely faster here{repeated}")
     return replace(

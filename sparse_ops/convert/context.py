@@ -1,7 +1,6 @@
 """Context: what all steps of one planning share, and how they measure."""
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +28,7 @@ class Context:
         floors: what the machine can do; None where the measure is not ours.
         identity: what the whole model's measurements are kept under; None: they are not.
         compiles: whether torch.compile may be tried.
-        deadline: when the budget ends, as `time.perf_counter` says it.
+        budget_s: seconds for all of the timing.
     """
 
     base: nn.Module
@@ -37,17 +36,12 @@ class Context:
     example: tuple[Any, ...]
     folding: Folding
     measure: Measure
-    deadline: float
+    budget_s: float
     cache: Cache | None = None
     floors: Floors | None = None
     identity: Mapping[str, Any] | None = None
     compiles: bool = False
     mask_digests: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def left_s(self) -> float:
-        """Seconds of the budget that are left, never below 0."""
-        return max(0.0, self.deadline - time.perf_counter())
 
     def timed(
         self, what: Mapping[str, Any] | None, dense: Call, packed: Call, seconds: float
@@ -68,11 +62,13 @@ class Context:
         full = None if self.identity is None else {**self.identity, **what}
         return self.timed(full, dense, packed, seconds)
 
-    def knows_whole(self, what: Mapping[str, Any]) -> bool:
-        """Whether `timed_whole` would take its answer from the cache, were there time enough."""
-        if self.cache is None or self.identity is None:
-            return False
-        return self.cache.get({**self.identity, **what}) is not None
+    def knows(self, what: Mapping[str, Any], seconds: float) -> bool:
+        """Whether `timed` would take its answer from the cache."""
+        return self.cache is not None and self.cache.knows(what, seconds)
+
+    def knows_whole(self, what: Mapping[str, Any], seconds: float) -> bool:
+        """Whether `timed_whole` would take its answer from the cache."""
+        return self.identity is not None and self.knows({**self.identity, **what}, seconds)
 
     def mask_digest(self, name: str) -> str:
         """A short name for the mask of a weight."""

@@ -158,7 +158,7 @@ def find(model: nn.Module, calls: Mapping[str, Call]) -> tuple[Folding, str | No
 
 @torch.no_grad()
 def fold_batch_norms_(model: nn.Module, folding: Folding) -> None:
-    """Folds every BatchNorm of the folding into its layer, in place."""
+    """Folds every BatchNorm of the folding into its layer, which gets new parameters."""
     for name, norm_name in folding.batch_norms.items():
         layer: Any = model.get_submodule(name)
         norm: Any = model.get_submodule(norm_name)
@@ -172,9 +172,8 @@ def fold_batch_norms_(model: nn.Module, folding: Folding) -> None:
         if layer.bias is not None:
             shift = shift + layer.bias.double() * scale
         across = (-1, *[1] * (weight.dim() - 1))
-        weight.copy_(weight.double() * scale.reshape(across))
-        if layer.bias is None:
-            layer.bias = nn.Parameter(shift.to(weight.dtype), weight.requires_grad)
-        else:
-            layer.bias.copy_(shift)
+        learns = weight if layer.bias is None else layer.bias
+        layer.bias = nn.Parameter(shift.to(weight.dtype), learns.requires_grad)
+        wide = weight.double().mul_(scale.reshape(across))
+        layer.weight = nn.Parameter(wide.to(weight.dtype), weight.requires_grad)
         replaced(model, norm_name, without_norm(norm, name))

@@ -87,7 +87,7 @@ def plan(
             is then a torch.fx.GraphModule. Needs eval mode.
         progress: whether a progress bar is shown, on the standard error stream.
         compile: whether dense under torch.compile, weights frozen, has to be beaten too: where
-            there is a compiler, and time left for it.
+            there is a compiler, and a budget of 50 s or more, for it takes long.
         measure: what times dense against packed: (dense, packed, seconds) -> Comparison. Default:
             `convert.measure.compare`, its results kept on disk (`convert.cache` says where), so
             that the same model is planned faster the next time.
@@ -96,7 +96,6 @@ def plan(
         ValueError: the example is empty, a mask does not fit, or an option is out of range.
         Mismatch: a candidate computes something else than the dense layer.
     """
-    deadline = time.perf_counter() + budget_s
     inputs = example_tuple(example)
     if not budget_s > 0:
         raise ValueError(f"budget_s must be above 0, got {budget_s}")
@@ -140,7 +139,7 @@ def plan(
         inputs,
         folding,
         measure or compare,
-        deadline,
+        budget_s,
         cache,
         floors(cache) if cache is not None and open_rows else None,
         identity,
@@ -183,16 +182,19 @@ def _measured(
     step: Step,
 ) -> Settled:
     """What becomes of the layers, and how the whole compares: see `settle`."""
-    dense = fastest_layout(context, context.base, "dense", LAYOUT_SHARE * budget_s)
-    planar = dense[0].fastest == CHANNELS_LAST
+    # Only which it is: a copy in channels_last is not kept while the layers are timed.
+    dense, _ = fastest_layout(context, context.base, "dense", LAYOUT_SHARE * budget_s)
+    del _
+    planar = dense.fastest == CHANNELS_LAST
     step()
     left = sum(not row.reason for row in rows)
+    # As much for each; less where the ones before took too long.
+    most = LAYERS_SHARE * budget_s / left
     ends = time.perf_counter() + LAYERS_SHARE * budget_s
     layers = []
     for row in rows:
         if not row.reason:
-            # What one layer does not need is there for the next ones; what it took too much, not.
-            share = max(0.0, ends - time.perf_counter()) / left
+            share = min(most, max(most / 4, (ends - time.perf_counter()) / left))
             row = decide(context, row, calls[row.name], planar, share, step)
             left -= 1
         layers.append(row)

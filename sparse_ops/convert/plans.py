@@ -1,6 +1,5 @@
 """Plan: what conversion does to a model, what was measured, and why."""
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,14 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparse_ops.convert.assemble import LayerPlan, assemble_, packed_layer, weight_name
+from sparse_ops.convert.assemble import LayerPlan, assemble_
 from sparse_ops.convert.fold import Folding, activation_name, fold_batch_norms_
 from sparse_ops.convert.fuse import Fusion, fused
-from sparse_ops.convert.layout import CHANNELS_LAST, take_channels_last_
+from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy, take_channels_last_
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.prepare import masked_copy, watch
 from sparse_ops.convert.verify import check_layer, check_model
 from sparse_ops.convert.whole import Forms
+from sparse_ops.nn import SparseLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +66,19 @@ class Plan:
             return masked
         modes = {name: module.training for name, module in masked.named_modules()}
         masked.eval()
-        base = copy.deepcopy(masked)
-        fold_batch_norms_(base, self.folding)
-        dense = {layer.name: base.get_submodule(layer.name) for layer in self.packed}
-        calls = watch(base, dense, self.example)
-        for layer in self.packed:
-            mask = self.masks[weight_name(layer.name)]
-            packed = packed_layer(dense[layer.name], mask, layer)
-            check_layer(layer.name, dense[layer.name], packed, calls[layer.name].x)
-        fast = assemble_(base, self.masks, self.layers, self.folding)
+        dense = {layer.name: masked.get_submodule(layer.name) for layer in self.packed}
+        calls = watch(masked, dense, self.example)
+        fast = sharing_copy(masked)
+        for layer in self.layers:
+            # One after the other, so that there are never two dense copies of all weights.
+            norm = self.folding.batch_norms.get(layer.name)
+            fold_batch_norms_(fast, Folding({layer.name: norm} if norm else {}))
+            if layer.becomes is not None:
+                plain = fast.get_submodule(layer.name)
+                fast = assemble_(fast, self.masks, [layer], self.folding)
+                packed = fast.get_submodule(layer.name)
+                assert isinstance(packed, SparseLayer)
+                check_layer(layer.name, plain, packed, calls.pop(layer.name).x)
         if self.fusions:
             fast = fused(fast, list(self.fusions))
         if self.packed_forms.fastest == CHANNELS_LAST:

@@ -101,4 +101,12 @@ def _refusals(layers: Sequence[LayerPlan]) -> list[str]:
     for layer in layers:
         for words in layer.refused:
             refused.setdefault(words, []).append(layer.name or layer.kind)
-    return [f"refused: {', '.join(names)}: {words}" for words, names in refused.items()]
+    lines = [f"refused: {words} ({_some(names)})" for words, names in refused.items()]
+    slower = sum(len(layer.slower) for layer in layers)
+    return [*lines, f"slower: {slower} other candidates; to_json() has all"] if slower else lines
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and how many there are beside."""
+    rest = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")

@@ -37,8 +37,8 @@ from sparse_ops.convert.progress import Step
 from sparse_ops.convert.verify import Mismatch, check_model
 
 # Compiling a network of 18 to 50 layers takes 10 to 60 s, and cannot be stopped: it is begun only
-# where as much of the budget is left.
-COMPILE_S = 20.0
+# with a budget of which this part, which nothing else has, is as long as that.
+COMPILE_S, COMPILE_SHARE = 15.0, 0.3
 # How much of the layers that are left goes back to dense at a time.
 BACK_SHARE = 4
 
@@ -106,19 +106,21 @@ def fastest_layout(
 
 
 def _try_compiled(
-    context: Context, model: nn.Module, about: str, forms: Forms, call: Call
+    context: Context, model: nn.Module, about: str, forms: Forms, call: Call, seconds: float
 ) -> tuple[Forms, Call]:
     """The forms with torch.compile among them, where it may be tried."""
     reason = None if context.compiles else "it was not asked for"
     reason = reason or no_compiler()
     compiled = Compiled(model, context.example)
     what = {"forms": [forms.fastest, COMPILED], "of": about}
-    if reason is None and context.left_s < COMPILE_S and not context.knows_whole(what):
-        reason = f"compiling may take {COMPILE_S:.0f} s, and {context.left_s:.0f} s are left"
+    share = COMPILE_SHARE * context.budget_s
+    if reason is None and share < COMPILE_S and not context.knows_whole(what, seconds):
+        needed = COMPILE_S / COMPILE_SHARE
+        reason = f"compiling takes long: it needs a budget of {needed:.0f} s"
     if reason is not None:
         return replace(forms, skipped={**forms.skipped, COMPILED: reason}), call
     try:
-        measured = context.timed_whole(what, call, compiled, min(2.0, context.left_s))
+        measured = context.timed_whole(what, call, compiled, seconds)
     except Exception as error:
         return replace(forms, skipped={**forms.skipped, COMPILED: failure(error)}), call
     times = {**forms.milliseconds, forms.fastest: measured.dense_ms, COMPILED: measured.packed_ms}
@@ -131,7 +133,7 @@ def _try_compiled(
 def settle(
     context: Context,
     layers: list[LayerPlan],
-    dense: tuple[Forms, Call],
+    dense: Forms,
     fuses: bool,
     budget_s: float,
     step: Step,
@@ -144,9 +146,12 @@ def settle(
     """
     layers = _drop_unusable(context, layers)
     if not any(layer.becomes is not None for layer in layers):
-        return Settled(layers, None, dense[0], Forms())
-    dense_forms, to_beat = _try_compiled(context, context.base, "dense", *dense)
+        return Settled(layers, None, dense, Forms())
     share = budget_s / 2
+    to_beat: Call = partial(context.base, *context.example)
+    if dense.fastest == CHANNELS_LAST:
+        to_beat = channels_last_call(context.base, context.example)
+    dense_forms, to_beat = _try_compiled(context, context.base, "dense", dense, to_beat, share / 2)
     packed_forms = Forms()
     while packed := [layer for layer in layers if layer.becomes is not None]:
         fast = _converted(context, layers)
@@ -156,7 +161,7 @@ def settle(
         about += " fused" if fusions else ""
         whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup <= 1 and dense_forms.fastest == COMPILED:
-            both = _try_compiled(context, fast, about, packed_forms, call)
+            both = _try_compiled(context, fast, about, packed_forms, call, share / 2)
             if both[0].fastest == COMPILED:
                 packed_forms = both[0]
                 whole = _against(context, dense_forms, to_beat, *both, about, share)

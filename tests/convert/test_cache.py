@@ -125,11 +125,14 @@ def test_damaged_entries_are_measured_again(counted, tmp_path):
 
 def test_what_was_measured_in_a_hurry_is_measured_again_when_there_is_time(tmp_path):
     cache = Cache(tmp_path)
-    cache.put_comparison({"what": "x"}, 1.0, RESULT)
+    hurried = Comparison(2.0, 1.0, 2.0, 1.8, 2.2, 4)
+    cache.put_comparison({"what": "x"}, 1.0, hurried)
+    cache.put_comparison({"what": "sure"}, 1.0, RESULT)
     cache.write()
     again = Cache(tmp_path)
-    assert again.comparison({"what": "x"}, 2.0) == RESULT
-    assert again.comparison({"what": "x"}, 2.1) is None
+    assert again.comparison({"what": "x"}, 4.0) == hurried
+    assert again.comparison({"what": "x"}, 4.1) is None
+    assert again.comparison({"what": "sure"}, 1e9) == RESULT
     assert again.comparison({"what": "y"}, 0.1) is None
 
 
