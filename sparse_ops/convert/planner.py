@@ -87,7 +87,8 @@ def plan(
             is then a torch.fx.GraphModule. Needs eval mode.
         progress: whether a progress bar is shown, on the standard error stream.
         compile: whether dense under torch.compile, weights frozen, has to be beaten too: where
-            there is a compiler, and a budget of 50 s or more, for it takes long.
+            there is a compiler, and a budget of 50 s or more, for it takes long. It takes memory,
+            too, several times the model's; without it, planning takes less than three times.
         measure: what times dense against packed: (dense, packed, seconds) -> Comparison. Default:
             `convert.measure.compare`, its results kept on disk (`convert.cache` says where), so
             that the same model is planned faster the next time.
