@@ -1,5 +1,6 @@
 """Planning and applying take less than three times the model's memory beside the model."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,12 @@ print(size, peak() - before)
 def test_the_process_grows_by_less_than_three_times_the_model():
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux says how much memory a process had at most")
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    # What is freed goes back to the system: counted is what is needed, not what glibc keeps of it,
+    # which is up to another model's size and differs from run to run.
+    kept = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, env={**os.environ, **kept}
+    )
     assert done.returncode == 0, done.stderr
     size, grown = map(int, done.stdout.split())
     assert size > 50 << 20
