@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from sparse_ops import convert, formats, functional, masks, nn, patterns
-from sparse_ops.convert import load, plan, save, sparsify
+from sparse_ops.convert import export_onnx, load, plan, save, sparsify
 
 __version__ = "0.1.0"
 
@@ -15,6 +15,7 @@ __all__ = [
     "__version__",
     "convert",
     "data",
+    "export_onnx",
     "formats",
     "functional",
     "load",

@@ -127,14 +127,13 @@ class Periodic:
         if mask.dim() != 4 or mask.numel() == 0:
             return None
         O, I, kH, kW = mask.shape
-        unique, ids = torch.unique(mask.reshape(O * I, kH * kW), dim=0, return_inverse=True)
-        ids = ids.reshape(O, I)
-        if not torch.equal(ids[1:, :-1], ids[:-1, 1:]):
+        # The same kernel all along each anti-diagonal: most masks end here.
+        if not torch.equal(mask[1:, :-1], mask[:-1, 1:]):
             return None
-        slots = torch.cat([ids[0], ids[1:, -1]])  # (O + I - 1): the id on each anti-diagonal
+        slots = torch.cat([mask[0], mask[1:, -1]]).flatten(1)  # (O + I - 1): those kernels
         for period in range(1, min(MAX_PERIOD, max(O, I), len(slots)) + 1):
             if torch.equal(slots[period:], slots[:-period]):
-                rows = unique[slots[:period]]
+                rows = slots[:period]
                 supports = tuple(tuple(row.nonzero().flatten().tolist()) for row in rows)
                 return cls(supports, (kH, kW))
         return None

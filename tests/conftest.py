@@ -5,6 +5,9 @@ import os
 import pytest
 import torch
 
+# Tests, and what they start, neither read nor write the user's measurements.
+os.environ["SPARSE_OPS_CACHE"] = "off"
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers are as many as the cores: more threads would only wait for each other.
     torch.set_num_threads(1)

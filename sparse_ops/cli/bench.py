@@ -24,11 +24,12 @@ def bench(
     """Times a packed model against the fastest dense form of the same, on this machine."""
     import sparse_ops
     from sparse_ops.cli import networks
+    from sparse_ops.convert import to_dense
     from sparse_ops.convert.verify import check_model
     from sparse_ops.report.machine import Machine, keep_freed_memory, machine
     from sparse_ops.report.results import Row, write_json
     from sparse_ops.report.table import bench_table
-    from sparse_ops.report.versus import dense_against_packed, dense_form_of
+    from sparse_ops.report.versus import dense_against_packed
 
     @dataclass(frozen=True)
     class Bench:
@@ -44,7 +45,7 @@ def bench(
     shape = networks.input_shape(input)
     built = networks.build(model, classes=classes, channels=shape[0]).eval()
     fast = sparse_ops.load(packed, built)
-    dense = dense_form_of(fast)
+    dense = to_dense(fast)
     rows = []
     for size in batch or [1, 64]:
         example = networks.random_example(size, shape)

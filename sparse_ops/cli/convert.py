@@ -23,7 +23,7 @@ def convert(
     batch: Annotated[int, typer.Option(help="The batch size to be fast at.")] = 1,
     classes: Annotated[int, typer.Option(help="Classes of one of our models.")] = 10,
     threshold: Annotated[float, typer.Option(help="|weight| up to this counts as zero.")] = 0.0,
-    budget: Annotated[float, typer.Option(help="Seconds to spend on timing.")] = 30.0,
+    budget: Annotated[float, typer.Option(help="Seconds to spend on timing.")] = 60.0,
     plan_json: Annotated[Path | None, typer.Option(help="Write the plan there too.")] = None,
 ) -> None:
     """Turns a pruned checkpoint into packed kernels, where they are measured faster."""

@@ -6,6 +6,7 @@ from sparse_ops.convert.checkpoint import load, save
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.planner import plan, sparsify
 from sparse_ops.convert.plans import Plan
+from sparse_ops.convert.unpack import export_onnx, to_dense
 from sparse_ops.convert.verify import Mismatch
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "LayerPlan",
     "Mismatch",
     "Plan",
+    "export_onnx",
     "load",
     "plan",
     "save",
     "sparsify",
+    "to_dense",
 ]

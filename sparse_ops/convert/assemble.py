@@ -34,6 +34,11 @@ class LayerPlan:
         dead_kept: how many outputs are always the same number and yet had to stay.
         dead_why: why they had to, in words.
         zeros: the regularity of its zeros, in words.
+        floor_ms: the least time that the machine could take for one call with the kept weights, as
+            `roofline` has it; None if that was not measured.
+        refused: the candidates that cannot be, each with the reason: "PeriodicConv2d: its mask is
+            not periodic".
+        slower: the candidates that can, and were slower than the one that is measured.
     """
 
     name: str
@@ -51,6 +56,9 @@ class LayerPlan:
     dead_kept: int = 0
     dead_why: str = ""
     zeros: str = ""
+    floor_ms: float | None = None
+    refused: tuple[str, ...] = ()
+    slower: tuple[str, ...] = ()
 
     @property
     def weights(self) -> int:
@@ -74,6 +82,14 @@ class LayerPlan:
     @property
     def packed_ms(self) -> float | None:
         return None if self.measured is None else self.measured.packed_ms
+
+    @property
+    def floor_reached(self) -> float | None:
+        """The floor as a fraction of the time that the layer takes as what it becomes."""
+        if self.floor_ms is None or self.measured is None:
+            return None
+        taken = self.measured.packed_ms if self.becomes else self.measured.dense_ms
+        return self.floor_ms / taken
 
     @property
     def speedup(self) -> float | None:

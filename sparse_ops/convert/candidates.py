@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from sparse_ops.convert.layout import sharing_copy
 from sparse_ops.nn import ChannelPrunedConv2d, CSRConv2d, CSRLinear, PeriodicConv2d, SparseLayer
 from sparse_ops.nn._conv import SparseConv2d
 from sparse_ops.ops import channel_pruned_conv2d, csr_conv2d, csr_linear, periodic_conv2d
@@ -35,6 +36,8 @@ LAYERS = (
 
 # It unpacks to a dense weight at every call: the definition, never the faster one.
 REFERENCE = "reference"
+# The same kernels as for the instruction sets, for machines that have none of those.
+PORTABLE = "scalar"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +73,8 @@ def operator_arguments(layer: SparseLayer, x: Tensor) -> tuple[Any, ...]:
         stride, dilation = pair("stride", layer.stride, 1), pair("dilation", layer.dilation, 1)
         geometry = Geometry(stride, layer._inner, dilation, layer.groups)
         batched = x if x.dim() == 4 else x[None]
-        return layer.padded(batched), layer.weight, layer.bias, geometry, layer.activation
-    return x.reshape(-1, x.shape[-1]), layer.weight, layer.bias, layer.activation
+        return layer.padded(batched), layer.weight, layer.bias, geometry, layer.activation, None
+    return x.reshape(-1, x.shape[-1]), layer.weight, layer.bias, layer.activation, None
 
 
 def backend_refuses(layer: SparseLayer, backend: str, x: Tensor) -> str | None:
@@ -105,11 +108,20 @@ def find(
         if (reason := entry.layer.refuses(dense, mask)) is not None:
             refused[name, reason] = []
             continue
+        packed: SparseLayer | None = None
         for backend in entry.backends:
             if backend.name == REFERENCE:
                 continue
-            layer = entry.layer.from_dense(dense, mask, activation=activation, backend=backend.name)
-            layer.train(dense.training)
+            if backend.name == PORTABLE and any(candidate.kind == name for candidate in found):
+                reason = "it is the same kernel without this machine's vector instructions"
+                refused.setdefault((name, reason), []).append(backend.name)
+                continue
+            if packed is None:
+                packed = entry.layer.from_dense(dense, mask, activation=activation)
+                packed.train(dense.training)
+            layer = sharing_copy(packed)
+            assert isinstance(layer, SparseLayer)
+            layer.backend = backend.name
             if (reason := backend.refuses(*operator_arguments(layer, x))) is None:
                 found.append(Candidate(name, backend.name, layer))
             else:

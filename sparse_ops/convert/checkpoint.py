@@ -8,6 +8,7 @@ before a kernel sees it.
 
 import json
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from safetensors import safe_open
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparse_ops._files import replacing
+from sparse_ops.convert import fuse
 from sparse_ops.convert.candidates import REFERENCE, backend_refuses
 from sparse_ops.convert.describe import (
     check_layer_fits,
@@ -24,7 +26,15 @@ from sparse_ops.convert.describe import (
     shrunk_modules,
     smallest_input,
 )
-from sparse_ops.convert.fold import ACTIVATION, BATCH_NORM, Folded, activation_name
+from sparse_ops.convert.fold import (
+    ACTIVATION,
+    BATCH_NORM,
+    Folded,
+    activation_name,
+    is_norm,
+    without_norm,
+)
+from sparse_ops.convert.layout import CHANNELS_LAST, is_channels_last, take_channels_last_
 from sparse_ops.convert.prepare import copied, make_plain_, replaced
 from sparse_ops.convert.resize import resize_
 from sparse_ops.convert.shrink import MARK
@@ -45,8 +55,19 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         for name, module in model.named_modules()
         if isinstance(module, SparseLayer)
     }
-    parts = {"layers": layers, "folded": folded_modules(model), "shrunk": shrunk_modules(model)}
-    description = json.dumps(parts)
+    about: dict[str, Any] = {
+        "layers": layers,
+        "folded": folded_modules(model),
+        "shrunk": shrunk_modules(model),
+    }
+    if is_channels_last(model):
+        about["layout"] = CHANNELS_LAST
+    if fusions := fuse.fusions_of(model):
+        about["fused"] = {
+            each.layer: {"activation": each.activation, "residual": each.residual}
+            for each in fusions
+        }
+    description = json.dumps(about)
     tensors = {}
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
@@ -76,14 +97,18 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """
     metadata, tensors = read(path)
     try:
-        layers, folded, shrunk = parse(metadata)
+        about = parse(metadata)
+        layers, folded, fusions = about.layers, about.folded, about.fusions
         fast = copied(model)
         make_plain_(fast)
-        resize_(fast, shrunk, layers.keys())
-        _check_folding(fast, layers, folded)
+        resize_(fast, about.shrunk, layers.keys())
+        _check_folding(fast, layers, folded, fusions)
         fast = _pack(fast, layers, tensors)
         fast = _fold_away(fast, folded)
+        fast = _fuse(fast, fusions)
         _load_state(fast, tensors)
+        if about.layout == CHANNELS_LAST:
+            take_channels_last_(fast)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
     return fast
@@ -109,8 +134,27 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor
         raise ValueError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
 
 
-def parse(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What the metadata says of packed layers, of folded and of shrunk modules; checked later.
+@dataclass(frozen=True)
+class Description:
+    """What a file's metadata says; whether it is all of a given model is checked later.
+
+    Attributes:
+        layers: the packed layers, by name.
+        folded: the modules that were folded away.
+        shrunk: the modules that channels were removed from.
+        fusions: what packed layers do beside, in a traced model.
+        layout: "channels_last", or None.
+    """
+
+    layers: dict[str, Any]
+    folded: dict[str, Any]
+    shrunk: dict[str, Any]
+    fusions: list[fuse.Fusion]
+    layout: str | None
+
+
+def parse(metadata: dict[str, str]) -> Description:
+    """What the metadata says.
 
     Raises:
         ValueError: it is not the metadata of a packed model, or is of a newer version.
@@ -126,14 +170,23 @@ def parse(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any], dic
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its description is not JSON: {error}") from error
     parts = []
-    for key in ("layers", "folded", "shrunk"):
-        # Files of models that were not shrunk need not say so.
-        missing: Any = {} if key == "shrunk" else None
+    for key in ("layers", "folded", "shrunk", "fused"):
+        # Files of models in which nothing was shrunk or fused need not say so.
+        missing: Any = {} if key in ("shrunk", "fused") else None
         part = description.get(key, missing) if isinstance(description, dict) else None
         if not isinstance(part, dict) or not all(isinstance(v, dict) for v in part.values()):
             raise ValueError(f"its description must have {key!r}, a table by module name")
         parts.append(part)
-    return parts[0], parts[1], parts[2]
+    layout = description.get("layout")
+    if layout not in (None, CHANNELS_LAST):
+        raise ValueError(f"layout must be {CHANNELS_LAST} or not there, got {layout!r:.80}")
+    fusions = []
+    for name, meta in parts[3].items():
+        activation, residual = meta.get("activation"), meta.get("residual")
+        if not isinstance(activation, str | None) or type(residual) is not bool:
+            raise ValueError(f"what is fused into {name!r} must be a name and true or false")
+        fusions.append(fuse.Fusion(name, activation, residual))
+    return Description(parts[0], parts[1], parts[2], fusions, layout)
 
 
 def _pack(model: nn.Module, layers: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
@@ -160,7 +213,20 @@ def _pack(model: nn.Module, layers: dict[str, Any], tensors: dict[str, Tensor]) 
     return model
 
 
-def _check_folding(model: nn.Module, layers: dict[str, Any], folded: dict[str, Any]) -> None:
+def _fuse(model: nn.Module, fusions: list[fuse.Fusion]) -> nn.Module:
+    """The model with what the file says is fused, if that is what the model does."""
+    if not fusions:
+        return model
+    for fusion in fusions:
+        layer = model.get_submodule(fusion.layer)
+        assert isinstance(layer, SparseLayer)
+        layer.activation = None
+    return fuse.fused(model, fusions)
+
+
+def _check_folding(
+    model: nn.Module, layers: dict[str, Any], folded: dict[str, Any], fusions: list[fuse.Fusion]
+) -> None:
     """Raises ValueError unless each folded module may be, and accounts for what its layer does."""
     modules = dict(model.named_modules())
     does: dict[str, set[str]] = {BATCH_NORM: set(), ACTIVATION: set()}
@@ -179,9 +245,17 @@ def _check_folding(model: nn.Module, layers: dict[str, Any], folded: dict[str, A
                 f"which applies {layers[into].get('activation')!r}"
             )
         does[what].add(into)
+    in_graph = {fusion.layer: fusion for fusion in fusions}
+    for name in in_graph:
+        if name not in layers or name not in modules or name in does[ACTIVATION]:
+            raise ValueError(f"it fuses something into {name!r}, which cannot be")
+        if isinstance(modules[name], SparseLayer):
+            raise ValueError(f"it fuses something into {name!r}, which the model has packed itself")
+        if layers[name].get("activation") != in_graph[name].activation:
+            raise ValueError(f"layer {name!r} applies another activation than is fused into it")
     for name, meta in layers.items():
         layer = modules.get(name, model)
-        fused = name in does[ACTIVATION] or isinstance(layer, SparseLayer)
+        fused = name in in_graph or name in does[ACTIVATION] or isinstance(layer, SparseLayer)
         if meta.get("activation") is not None and not fused:
             raise ValueError(f"layer {name!r} applies an activation that the model does not have")
         biased = getattr(layer, "bias", None) is not None or name in does[BATCH_NORM]
@@ -197,7 +271,8 @@ def _check_norm(name: str, norm: nn.Module, layer: nn.Module) -> None:
         width = getattr(layer, MARK, layer.get_parameter("weight").shape)[0]
     else:
         raise ValueError(f"it folds {name!r} into a {type(layer).__name__}, which cannot be")
-    if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.num_features != width:
+    known = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and is_norm(norm)
+    if not known or norm.num_features != width:
         raise ValueError(f"it folds {name!r}, which is no BatchNorm of {width} channels")
 
 
@@ -207,7 +282,9 @@ def _fold_away(model: nn.Module, folded: dict[str, Any]) -> nn.Module:
         if meta["what"] == BATCH_NORM and layer.bias is None:
             weight = layer.get_parameter("weight")
             layer.bias = nn.Parameter(weight.new_zeros(len(weight)), weight.requires_grad)
-        model = replaced(model, name, Folded(meta["into"], meta["what"]))
+        norm = meta["what"] == BATCH_NORM
+        left = without_norm(model.get_submodule(name), meta["into"]) if norm else None
+        model = replaced(model, name, left or Folded(meta["into"], ACTIVATION))
     return model
 
 

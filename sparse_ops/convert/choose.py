@@ -1,12 +1,10 @@
-"""Choosing: for each layer the fastest candidate, and for the model the layers that help.
+"""Choosing for one layer: every candidate, in both layouts, is timed against dense.
 
-A layer is replaced only where the replacement is surely faster: in nine of ten pairs. The whole
-model must be faster in the median, or layers go back to dense until it is.
+A layer is replaced only where the replacement is surely faster: in nine of ten pairs.
 """
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,39 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.convert import candidates
-from sparse_ops.convert.assemble import LayerPlan, assemble_, weight_name
-from sparse_ops.convert.fold import Folding
+from sparse_ops.convert.assemble import LayerPlan, weight_name
+from sparse_ops.convert.candidates import Candidate
+from sparse_ops.convert.context import Context, about_tensor
+from sparse_ops.convert.describe import GEOMETRY
+from sparse_ops.convert.forms import Call as Run
+from sparse_ops.convert.layout import in_channels_last, sharing_copy, take_channels_last_
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.prepare import Call
 from sparse_ops.convert.progress import Step
-from sparse_ops.convert.verify import check_layer
+from sparse_ops.convert.verify import check_layer, exactly
 
-Run = Callable[[], object]
-Measure = Callable[[Run, Run, float], Comparison]
-
-
-@dataclass(frozen=True, eq=False)
-class Context:
-    """What all steps of one planning share.
-
-    Attributes:
-        dense: the masked copy, BatchNorm folded, in eval mode: what is to be beaten.
-        base: the same without the channels that were removed; `dense` itself if none was.
-        measure: what compares two callables within some seconds.
-    """
-
-    dense: nn.Module
-    base: nn.Module
-    masks: Mapping[str, Tensor]
-    example: tuple[Any, ...]
-    folding: Folding
-    measure: Measure
+# What a few calls show to be this many times as slow as the fastest is not timed at length.
+HOPELESS = 1.5
+TRIAL_CALLS = 3
 
 
 def decide(
-    context: Context, layer: LayerPlan, call: Call, budget_s: float, step: Step
+    context: Context, layer: LayerPlan, call: Call, channels_last: bool, budget_s: float, step: Step
 ) -> LayerPlan:
-    """Times every candidate of a layer against dense."""
+    """Times every candidate of a layer against dense.
+
+    Args:
+        channels_last: whether that is the faster layout of the dense model, and so the one that the
+            layer has to be faster than.
+    """
     dense = context.base.get_submodule(layer.name)
     mask = context.masks[weight_name(layer.name)]
     plain, activation = dense, None
@@ -54,121 +44,138 @@ def decide(
         place, activation = context.folding.activations[layer.name]
         plain = nn.Sequential(dense, context.base.get_submodule(place))
     found, refusals = candidates.find(dense, mask, call.x, activation)
-    best: tuple[candidates.Candidate, Comparison] | None = None
-    for candidate in found:
-        check_layer(layer.name, dense, candidate.layer, call.x)
-        measured = context.measure(
-            partial(plain, call.x), partial(candidate.layer, call.x), budget_s / len(found)
-        )
-        if best is None or measured.speedup > best[1].speedup:
-            best = candidate, measured
+    layer = _with_floor(context, layer, call)
+    if not found:
+        step()
+        return replace(layer, reason="; ".join(refusals), refused=tuple(refusals))
+
+    runs = _runs(found, call.x)
+    to_beat: Run = partial(plain, call.x)
+    if channels_last and call.x.dim() == 4:
+        planar = take_channels_last_(sharing_copy(plain))
+        to_beat = partial(planar, in_channels_last(call.x))
+    about = _about(context, layer, dense, call.x, activation, channels_last)
+    names = list(runs)
+    hopeless: list[str] = []
+    if context.cache is not None and len(names) > 1:
+        names, hopeless = _promising(context, about, runs)
+    whats = {name: {**about, "candidate": name} for name in names}
+    share = budget_s / len(names)
+    new = [name for name in names if not context.knows(whats[name], share)]
+    _check(layer.name, dense, call.x, [runs[name][0] for name in new])
+    measured = {name: context.timed(whats[name], to_beat, runs[name][1], share) for name in names}
     step()
-    if best is None:
-        return replace(layer, reason="; ".join(refusals))
-    candidate, measured = best
+    layer = replace(layer, refused=tuple(refusals), slower=tuple(hopeless))
+    return _verdict(layer, call, activation, runs, measured)
+
+
+def _check(name: str, dense: nn.Module, x: Tensor, found: list[Candidate]) -> None:
+    """Compares what is going to be timed with dense; `apply` does so for what was chosen."""
+    if not found:
+        return
+    exact = exactly(dense, x)
+    for candidate in dict.fromkeys(found):
+        check_layer(name, dense, candidate.layer, exact)
+
+
+def _runs(found: list[Candidate], x: Tensor) -> dict[str, tuple[Candidate, Run]]:
+    """Name -> a candidate in one layout, and its call."""
+    runs: dict[str, tuple[Candidate, Run]] = {}
+    for candidate in found:
+        name = f"{candidate.kind} on {candidate.backend}"
+        runs[name] = candidate, partial(candidate.layer, x)
+        if x.dim() == 4:
+            planar = partial(candidate.layer, in_channels_last(x))
+            runs[f"{name} in channels_last"] = candidate, planar
+    return runs
+
+
+def _about(
+    context: Context,
+    layer: LayerPlan,
+    dense: nn.Module,
+    x: Tensor,
+    activation: str | None,
+    channels_last: bool,
+) -> dict[str, Any]:
+    """What the measurements of a layer are kept under."""
+    return {
+        "what": "layer",
+        "mask": context.mask_digest(weight_name(layer.name)),
+        "weight": [layer.kind, list(layer.shape), str(dense.get_parameter("weight").dtype)],
+        "bias": getattr(dense, "bias", None) is not None,
+        "geometry": [str(getattr(dense, name, None)) for name in GEOMETRY],
+        "x": about_tensor(x),
+        "activation": activation,
+        "channels_last": channels_last,
+    }
+
+
+@torch.inference_mode()
+def _promising(
+    context: Context, about: dict[str, Any], runs: dict[str, tuple[Candidate, Run]]
+) -> tuple[list[str], list[str]]:
+    """The names of what may be fastest, and why the others cannot be."""
+    assert context.cache is not None
+    what = {**about, "what": "trial", "candidates": list(runs)}
+    kept = context.cache.get(what)
+    if not isinstance(kept, dict) or kept.keys() != runs.keys():
+        kept = {name: _trial(run) for name, (_, run) in runs.items()}
+        context.cache.put(what, kept)
+    least = min(kept.values())
+    good = [name for name in runs if kept[name] <= HOPELESS * least]
+    slow = [
+        f"{name}: {kept[name] / least:.1f} times as slow as the fastest in a short trial"
+        for name in runs
+        if name not in good
+    ]
+    return good, slow
+
+
+def _trial(run: Run) -> float:
+    run()
+    best = float("inf")
+    for _ in range(TRIAL_CALLS):
+        before = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - before)
+    return best
+
+
+def _verdict(
+    layer: LayerPlan,
+    call: Call,
+    activation: str | None,
+    runs: dict[str, tuple[Candidate, Run]],
+    measured: dict[str, Comparison],
+) -> LayerPlan:
+    """What becomes of a layer whose candidates compare with dense like this."""
+    # The first of equally fast ones: max keeps it.
+    best = max(measured, key=lambda name: measured[name].speedup)
+    candidate, comparison = runs[best][0], measured[best]
     repeated = f"; called {call.calls} times, timed on its first input" if call.calls > 1 else ""
-    if measured.low <= 1:
-        reason = f"{candidate.kind} on {candidate.backend} is not surely faster here{repeated}"
-        return replace(layer, measured=measured, reason=reason)
+    slower = [
+        f"{name}: {other.speedup:.2f} times as fast as dense, {best} {comparison.speedup:.2f}"
+        for name, other in measured.items()
+        if name != best
+    ]
+    layer = replace(layer, measured=comparison, slower=(*layer.slower, *slower))
+    if comparison.low <= 1:
+        return replace(layer, reason=f"{best} is not surely faster here{repeated}")
     return replace(
         layer,
         becomes=candidate.kind,
         backend=candidate.backend,
         activation=activation,
-        measured=measured,
-        reason=f"fastest of {len(found)} candidates{repeated}",
+        reason=f"{best} is the fastest of {len(runs)} candidates{repeated}",
     )
 
 
-def _back_to_dense(layer: LayerPlan, reason: str) -> LayerPlan:
-    return replace(layer, becomes=None, backend=None, activation=None, reason=reason)
-
-
-def converted(context: Context, layers: Sequence[LayerPlan]) -> nn.Module:
-    """A copy of the base with these layers packed."""
-    return assemble_(copy.deepcopy(context.base), context.masks, layers, context.folding)
-
-
-def _failure(model: nn.Module, example: tuple[Any, ...]) -> str | None:
-    try:
-        with torch.no_grad():
-            model(*example)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def _drop_unusable(context: Context, layers: list[LayerPlan]) -> list[LayerPlan]:
-    """Sends back to dense the layers with which the model fails, for it reads their weight, say."""
-    if _failure(converted(context, layers), context.example) is None:
-        return layers
-    kept = []
-    for layer in layers:
-        alone = layer.becomes and _failure(converted(context, [layer]), context.example)
-        reason = f"the model fails with the packed layer ({alone})"
-        kept.append(_back_to_dense(layer, reason) if alone else layer)
-    return kept
-
-
-def _to_beat(context: Context, budget_s: float) -> tuple[Run, str | None]:
-    """The faster of the dense model as it is and in channels_last; a note if it is the latter."""
-    example = context.example
-    plain = partial(context.dense, *example)
-    images = any(isinstance(x, Tensor) and x.dim() == 4 for x in example)
-    if not images or not any(isinstance(m, nn.Conv2d) for m in context.dense.modules()):
-        return plain, None
-    planar = channels_last_call(context.dense, example)
-    measured = context.measure(plain, planar, budget_s)
-    if measured.speedup <= 1:
-        return plain, None
-    note = f"dense is {measured.speedup:.2f} times as fast in channels_last: that was to be beaten"
-    return planar, note
-
-
-def channels_last_call(model: nn.Module, example: tuple[Any, ...]) -> Run:
-    """A call of the model, copied, in channels_last; the images are converted in the call."""
-    planar: Any = copy.deepcopy(model)
-    planar.to(memory_format=torch.channels_last)
-
-    def brought(x: Any) -> Any:
-        images = isinstance(x, Tensor) and x.dim() == 4
-        return x.contiguous(memory_format=torch.channels_last) if images else x
-
-    return lambda: planar(*(brought(x) for x in example))
-
-
-def settle(
-    context: Context, layers: list[LayerPlan], budget_s: float, step: Step
-) -> tuple[list[LayerPlan], Comparison | None, str | None]:
-    """Times the whole model; while it is not faster, what gains least goes back to dense.
-
-    Returns:
-        The layers; how the whole compares, or None if nothing is faster; a note, or None.
-    """
-    layers = _drop_unusable(context, layers)
-    whole = note = None
-    share = budget_s / 2
-    shrunk = context.base is not context.dense
-    if shrunk or any(layer.becomes is not None for layer in layers):
-        dense, note = _to_beat(context, budget_s / 4)
-    while (packed := [layer for layer in layers if layer.becomes is not None]) or shrunk:
-        fast = converted(context, layers)
-        whole = context.measure(dense, partial(fast, *context.example), share)
-        if whole.speedup > 1:
-            break
-        if not packed:
-            whole = None
-            break
-        worst = min(packed, key=_gain)
-        reason = f"faster alone, but the whole model was not faster with it ({whole.speedup:.2f})"
-        index = layers.index(worst)
-        layers = [*layers[:index], _back_to_dense(worst, reason), *layers[index + 1 :]]
-        share = budget_s / 2 / len(packed)
-        whole = None
-    step()
-    return layers, whole, note
-
-
-def _gain(layer: LayerPlan) -> float:
-    assert layer.measured is not None
-    return layer.measured.dense_ms - layer.measured.packed_ms
+def _with_floor(context: Context, layer: LayerPlan, call: Call) -> LayerPlan:
+    """Adds the least time that the machine could take for the layer's kept weights."""
+    if context.floors is None:
+        return layer
+    each = call.x.element_size()
+    size = each * (call.x.numel() + call.outputs // max(1, call.calls) + layer.nnz)
+    macs = layer.kept_macs // max(1, call.calls)
+    return replace(layer, floor_ms=context.floors.milliseconds(macs, size))

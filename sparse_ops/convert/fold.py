@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from sparse_ops.convert.prepare import Call, keeps_dense, replaced
-from sparse_ops.convert.tracing import trace
+from sparse_ops.convert.trace import trace
 from sparse_ops.nn._layer import ACTIVATION_MODULES
 
 BATCH_NORM, ACTIVATION = "batch_norm", "activation"
@@ -26,11 +26,16 @@ class Folded(nn.Identity):
     Attributes:
         into: the name of the layer that does it.
         what: "batch_norm" or "activation".
+        act: an activation that was part of the module, and is still done here.
     """
 
-    def __init__(self, into: str, what: str) -> None:
+    def __init__(self, into: str, what: str, act: nn.Module | None = None) -> None:
         super().__init__()
         self.into, self.what = into, what
+        self.act = act
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input if self.act is None else self.act(input)
 
     def extra_repr(self) -> str:
         return f"{self.what} in {self.into}"
@@ -49,7 +54,7 @@ class Folding:
     activations: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def activation_name(module: nn.Module) -> str | None:
+def activation_name(module: nn.Module | None) -> str | None:
     """What the sparse layers call this activation; None if they do not know it."""
     for name, kind in ACTIVATION_MODULES.items():
         if type(module) is kind:
@@ -57,11 +62,31 @@ def activation_name(module: nn.Module) -> str | None:
     return None
 
 
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a BatchNorm, maybe with an activation after it as timm's have."""
+    if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return True
+    parts = dict(module.named_children())
+    return (
+        isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        and parts.keys() == {"drop", "act"}
+        and isinstance(parts["drop"], nn.Identity)
+        and not parts["act"].state_dict()
+    )
+
+
+def without_norm(norm: nn.Module, into: str) -> Folded:
+    """What is left of a BatchNorm that the layer `into` does."""
+    act = dict(norm.named_children()).get("act")
+    return Folded(into, BATCH_NORM, None if isinstance(act, nn.Identity) else act)
+
+
 def _foldable_norm(layer: nn.Module, norm: nn.Module) -> bool:
     wanted = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
     width = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
     return (
-        type(norm) is wanted
+        is_norm(norm)
+        and isinstance(norm, wanted)
         and not norm.training
         and norm.running_mean is not None
         and norm.num_features == width
@@ -88,9 +113,9 @@ def find(model: nn.Module, calls: Mapping[str, Call]) -> tuple[Folding, str | No
     Returns:
         The folding, and None or why nothing could be found out.
     """
-    graph, reason = trace(model)
+    graph, note = trace(model)
     if graph is None:
-        return Folding(), f"nothing was folded: {reason}"
+        return Folding(), note
     uses: dict[str, int] = {}
     for node in graph.nodes:
         if node.op == "call_module":
@@ -100,7 +125,8 @@ def find(model: nn.Module, calls: Mapping[str, Call]) -> tuple[Folding, str | No
         places[id(module)] = places.get(id(module), 0) + 1
 
     def once(name: str) -> bool:
-        return uses[name] == 1 and places[id(model.get_submodule(name))] == 1
+        called = calls[name].calls if name in calls else 1
+        return uses[name] == called == 1 and places[id(model.get_submodule(name))] == 1
 
     folding = Folding()
     for node in graph.nodes:
@@ -116,18 +142,23 @@ def find(model: nn.Module, calls: Mapping[str, Call]) -> tuple[Folding, str | No
             flat = isinstance(layer, nn.Conv2d) or calls[name].x.dim() == 2
             if flat and _foldable_norm(layer, norm):
                 folding.batch_norms[name] = str(after.target)
+                if (known := activation_name(without_norm(norm, name).act)) is not None:
+                    folding.activations[name] = (f"{after.target}.act", known)
+                    continue
+                if without_norm(norm, name).act is not None:
+                    continue
                 after = _only_user(after)
         if after is not None and once(str(after.target)):
             module = model.get_submodule(str(after.target))
             known = activation_name(module)
             if known and not (module._forward_hooks or module._forward_pre_hooks):
                 folding.activations[name] = (str(after.target), known)
-    return folding, None
+    return folding, note
 
 
 @torch.no_grad()
 def fold_batch_norms_(model: nn.Module, folding: Folding) -> None:
-    """Folds every BatchNorm of the folding into its layer, in place."""
+    """Folds every BatchNorm of the folding into its layer, which gets new parameters."""
     for name, norm_name in folding.batch_norms.items():
         layer: Any = model.get_submodule(name)
         norm: Any = model.get_submodule(norm_name)
@@ -141,9 +172,8 @@ def fold_batch_norms_(model: nn.Module, folding: Folding) -> None:
         if layer.bias is not None:
             shift = shift + layer.bias.double() * scale
         across = (-1, *[1] * (weight.dim() - 1))
-        weight.copy_(weight.double() * scale.reshape(across))
-        if layer.bias is None:
-            layer.bias = nn.Parameter(shift.to(weight.dtype), weight.requires_grad)
-        else:
-            layer.bias.copy_(shift)
-        replaced(model, norm_name, Folded(name, BATCH_NORM))
+        learns = weight if layer.bias is None else layer.bias
+        layer.bias = nn.Parameter(shift.to(weight.dtype), learns.requires_grad)
+        wide = weight.double().mul_(scale.reshape(across))
+        layer.weight = nn.Parameter(wide.to(weight.dtype), weight.requires_grad)
+        replaced(model, norm_name, without_norm(norm, name))

@@ -1,7 +1,8 @@
 """Planning: every candidate of every layer is timed against dense, then the whole model."""
 
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,10 +10,15 @@ from torch import Tensor, nn
 
 from sparse_ops.convert import fold as folding_
 from sparse_ops.convert import variants
-from sparse_ops.convert.assemble import LayerPlan, weight_name
-from sparse_ops.convert.choose import Context, Measure, converted, decide, settle
+from sparse_ops.convert.assemble import LayerPlan
+from sparse_ops.convert.cache import Cache, digest, folder
+from sparse_ops.convert.choose import decide
+from sparse_ops.convert.context import Context, Measure, about_tensor, tensor_digest
 from sparse_ops.convert.fold import Folding, fold_batch_norms_
-from sparse_ops.convert.measure import compare
+from sparse_ops.convert.forms import COMPILED
+from sparse_ops.convert.forms import Call as Run
+from sparse_ops.convert.layout import CHANNELS_LAST
+from sparse_ops.convert.measure import Comparison, compare
 from sparse_ops.convert.plans import Plan
 from sparse_ops.convert.prepare import (
     Call,
@@ -20,19 +26,22 @@ from sparse_ops.convert.prepare import (
     copied,
     example_tuple,
     find_masks,
-    keeps_dense,
     masked_copy,
     prunable_layers,
     watch,
 )
 from sparse_ops.convert.progress import Step, steps
-from sparse_ops.convert.recognise import describe_zeros
+from sparse_ops.convert.roofline import Floors, floors
+from sparse_ops.convert.rows import after_shrinking, row_of
 from sparse_ops.convert.shrink import Shrinking
 from sparse_ops.convert.tiny import warn_of_tiny
+from sparse_ops.convert.trace import trace
 from sparse_ops.convert.variants import Variant
+from sparse_ops.convert.whole import Forms, Settled, converted, fastest_layout, settle
 
-# The parts of the budget that layers and the whole model get; the rest is for choosing widths.
-LAYERS_SHARE, WHOLE_SHARE, WIDTHS_SHARE = 0.55, 0.35, 0.1
+# The parts of the budget: for the layout of the dense model, for the layers, for the whole model,
+# for the widths of a shrunk one; the rest is for torch.compile, and for what is not timing.
+LAYOUT_SHARE, LAYERS_SHARE, WHOLE_SHARE, WIDTHS_SHARE = 0.05, 0.45, 0.2, 0.05
 
 
 def plan(
@@ -41,11 +50,12 @@ def plan(
     masks: Mapping[str, Tensor] | None = None,
     *,
     threshold: float = 0.0,
-    budget_s: float = 30.0,
+    budget_s: float = 60.0,
     fold: bool = True,
     shrink: bool = True,
     progress: bool = True,
-    measure: Measure = compare,
+    compile: bool = True,
+    measure: Measure | None = None,
 ) -> Plan:
     """Finds out which layers of a pruned model to replace, by timing every way against dense.
 
@@ -58,12 +68,19 @@ def plan(
         masks: parameter name -> mask; default: the model's own zeros.
         threshold: without masks, weights with |w| <= threshold count as zeros. A warning counts
             the weights that look as if they were meant to be zero and are not.
-        budget_s: about how long timing may take. More is surer, not better.
-        fold: whether BatchNorm and activations may be folded into the layers before them; on both
-            sides of the comparison. Needs eval mode.
+        budget_s: seconds that timing may take; a large model, or a compilation that has begun, may
+            take somewhat longer. More is surer, not better.
+        fold: whether BatchNorm and activations may be folded into the layers before them, on both
+            sides of the comparison, and additions and functions into packed layers: the fast model
+            is then a torch.fx.GraphModule. Needs eval mode.
         shrink: whether channels that nothing needs may be taken out of all layers. Needs eval mode.
         progress: whether a progress bar is shown, on the standard error stream.
-        measure: what times dense against packed: (dense, packed, seconds) -> Comparison.
+        compile: whether dense under torch.compile, weights frozen, has to be beaten too: where
+            there is a compiler, and a budget of 50 s or more, for it takes long. It takes memory,
+            too, several times the model's; without it, planning takes less than three times.
+        measure: what times dense against packed: (dense, packed, seconds) -> Comparison. Default:
+            `convert.measure.compare`, its results kept on disk (`convert.cache` says where), so
+            that the same model is planned faster the next time.
 
     Raises:
         ValueError: the example is empty, a mask does not fit, or an option is out of range.
@@ -81,148 +98,226 @@ def plan(
     masked = masked_copy(model, masks)
     trains = any(module.training for module in masked.modules())
     masked.eval()
-    layers = [_layer(name, module, masks) for name, module in prunable_layers(masked).items()]
     calls = watch(masked, prunable_layers(masked), inputs)
-    layers = [replace(row, macs=_macs(row, calls.get(row.name))) for row in layers]
+    rows = [
+        row_of(name, module, masks, calls.get(name))
+        for name, module in prunable_layers(masked).items()
+    ]
 
-    folding, note = Folding(), None
     if trains and (fold or shrink):
         done = " and ".join(["folded"] * fold + ["shrunk"] * shrink)
-        note = f"the model is in training mode, so nothing was {done}: call model.eval() first"
-    elif fold:
+        notes.append(
+            f"the model is in training mode, so nothing was {done}: call model.eval() first"
+        )
+    folding = Folding()
+    if fold and not trains:
         folding, note = folding_.find(masked, calls)
-    notes += [note] if note else []
-    unshrunk = Variant(masked, Shrinking(masks=masks))
-    ways = [unshrunk]
-    if shrink and not trains:
-        ways, note = variants.find(masked, inputs, masks, WIDTHS_SHARE * budget_s, measure, fold)
         notes += [note] if note else []
-    dense = masked
-    if folding.batch_norms:
-        dense = copied(masked)
-        fold_batch_norms_(dense, folding)
-
-    packer = _Packer(dense, inputs, tuple(layers), fold and not trains, measure, progress)
-    plans = [packer.plan(way, budget_s / len(ways)) for way in ways]
-    best, context = plans[0]
-    for other, other_context in plans[1:]:
-        if other.whole is None:
-            continue
-        sides = [
-            partial(converted(c, p.layers), *inputs)
-            for c, p in ((context, best), (other_context, other))
-        ]
-        if best.whole is None or measure(sides[0], sides[1], 0.05 * budget_s).speedup > 1:
-            best, context = other, other_context
-    if best.whole is None and best.shrinking.changes:
-        notes.append("with channels removed the model was not faster, so none is")
-        best, _ = packer.plan(unshrunk, budget_s / 2)
+    cache = Cache(folder()) if measure is None else None
+    identity = _identity(masked, masks, inputs, fold) if measure is None else None
+    between = _Between(measure or compare, cache, identity)
+    ways = [Variant(masked, Shrinking(masks=masks))]
+    if shrink and not trains:
+        share = WIDTHS_SHARE * budget_s
+        ways, note = variants.find(masked, inputs, masks, share, between, fold)
+        notes += [note] if note else []
+    # A copy only where the model as it was is still needed: there are large ones.
+    dense = copied(masked) if folding.batch_norms and ways[0].shrinking.changes else masked
+    fold_batch_norms_(dense, folding)
+    packer = _Packer(
+        dense,
+        inputs,
+        rows,
+        folding,
+        fold and not trains,
+        measure or compare,
+        between,
+        progress,
+        cache,
+        floors(cache) if cache is not None and masks else None,
+        compile and measure is None,
+        identity,
+    )
+    best = packer.best(ways, Variant(masked, Shrinking(masks=masks)), budget_s)
+    notes += best.notes
+    if cache is not None:
+        cache.write()
+        notes += cache.notes
+        notes += [f"{cache.hits} measurements were known from before"] if cache.hits else []
+    if best.packed_forms.fastest == COMPILED:
+        notes.append(
+            "dense is fastest under torch.compile with freezing, and packed is faster than that "
+            "under the same: compile what apply() returns"
+        )
     if best.whole is None:
         notes.append("no layer is replaced: the answer is the masked dense model")
-    return replace(best, notes=(*notes, *best.notes), masks=masks)
+    return replace(best, notes=tuple(notes), masks=masks)
 
 
-class _Packer:
-    """Plans how to pack one variant of a model."""
+class _Between:
+    """Compares two forms of the model, of whichever kind, or knows from before how they compared.
+
+    The comparisons of one planning are told apart by their order.
+    """
 
     def __init__(
-        self,
-        dense: nn.Module,
-        inputs: tuple[Any, ...],
-        layers: tuple[LayerPlan, ...],
-        fold: bool,
-        measure: Measure,
-        progress: bool,
+        self, measure: Measure, cache: Cache | None, identity: Mapping[str, Any] | None
     ) -> None:
-        self.dense, self.inputs, self.layers = dense, inputs, layers
-        self.fold, self.measure, self.progress = fold, measure, progress
+        self.measure, self.cache, self.identity = measure, cache, identity
+        self.number = 0
+
+    def __call__(self, one: Run, two: Run, seconds: float) -> Comparison:
+        self.number += 1
+        if self.cache is None or self.identity is None:
+            return self.measure(one, two, seconds)
+        what = {**self.identity, "variants": self.number}
+        known = self.cache.comparison(what, seconds)
+        if known is None:
+            known = self.measure(one, two, seconds)
+            self.cache.put_comparison(what, seconds, known)
+        return known
+
+
+@dataclass(frozen=True, eq=False)
+class _Packer:
+    """Plans how to pack one variant of a model, or the best of several.
+
+    Attributes:
+        dense: the masked model, unshrunk, BatchNorm folded: what is to be beaten.
+        rows: its layers.
+        folding: what is folded in it.
+        between: compares variants.
+        identity: what measurements of whole models are kept under; None: they are not.
+    """
+
+    dense: nn.Module
+    inputs: tuple[Any, ...]
+    rows: list[LayerPlan]
+    folding: Folding
+    fold: bool
+    measure: Measure
+    between: Measure
+    progress: bool
+    cache: Cache | None
+    floors: Floors | None
+    compiles: bool
+    identity: Mapping[str, Any] | None
+
+    def best(self, ways: list[Variant], unshrunk: Variant, budget_s: float) -> Plan:
+        """The plan of the fastest variant; its `whole` is None if nothing is faster than dense."""
+        best, context = self.plan(ways[0], budget_s / len(ways))
+        for way in ways[1:]:
+            other, of_other = self.plan(way, budget_s / len(ways))
+            if other.whole is None:
+                continue
+            one = partial(converted(context, best.layers), *self.inputs)
+            two = partial(converted(of_other, other.layers), *self.inputs)
+            if best.whole is None or self.between(one, two, 0.05 * budget_s).speedup > 1:
+                best, context = other, of_other
+        if best.whole is not None or not best.shrinking.changes:
+            return best
+        note = "with channels removed the model was not faster, so none is"
+        best, _ = self.plan(unshrunk, budget_s / 2)
+        return replace(best, notes=(note, *best.notes))
 
     def plan(self, way: Variant, budget_s: float) -> tuple[Plan, Context]:
-        """The plan, whose `whole` is None if nothing is faster, and what it was made in."""
-        inputs, shrinking = self.inputs, way.shrinking
-        base, masks = copied(way.model), shrinking.masks
-        watched = prunable_layers(base)
-        calls = watch(base, watched, inputs)
-        folding = folding_.find(base, calls)[0] if self.fold else Folding()
-        fold_batch_norms_(base, folding)
-        if not shrinking.changes:
-            base = self.dense
-        rows = [_after(row, base, shrinking, calls.get(row.name)) for row in self.layers]
-        context = Context(self.dense, base, masks, inputs, folding, self.measure)
-        with steps("timing", sum(not row.reason for row in rows) + 1, self.progress) as step:
-            layers = self._decided(context, rows, calls, budget_s, step)
-            layers, whole, note = settle(context, layers, WHOLE_SHARE * budget_s, step)
-        notes = [note] if note else []
+        """The plan of one variant, and what it was made in."""
+        shrinking = way.shrinking
+        calls = watch(way.model, prunable_layers(way.model), self.inputs)
+        folding, base = self.folding, self.dense
+        if shrinking.changes:
+            folding = folding_.find(way.model, calls)[0] if self.fold else Folding()
+            base = copied(way.model)
+            fold_batch_norms_(base, folding)
+        rows = [after_shrinking(row, base, shrinking, calls.get(row.name)) for row in self.rows]
+        identity = self.identity
+        if identity is not None and shrinking.changes:
+            identity = {**identity, "shrunk": digest([repr(way.model), *_digests(shrinking.masks)])}
+        context = Context(
+            self.dense,
+            base,
+            shrinking.masks,
+            self.inputs,
+            folding,
+            self.measure,
+            budget_s,
+            self.cache,
+            self.floors,
+            identity,
+            self.compiles,
+        )
+        settled = Settled(rows, None, Forms(), Forms())
+        left = sum(not row.reason for row in rows)
+        if left or shrinking.changes:
+            with steps("timing", left + 2, self.progress) as step:
+                settled = _measured(context, rows, calls, self.fold, budget_s, step)
+        notes = []
         if shrinking.multiple > 1:
             notes.append(
                 f"widths were rounded up to multiples of {shrinking.multiple}, measured faster"
             )
-        made = Plan(tuple(layers), whole, tuple(notes), folding, masks, inputs, shrinking)
+        made = Plan(
+            tuple(settled.layers),
+            settled.whole,
+            tuple(notes),
+            folding,
+            shrinking.masks,
+            self.inputs,
+            shrinking,
+            settled.dense,
+            settled.packed,
+            tuple(settled.fusions),
+        )
         return made, context
 
-    def _decided(
-        self,
-        context: Context,
-        rows: list[LayerPlan],
-        calls: Mapping[str, Call],
-        budget_s: float,
-        step: Step,
-    ) -> list[LayerPlan]:
-        share = LAYERS_SHARE * budget_s / max(1, sum(not row.reason for row in rows))
-        return [
-            row if row.reason else decide(context, row, calls[row.name], share, step)
-            for row in rows
-        ]
+
+def _measured(
+    context: Context,
+    rows: list[LayerPlan],
+    calls: Mapping[str, Call],
+    fold: bool,
+    budget_s: float,
+    step: Step,
+) -> Settled:
+    """What becomes of the layers, and how the whole compares: see `settle`."""
+    # Only which it is: a copy in channels_last is not kept while the layers are timed.
+    dense, _ = fastest_layout(context, context.dense, "dense", LAYOUT_SHARE * budget_s)
+    del _
+    planar = dense.fastest == CHANNELS_LAST
+    step()
+    left = sum(not row.reason for row in rows)
+    # As much for each; less where the ones before took too long.
+    most = LAYERS_SHARE * budget_s / max(1, left)
+    ends = time.perf_counter() + LAYERS_SHARE * budget_s
+    layers = []
+    for row in rows:
+        if not row.reason:
+            share = min(most, max(most / 4, (ends - time.perf_counter()) / left))
+            row = decide(context, row, calls[row.name], planar, share, step)
+            left -= 1
+        layers.append(row)
+    return settle(context, layers, dense, fold, WHOLE_SHARE * budget_s, step)
 
 
-def _layer(name: str, module: nn.Module, masks: Mapping[str, Tensor]) -> LayerPlan:
-    weight, mask = module.get_parameter("weight"), masks.get(weight_name(name))
-    nnz = weight.numel() if mask is None else int(mask.sum())
-    kind = "Linear" if isinstance(module, nn.Linear) else "Conv2d"
-    zeros = "" if mask is None else describe_zeros(mask)
-    row = LayerPlan(name, kind, tuple(weight.shape), nnz, 0, None, None, None, None, "")
-    return replace(row, zeros=zeros)
+def _identity(
+    masked: nn.Module, masks: Mapping[str, Tensor], inputs: tuple[Any, ...], fold: bool
+) -> dict[str, Any] | None:
+    """What a whole model's measurements are kept under; None where its forward is not known."""
+    graph, note = trace(masked)
+    if graph is None or note is not None:
+        return None
+    example = [about_tensor(x) if isinstance(x, Tensor) else repr(x) for x in inputs]
+    return {
+        "what": "whole",
+        "model": digest([type(masked).__qualname__, repr(masked), str(graph)]),
+        "masks": digest(_digests(masks)),
+        "example": example,
+        "fold": fold,
+    }
 
 
-def _macs(row: LayerPlan, call: Call | None) -> int:
-    return 0 if call is None else call.outputs * (row.weights // row.shape[0])
-
-
-def _after(row: LayerPlan, base: nn.Module, shrinking: Shrinking, call: Call | None) -> LayerPlan:
-    """The row of a layer after shrinking, with the reason if it is not to be packed."""
-    cut, mask = shrinking.cuts.get(row.name), shrinking.masks.get(weight_name(row.name))
-    if cut is not None:
-        left = cut.shape if cut.shape != cut.before else None
-        row = replace(row, left=left, constant=cut.constant)
-        row = replace(row, dead_kept=cut.kept, dead_why=cut.why)
-    if row.constant:
-        return replace(row, nnz=0, reason="no weight is left: its bias takes its place")
-    if mask is not None:
-        row = replace(row, nnz=int(mask.sum()))
-    elif row.left is not None:
-        row = replace(row, nnz=base.get_submodule(row.name).get_parameter("weight").numel())
-    return replace(row, reason=_stays(base, row, mask, call) or "")
-
-
-def _stays(base: nn.Module, row: LayerPlan, mask: Tensor | None, call: Call | None) -> str | None:
-    """Why a layer stays dense without being measured, or None if it may change."""
-    if mask is None:
-        return (
-            "no weight that is left is zero"
-            if row.left
-            else ("it has no mask: no weight of it is zero")
-        )
-    if bool(mask.all()):
-        return (
-            "its mask keeps every weight"
-            if row.left is None
-            else ("no weight that is left is zero")
-        )
-    if row.nnz == 0:
-        return "no weight is left, so there is nothing to pack: its output is its bias"
-    if call is None:
-        return "the model never called it on the example"
-    return keeps_dense(base, row.name)
+def _digests(masks: Mapping[str, Tensor]) -> list[list[str]]:
+    return [[name, tensor_digest(mask)] for name, mask in masks.items()]
 
 
 def sparsify(

@@ -7,13 +7,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparse_ops.convert.assemble import LayerPlan, assemble_, packed_layer, weight_name
+from sparse_ops.convert.assemble import LayerPlan, assemble_
 from sparse_ops.convert.fold import Folding, activation_name, fold_batch_norms_
+from sparse_ops.convert.fuse import Fusion, fused
+from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy, take_channels_last_
 from sparse_ops.convert.measure import Comparison
-from sparse_ops.convert.prepare import copied, masked_copy, watch
+from sparse_ops.convert.prepare import masked_copy, watch
 from sparse_ops.convert.shrink import Shrinking
 from sparse_ops.convert.shrunk import shrunk_copy
 from sparse_ops.convert.verify import check_layer, check_model
+from sparse_ops.convert.whole import Forms
+from sparse_ops.nn import SparseLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +26,15 @@ class Plan:
 
     Attributes:
         layers: every Conv2d and Linear, in order of definition.
-        whole: the converted model against the masked dense one, the latter in channels_last where
-            that is faster; None if nothing changes.
+        whole: the converted model against the masked dense one, each in its fastest form; None if
+            nothing changes.
         notes: what else there is to know, in words.
         folding: which BatchNorm and activations are done by the layers before them.
         masks: the masks that the plan was made for.
         example: the example that it was made with, which every packed layer is verified on.
         shrinking: which channels are removed.
+        dense_forms, packed_forms: how the two models may run, and what is the fastest way.
+        fusions: what packed layers do beside, in a model that becomes a torch.fx.GraphModule.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -38,6 +44,9 @@ class Plan:
     masks: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     example: tuple[Any, ...] = field(default=(), repr=False)
     shrinking: Shrinking = field(default_factory=Shrinking, repr=False)
+    dense_forms: Forms = field(default_factory=Forms)
+    packed_forms: Forms = field(default_factory=Forms)
+    fusions: tuple[Fusion, ...] = ()
 
     @property
     def packed(self) -> tuple[LayerPlan, ...]:
@@ -63,24 +72,33 @@ class Plan:
         modes = {name: module.training for name, module in masked.named_modules()}
         masked.eval()
         base, masks = self._shrunk(masked)
-        fold_batch_norms_(base, self.folding)
         dense = {layer.name: base.get_submodule(layer.name) for layer in self.packed}
         calls = watch(base, dense, self.example)
-        for layer in self.packed:
-            mask = masks[weight_name(layer.name)]
-            packed = packed_layer(dense[layer.name], mask, layer)
-            check_layer(layer.name, dense[layer.name], packed, calls[layer.name].x)
-        fast = assemble_(base, masks, self.layers, self.folding)
+        fast = sharing_copy(base)
+        for layer in self.layers:
+            # One after the other, so that there are never two dense copies of all weights.
+            norm = self.folding.batch_norms.get(layer.name)
+            fold_batch_norms_(fast, Folding({layer.name: norm} if norm else {}))
+            if layer.becomes is not None:
+                plain = fast.get_submodule(layer.name)
+                fast = assemble_(fast, masks, [layer], self.folding)
+                packed = fast.get_submodule(layer.name)
+                assert isinstance(packed, SparseLayer)
+                check_layer(layer.name, plain, packed, calls.pop(layer.name).x)
+        if self.fusions:
+            fast = fused(fast, list(self.fusions))
+        if self.packed_forms.fastest == CHANNELS_LAST:
+            take_channels_last_(fast)
         check_model(masked, fast, self.example)
         for name, module in fast.named_modules():
             module.training = modes.get(name, model.training)
         return fast
 
     def _shrunk(self, masked: nn.Module) -> tuple[nn.Module, Mapping[str, Tensor]]:
-        """A copy of the masked model without the channels that the plan removes, and its masks."""
+        """The masked model without the channels that the plan removes, and its masks."""
         done = self.shrinking
         if not done.changes:
-            return copied(masked), self.masks
+            return masked, self.masks
         options = {"multiple": done.multiple, "untouched": done.untouched}
         base, again = shrunk_copy(masked, self.example, self.masks, **options)  # type: ignore[arg-type]
         if not again.same_as(done):
@@ -127,11 +145,23 @@ class Plan:
     def as_data(self) -> dict[str, Any]:
         """Everything that was decided and measured, as plain data; without masks and example."""
         layers = [
-            asdict(layer) | {"sparsity": layer.sparsity, "kept_macs": layer.kept_macs}
+            asdict(layer)
+            | {
+                "sparsity": layer.sparsity,
+                "kept_macs": layer.kept_macs,
+                "floor_reached": layer.floor_reached,
+            }
             for layer in self.layers
         ]
         whole = None if self.whole is None else asdict(self.whole)
-        return {"layers": layers, "whole": whole, "notes": list(self.notes)}
+        return {
+            "layers": layers,
+            "whole": whole,
+            "dense_forms": asdict(self.dense_forms),
+            "packed_forms": asdict(self.packed_forms),
+            "fusions": [asdict(fusion) for fusion in self.fusions],
+            "notes": list(self.notes),
+        }
 
     def to_json(self) -> str:
         """`as_data()` as JSON."""
@@ -140,4 +170,4 @@ class Plan:
     def __str__(self) -> str:
         from sparse_ops.convert.text import plan_text
 
-        return plan_text(self.layers, self.whole, self.notes)
+        return plan_text(self)

@@ -1,5 +1,6 @@
 """A shrunk copy of a model, which was compared with the masked one before anybody gets it."""
 
+import gc
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -45,6 +46,9 @@ def shrunk_copy(
         note = f"no channel was removed: the model does not run without them ({error})"
         return masked, Shrinking(masks=masks, note=note)
     if not shrinking.changes:
+        del model
+        # Graphs hold on to the model by reference cycles: it may be large.
+        gc.collect()
         return masked, replace(shrinking, masks=masks)
     if verify:
         check_shrunk(masked, model, example, shrinking)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -9,7 +10,10 @@ from rich.table import Table
 from sparse_ops.convert.assemble import LayerPlan
 from sparse_ops.convert.measure import Comparison
 
-WIDTH = 140
+if TYPE_CHECKING:
+    from sparse_ops.convert.plans import Plan
+
+WIDTH = 160
 
 
 def plain(*parts: Table | str) -> str:
@@ -41,22 +45,28 @@ def _why(layer: LayerPlan) -> str:
     return f"{layer.reason}; {layer.dead_kept} dead outputs stay: {layer.dead_why}"
 
 
-def plan_text(layers: Sequence[LayerPlan], whole: Comparison | None, notes: Sequence[str]) -> str:
-    """The plan's table, its verdict on the whole model, and its notes."""
+def plan_text(plan: "Plan") -> str:
+    """The plan's table, its verdict on the whole model, its notes, and what was refused and why."""
     table = Table(box=None, pad_edge=False)
     table.add_column("layer", overflow="fold")
     table.add_column("weight")
     table.add_column("zeros", overflow="fold")
-    for title in ("sparsity", "MMACs", "kept", "dense ms", "packed ms", "speed-up"):
+    for title in ("sparsity", "MMACs", "kept", "dense ms", "packed ms", "speed-up", "floor ms"):
         table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("of it", justify="right")
     table.add_column("becomes")
     table.add_column("why", overflow="fold", min_width=24)
-    for layer in layers:
+    for layer in plan.layers:
         becomes = f"{layer.becomes} ({layer.backend})" if layer.becomes else "dense"
         becomes = "constant" if layer.constant else becomes
         if layer.activation:
             becomes += f" + {layer.activation}"
+        for fusion in plan.fusions:
+            if fusion.layer == layer.name:
+                becomes += " + residual" if fusion.residual else ""
+                becomes += f" + {fusion.activation}" if fusion.activation else ""
         times = (layer.dense_ms, layer.packed_ms)
+        reached = layer.floor_reached
         table.add_row(
             layer.name or layer.kind,
             _shape(layer),
@@ -66,14 +76,51 @@ def plan_text(layers: Sequence[LayerPlan], whole: Comparison | None, notes: Sequ
             f"{layer.kept_macs / 1e6:.3f}",
             *("-" if ms is None else f"{ms:.3f}" for ms in times),
             speed(layer.measured),
+            "-" if layer.floor_ms is None else f"{layer.floor_ms:.3f}",
+            "-" if reached is None else f"{reached:.0%}",
             becomes,
             _why(layer),
         )
-    lines: list[Table | str] = [table, ""]
+    return plain(
+        table,
+        "",
+        *_verdict(plan),
+        *(f"note: {note}" for note in plan.notes),
+        *_refusals(plan.layers),
+    )
+
+
+def _verdict(plan: "Plan") -> list[str]:
+    """What was compared with what, and how it came out."""
+    lines = []
+    whole = plan.whole
     if whole is not None:
         lines.append(
-            f"whole model: {whole.dense_ms:.3f} ms dense, {whole.packed_ms:.3f} ms packed, "
+            f"whole model: {whole.dense_ms:.3f} ms dense ({plan.dense_forms.fastest}), "
+            f"{whole.packed_ms:.3f} ms packed ({plan.packed_forms.fastest}), "
             f"speed-up {speed(whole)}, {whole.pairs} pairs"
             + (f", {whole.dropped} dropped" if whole.dropped else "")
         )
-    return plain(*lines, *(f"note: {note}" for note in notes))
+    for name, forms in (("dense", plan.dense_forms), ("packed", plan.packed_forms)):
+        times = [f"{form} {ms:.3f} ms" for form, ms in forms.milliseconds.items()]
+        left_out = [f"{form} left out: {reason}" for form, reason in forms.skipped.items()]
+        if times or left_out:
+            lines.append(f"forms of the {name} model: {'; '.join(times + left_out)}")
+    return lines
+
+
+def _refusals(layers: Sequence[LayerPlan]) -> list[str]:
+    """Candidate -> the layers that refuse it, for each reason once."""
+    refused: dict[str, list[str]] = {}
+    for layer in layers:
+        for words in layer.refused:
+            refused.setdefault(words, []).append(layer.name or layer.kind)
+    lines = [f"refused: {words} ({_some(names)})" for words, names in refused.items()]
+    slower = sum(len(layer.slower) for layer in layers)
+    return [*lines, f"slower: {slower} other candidates; to_json() has all"] if slower else lines
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and how many there are beside."""
+    rest = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")

@@ -108,7 +108,7 @@ class Unit:
         read = (weight != 0).any(3)
         bad = given.isnan() | ((given != 0) & pads_zeros(layer))
         known = given.masked_fill(bad, 0)
-        total = (weight.double().sum(3) * known.to(weight.device)).sum(2)
+        total = contributed(weight, known.to(weight.device))
         total = total.masked_fill((read & bad.to(weight.device)).any(2), NOT_CONSTANT).flatten()
         if layer.bias is not None:
             total = total + layer.bias.detach().double()
@@ -124,12 +124,22 @@ class Unit:
         return found
 
 
+def contributed(weight: Tensor, given: Tensor) -> Tensor:
+    """(groups, outputs) in float64: what inputs of these constants (groups, 1, inputs) add up to.
+
+    Weights (groups, outputs, inputs, taps) are widened only where a constant is not zero.
+    """
+    some = (given != 0).any(0).flatten()
+    sums = weight[:, :, some].sum(3, dtype=torch.float64)
+    return (sums @ given[..., some].double().mT).squeeze(2)
+
+
 @torch.no_grad()
 def fold_(unit: Unit, constant: Tensor) -> None:
     """Adds to the biases what (in channels) constants, 0 elsewhere, contribute to each output."""
     weight = unit.grouped()
     given = constant.reshape(unit.groups, 1, -1).to(weight.device)
-    total = (weight.double().sum(3) * given).sum(2).flatten()
+    total = contributed(weight, given).flatten()
     if not bool(total.any()):
         return
     done: list[Tensor] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparse_ops.convert.choose import Measure
+from sparse_ops.convert.context import Measure
 from sparse_ops.convert.fold import find as find_folding
 from sparse_ops.convert.fold import fold_batch_norms_
 from sparse_ops.convert.prepare import copied, prunable_layers, watch

@@ -11,6 +11,7 @@ widens the first term by its steepest slope, and adds a few roundings of its own
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,27 +42,67 @@ def _smallest(dtype: torch.dtype) -> float:
     return info.tiny if info.tiny < 1e-30 else info.tiny * info.eps
 
 
+# Output channels are taken so many at a time that a float64 copy of their weights stays small.
+MOST_WIDE_WEIGHTS = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Exact:
+    """What a dense layer computes on x, in float64, and the same of all absolute values."""
+
+    x: Tensor
+    y: Tensor
+    magnitude: Tensor
+
+
 @torch.no_grad()
-def layer_error(dense: nn.Module, packed: SparseLayer, x: Tensor) -> float:
+def exactly(dense: nn.Module, x: Tensor) -> Exact:
+    """Runs a Conv2d or Linear in float64, some output channels at a time."""
+    outputs = len(dense.get_parameter("weight"))
+    groups = dense.groups if isinstance(dense, nn.Conv2d) else 1
+    each = outputs
+    if groups == 1 and dense.get_parameter("weight").numel() > MOST_WIDE_WEIGHTS:
+        each = max(1, MOST_WIDE_WEIGHTS * outputs // dense.get_parameter("weight").numel())
+    wide_x = x.double()
+    signed, absolute = [], []
+    for start in range(0, outputs, each):
+        part = _wide_part(dense, slice(start, start + each))
+        signed.append(part(wide_x))
+        for parameter in part.parameters():
+            parameter.abs_()
+        absolute.append(part(wide_x.abs()))
+    channels = -3 if isinstance(dense, nn.Conv2d) else -1
+    return Exact(x, torch.cat(signed, channels), torch.cat(absolute, channels))
+
+
+def _wide_part(dense: nn.Module, rows: slice) -> nn.Module:
+    """Some output channels of a layer, in float64; the layer's own weights are not copied whole."""
+    memo: dict[int, Any] = {}
+    for parameter in dense.parameters(recurse=False):
+        wide = parameter.detach()[rows].double()
+        memo[id(parameter)] = nn.Parameter(wide, requires_grad=False)
+    return copy.deepcopy(dense, memo)
+
+
+@torch.no_grad()
+def layer_error(dense: nn.Module, packed: SparseLayer, x: Tensor | Exact) -> float:
     """The largest error of a packed layer on x, as a multiple of the bound; honest is up to 1.
 
     Args:
         dense: the masked Conv2d or Linear, without the activation that `packed` may apply.
         packed: the sparse layer.
-        x: an input of both. What is not finite in float64, or too large for the dtype, is left out.
+        x: an input of both, or what `exactly` says of it, where several are compared. What is not
+            finite in float64, or too large for the dtype, is left out.
     """
-    y = packed(x)
-    wide = copy.deepcopy(dense).double()
-    before = wide(x.double())
-    y64 = ACTIVATIONS[packed.activation](before)
-    for parameter in wide.parameters():
-        parameter.abs_()
-    magnitude = wide(x.double().abs())
+    exact = x if isinstance(x, Exact) else exactly(dense, x)
+    y = packed(exact.x)
+    y64 = ACTIVATIONS[packed.activation](exact.y)
 
     info = torch.finfo(y.dtype)
-    kept = packed.mask().flatten(1).sum(1)
-    terms = int(kept.max()) + 1 if kept.numel() else 1
-    bound = SLOPES[packed.activation] * terms * 2.0**-24 * magnitude
+    # Some filters at a time: a sum of bools takes eight bytes for each of them.
+    parts = packed.mask().flatten(1).split(64)
+    terms = 1 + max((int(part.sum(1).max()) for part in parts if part.numel()), default=0)
+    bound = SLOPES[packed.activation] * terms * 2.0**-24 * exact.magnitude
     ulps = 1 if packed.activation is None else ACTIVATION_ULPS
     bound += ulps * info.eps / 2 * y64.abs() + _smallest(y.dtype)
     judged = bound.isfinite() & y64.isfinite() & (y64.abs() <= info.max)
@@ -73,7 +114,7 @@ def layer_error(dense: nn.Module, packed: SparseLayer, x: Tensor) -> float:
     return float(error.nan_to_num(nan=float("inf")).max())
 
 
-def check_layer(name: str, dense: nn.Module, packed: SparseLayer, x: Tensor) -> None:
+def check_layer(name: str, dense: nn.Module, packed: SparseLayer, x: Tensor | Exact) -> None:
     """Compares a packed layer with its masked dense one on x.
 
     Raises:
@@ -81,9 +122,10 @@ def check_layer(name: str, dense: nn.Module, packed: SparseLayer, x: Tensor) -> 
     """
     error = layer_error(dense, packed, x)
     if error > 1:
+        shape = tuple(x.x.shape if isinstance(x, Exact) else x.shape)
         raise Mismatch(
             f"{name}: {type(packed).__name__} on backend {packed.backend} is wrong by {error:.3g} "
-            f"times what rounding can explain, for x {tuple(x.shape)} and weight {packed.shape}"
+            f"times what rounding can explain, for x {shape} and weight {packed.shape}"
         )
 
 
@@ -96,6 +138,50 @@ def float_tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Iterable) and not isinstance(output, str | bytes):
         return [t for value in output for t in float_tensors(value)]
     return []
+
+
+def _in_float64(model: nn.Module) -> nn.Module:
+    """The model, whose modules have float64 weights while they run, and only then.
+
+    So there is never a second copy of all weights, twice as large as the first.
+    """
+    # Shared with the model: the copy only has hooks, and references of its own.
+    memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    wide = copy.deepcopy(model, memo)
+    for module in wide.modules():
+        _widen_while_running(module)
+    return wide
+
+
+def _widen_while_running(module: nn.Module) -> None:
+    narrow: list[tuple[dict[str, Any], str, Tensor]] = []
+
+    def widen(*_: object) -> None:
+        kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for kind in kinds:
+            for name, tensor in kind.items():
+                if tensor is not None and tensor.is_floating_point():
+                    narrow.append((kind, name, tensor))
+                    wide = tensor.detach().double()
+                    kind[name] = nn.Parameter(wide) if kind is module._parameters else wide
+
+    def narrow_again(*_: object) -> None:
+        while narrow:
+            kind, name, tensor = narrow.pop()
+            kind[name] = tensor
+
+    module.register_forward_pre_hook(widen, prepend=True)
+    module.register_forward_hook(narrow_again, always_call=True)
+
+
+def _truth(model: nn.Module, example: tuple[Any, ...]) -> list[Tensor]:
+    """The outputs of the model in float64."""
+    inputs = [_widest(x) for x in example]
+    try:
+        return float_tensors(_in_float64(model)(*inputs))
+    except Exception:
+        # A module that reads the weights of another one finds them narrow; then all at once.
+        return float_tensors(copy.deepcopy(model).double()(*inputs))
 
 
 def _widest(x: Any) -> Any:
@@ -117,8 +203,7 @@ def check_model(dense: nn.Module, packed: nn.Module, example: tuple[Any, ...]) -
     """
     ours, theirs = float_tensors(packed(*example)), float_tensors(dense(*example))
     try:
-        wide = copy.deepcopy(dense).double()
-        truth = float_tensors(wide(*[_widest(x) for x in example]))
+        truth = _truth(dense, example)
     except Exception as failure:
         return f"the model does not run in float64 ({type(failure).__name__}: {failure})"
     if [t.shape for t in ours] != [t.shape for t in truth]:

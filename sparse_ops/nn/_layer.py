@@ -27,8 +27,10 @@ class SparseLayer(nn.Module):
         bias: (O), or None.
         activation: what is applied to the output, or None.
         backend: a backend's name, or "auto".
+        fused: whether the converter moved an activation or a residual into this layer, in a graph.
     """
 
+    fused: bool = False
     values: nn.Parameter
     bias: nn.Parameter | None
 

@@ -141,7 +141,9 @@ class _Conv2d(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, values)
         ctx.weight, ctx.backend, ctx.geometry = weight, backend, geometry
-        return backend.run(x, weight.with_values(values), bias, geometry, None, None)
+        y = backend.run(x, weight.with_values(values), bias, geometry, None, None)
+        # Kernels give channels_last as a view, which autograd forbids to change in place.
+        return y.clone() if channels_last(x) else y
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -5,24 +5,27 @@ channels_last, or compiled with its weights frozen. The packed model may run in 
 """
 
 import copy
-import os
-import shutil
 import time
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sparse_ops.convert.choose import channels_last_call
 from sparse_ops.convert.fold import find, fold_batch_norms_
+from sparse_ops.convert.forms import (
+    COMPILED,
+    EAGER,
+    Call,
+    channels_last_call,
+    compiled_call,
+    failure,
+    no_compiler,
+)
+from sparse_ops.convert.layout import CHANNELS_LAST, has_images
 from sparse_ops.convert.measure import denormals_flushed, quantile
 from sparse_ops.convert.prepare import watch
 from sparse_ops.masks import PRUNABLE
-
-Call = Callable[[], object]
 
 
 @dataclass(eq=False)
@@ -71,43 +74,23 @@ def forms_of(
     """
     with torch.inference_mode(False):
         base = folded(model, example)
-    calls: dict[str, Call] = {"eager": lambda: base(*example)}
+    calls: dict[str, Call] = {EAGER: lambda: base(*example)}
     skipped: dict[str, str] = {}
-    if any(isinstance(x, Tensor) and x.dim() == 4 for x in example) and _has_conv(base):
+    if has_images(base, example):
         with torch.inference_mode(False):
-            calls["channels_last"] = channels_last_call(base, example)
+            calls[CHANNELS_LAST] = channels_last_call(base, example)
     if compile_s is None:
-        skipped["torch.compile"] = "it was not asked for"
+        skipped[COMPILED] = "it was not asked for"
     elif compile_s <= 0:
-        skipped["torch.compile"] = "no time is left to compile it"
-    elif (reason := _no_compiler()) is not None:
-        skipped["torch.compile"] = reason
+        skipped[COMPILED] = "no time is left to compile it"
+    elif (reason := no_compiler()) is not None:
+        skipped[COMPILED] = reason
     else:
         try:
-            calls["torch.compile"] = _compiled(base, example)
+            calls[COMPILED] = compiled_call(base, example)
         except Exception as error:
-            first = (str(error).splitlines() or [""])[0]
-            skipped["torch.compile"] = f"it failed: {type(error).__name__}: {first}"
+            skipped[COMPILED] = failure(error)
     return Forms(calls, _milliseconds(calls, seconds * len(calls)), skipped)
-
-
-def _has_conv(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.Conv2d) for module in model.modules())
-
-
-def _no_compiler() -> str | None:
-    named = os.environ.get("CXX", "g++").split()[0]
-    return None if shutil.which(named) else f"it needs a C++ compiler, and there is no {named}"
-
-
-def _compiled(model: nn.Module, example: tuple[Any, ...]) -> Call:
-    frozen = torch.compile(copy.deepcopy(model), dynamic=False, options={"freezing": True})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        expected, got = model(*example), frozen(*example)
-    if isinstance(expected, Tensor) and not torch.allclose(expected, got, rtol=1e-2, atol=1e-3):
-        raise RuntimeError("its output is not that of the model")
-    return lambda: frozen(*example)
 
 
 def _milliseconds(calls: dict[str, Call], seconds: float) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """The machine that something was measured on."""
 
 import ctypes
-import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from sparse_ops.convert.environment import best_isa, cores, cpu_name
 from sparse_ops.ops import _native
 
 
@@ -39,34 +39,17 @@ class Machine:
 def machine() -> Machine:
     """This machine, now."""
     refused = {isa: reason for isa, reason in _native.REFUSES.items() if reason is not None}
-    usable = [isa for isa in _native.ISAS if isa not in refused]
     return Machine(
-        cpu=_cpu_name(),
-        cores=_cores(),
+        cpu=cpu_name(),
+        cores=cores(),
         threads=torch.get_num_threads(),
-        isa=usable[0] if usable else None,
+        isa=best_isa(),
         refused=refused,
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         torch=torch.__version__,
         commit=_commit(),
     )
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _commit() -> str | None:

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from sparse_ops.convert.measure import Comparison, compare
-from sparse_ops.convert.prepare import copied, replaced
 from sparse_ops.nn import SparseLayer
 from sparse_ops.report.baseline import forms_of
 from sparse_ops.report.macs import count_macs
@@ -60,13 +59,3 @@ def dense_against_packed(
         measured=measured,
         note=note,
     )
-
-
-def dense_form_of(packed: nn.Module) -> nn.Module:
-    """A dense model of the same outputs as a packed one: each sparse layer unpacked."""
-    dense = copied(packed)
-    for name, module in list(dense.named_modules()):
-        if isinstance(module, SparseLayer):
-            unpacked: Any = module
-            dense = replaced(dense, name, unpacked.to_dense())
-    return dense

@@ -8,12 +8,23 @@ from torch.nn.utils import parametrize, prune
 
 import sparse_ops as so
 from sparse_ops.convert import candidates
+from sparse_ops.nn import SparseLayer
 from tests.convert.models import EXAMPLE, Net, masks_of_net, net, says
 
 
 def planned(model, masks=None, ratio=2.0, example=None, **options):
     example = torch.randn(EXAMPLE) if example is None else example
     return so.plan(model, example, masks, measure=says(ratio), progress=False, **options)
+
+
+def is_packed(call):
+    """Whether this is a call of a `Net` with packed layers."""
+    return of_net(call) and any(isinstance(m, SparseLayer) for m in call.func.modules())
+
+
+def of_net(call):
+    """Whether this is a call of a whole `Net`, maybe as a graph."""
+    return hasattr(call.func, "periodic")
 
 
 def row(plan, name):
@@ -72,27 +83,26 @@ def test_a_layer_that_is_faster_only_in_the_median_stays_dense():
 
 def test_layers_go_back_to_dense_until_the_whole_model_is_faster():
     model, masks = net(), masks_of_net()
-    measured = []
+    wholes = []
 
     def measure(dense, packed, budget_s):
-        measured.append(packed())
-        of_a_layer = not isinstance(getattr(packed, "func", None), Net)
-        ratio = 2.0 if of_a_layer else 0.5 + 0.3 * sum(r is None for r in models)
-        if not of_a_layer:
-            models.append(None)
+        packed()
+        ratio = 2.0
+        if is_packed(packed) and not is_packed(dense):
+            ratio = 0.5 + 0.3 * len(wholes)
+            wholes.append(ratio)
         return so.convert.Comparison(ratio, 1, ratio, 0.9 * ratio, ratio, 20)
 
-    models = []
     options = {"shrink": False, "progress": False}
     plan = so.plan(model, torch.randn(EXAMPLE), masks, measure=measure, **options)
-    assert len(models) == 3 and len(plan.packed) == 2
+    assert len(wholes) == 3 and len(plan.packed) == 2
     assert sum("whole model was not faster" in layer.reason for layer in plan.layers) == 2
     assert plan.whole.speedup > 1
 
 
 def test_if_nothing_helps_the_answer_is_the_dense_model():
     def measure(dense, packed, budget_s):
-        ratio = 0.5 if isinstance(getattr(packed, "func", None), Net) else 2.0
+        ratio = 0.5 if of_net(packed) else 2.0
         return so.convert.Comparison(ratio, 1, ratio, ratio, ratio, 20)
 
     model = net()
@@ -109,9 +119,12 @@ def test_the_whole_model_has_to_beat_dense_in_channels_last_too():
         return so.convert.Comparison(2, 1, 2, 2, 2, 20)
 
     plan = so.plan(net(), torch.randn(EXAMPLE), masks_of_net(), measure=measure, progress=False)
-    planar = sides[-2][1]
-    assert sides[-1][0] is planar and planar().shape == (2, 10)
-    assert any("channels_last" in note for note in plan.notes)
+    to_beat, packed = sides[-1]
+    assert not is_packed(to_beat) and is_packed(packed)
+    for side in (to_beat, packed):
+        assert so.convert.layout.is_channels_last(side.func) and side().shape == (2, 10)
+    assert plan.dense_forms.fastest == plan.packed_forms.fastest == "channels_last"
+    assert "channels_last 1.000 ms" in str(plan)
 
 
 def test_the_mode_of_the_model_is_kept():

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from sparse_ops.convert import Comparison
+from sparse_ops.convert import Comparison, to_dense
 from sparse_ops.nn import CSRLinear
 from sparse_ops.report import count_macs, forms_of, machine
 from sparse_ops.report import table as tables
 from sparse_ops.report.plot import plot
 from sparse_ops.report.results import Network, Results, Row, write_json
-from sparse_ops.report.versus import dense_against_packed, dense_form_of
+from sparse_ops.report.versus import dense_against_packed
 
 
 def row(batch, measured):
@@ -66,7 +66,7 @@ def test_a_packed_model_is_measured_against_its_dense_form():
     dense = nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval()
     packed = nn.Sequential(CSRLinear.from_dense(dense[0], torch.eye(8).bool(), activation="relu"))
     x = torch.randn(4, 8)
-    unpacked = dense_form_of(packed)
+    unpacked = to_dense(packed)
     torch.testing.assert_close(unpacked(x), packed(x))
     assert isinstance(packed[0], CSRLinear)
 

@@ -1,0 +1,57 @@
+"""The rows of a plan before anything is timed: what a layer is, and whether it can change."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from sparse_ops.convert.assemble import LayerPlan, weight_name
+from sparse_ops.convert.prepare import Call, keeps_dense
+from sparse_ops.convert.recognise import describe_zeros
+from sparse_ops.convert.shrink import Shrinking
+
+NOTHING = "no weight that is left is zero"
+
+
+def row_of(
+    name: str, module: nn.Module, masks: Mapping[str, Tensor], call: Call | None
+) -> LayerPlan:
+    """The row of a layer as it is."""
+    weight, mask = module.get_parameter("weight"), masks.get(weight_name(name))
+    nnz = weight.numel() if mask is None else int(mask.sum())
+    kind = "Linear" if isinstance(module, nn.Linear) else "Conv2d"
+    zeros = "" if mask is None else describe_zeros(mask)
+    macs = 0 if call is None else call.outputs * (weight.numel() // weight.shape[0])
+    row = LayerPlan(name, kind, tuple(weight.shape), nnz, macs, None, None, None, None, "")
+    return replace(row, zeros=zeros)
+
+
+def after_shrinking(
+    row: LayerPlan, base: nn.Module, shrinking: Shrinking, call: Call | None
+) -> LayerPlan:
+    """The row of a layer after shrinking, with the reason if it is not to be packed."""
+    cut, mask = shrinking.cuts.get(row.name), shrinking.masks.get(weight_name(row.name))
+    if cut is not None:
+        left = cut.shape if cut.shape != cut.before else None
+        row = replace(row, left=left, constant=cut.constant)
+        row = replace(row, dead_kept=cut.kept, dead_why=cut.why)
+    if row.constant:
+        return replace(row, nnz=0, reason="no weight is left: its bias takes its place")
+    if mask is not None:
+        row = replace(row, nnz=int(mask.sum()))
+    elif row.left is not None:
+        row = replace(row, nnz=base.get_submodule(row.name).get_parameter("weight").numel())
+    return replace(row, reason=_stays(base, row, mask, call) or "")
+
+
+def _stays(base: nn.Module, row: LayerPlan, mask: Tensor | None, call: Call | None) -> str | None:
+    """Why a layer stays dense without being measured, or None if it may change."""
+    if mask is None:
+        return NOTHING if row.left else "it has no mask: no weight of it is zero"
+    if bool(mask.all()):
+        return NOTHING if row.left else "its mask keeps every weight"
+    if row.nnz == 0:
+        return "no weight is left, so there is nothing to pack: its output is its bias"
+    if call is None:
+        return "the model never called it on the example"
+    return keeps_dense(base, row.name)

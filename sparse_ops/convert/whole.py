@@ -1,0 +1,273 @@
+"""The whole model: its fastest dense form against its fastest packed one.
+
+It must be faster in the median, or layers go back to dense until it is.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparse_ops.convert import fuse
+from sparse_ops.convert.assemble import LayerPlan, assemble_
+from sparse_ops.convert.cache import digest
+from sparse_ops.convert.context import Context
+from sparse_ops.convert.forms import (
+    COMPILED,
+    EAGER,
+    Call,
+    channels_last_call,
+    compiled_call,
+    failure,
+    no_compiler,
+)
+from sparse_ops.convert.fuse import Fusion
+from sparse_ops.convert.layout import (
+    CHANNELS_LAST,
+    has_images,
+    sharing_copy,
+    take_channels_last_,
+)
+from sparse_ops.convert.measure import Comparison
+from sparse_ops.convert.progress import Step
+from sparse_ops.convert.verify import Mismatch, check_model
+
+# Compiling a network of 18 to 50 layers takes 10 to 60 s, and cannot be stopped: it is begun only
+# with a budget of which this part, which nothing else has, is as long as that.
+COMPILE_S, COMPILE_SHARE = 15.0, 0.3
+# How much of the layers that are left goes back to dense at a time.
+BACK_SHARE = 4
+
+
+@dataclass(frozen=True)
+class Forms:
+    """The forms of a model, and the fastest of them.
+
+    Attributes:
+        fastest: "eager", "channels_last" or "torch.compile".
+        milliseconds: form -> median of one call, of those that were compared.
+        skipped: form -> why it was not.
+    """
+
+    fastest: str = EAGER
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """What came out.
+
+    Attributes:
+        layers: what becomes of them.
+        whole: how the whole compares, or None if nothing is faster.
+        dense, packed: the forms of the two models.
+        fusions: what is fused in the graph of the packed one.
+    """
+
+    layers: list[LayerPlan]
+    whole: Comparison | None
+    dense: Forms
+    packed: Forms
+    fusions: Sequence[Fusion] = ()
+
+
+class Compiled:
+    """A call of a compiled model, which is compiled when it is first called."""
+
+    def __init__(self, model: nn.Module, example: tuple[Any, ...]) -> None:
+        self.model, self.example = model, example
+        self.call: Call | None = None
+
+    def __call__(self) -> object:
+        if self.call is None:
+            self.call = compiled_call(self.model, self.example)
+        return self.call()
+
+
+def fastest_layout(
+    context: Context, model: nn.Module, about: str, seconds: float
+) -> tuple[Forms, Call]:
+    """The faster of a model as it is and in channels_last."""
+    plain: Call = partial(model, *context.example)
+    if not has_images(model, context.example):
+        return Forms(), plain
+    planar = channels_last_call(model, context.example)
+    what = {"forms": [EAGER, CHANNELS_LAST], "of": about}
+    measured = context.timed_whole(what, plain, planar, seconds)
+    times = {EAGER: measured.dense_ms, CHANNELS_LAST: measured.packed_ms}
+    if measured.speedup > 1:
+        return Forms(CHANNELS_LAST, times), planar
+    return Forms(EAGER, times), plain
+
+
+def _try_compiled(
+    context: Context, model: nn.Module, about: str, forms: Forms, call: Call, seconds: float
+) -> tuple[Forms, Call]:
+    """The forms with torch.compile among them, where it may be tried."""
+    reason = None if context.compiles else "it was not asked for"
+    reason = reason or no_compiler()
+    compiled = Compiled(model, context.example)
+    what = {"forms": [forms.fastest, COMPILED], "of": about}
+    share = COMPILE_SHARE * context.budget_s
+    if reason is None and share < COMPILE_S and not context.knows_whole(what, seconds):
+        needed = COMPILE_S / COMPILE_SHARE
+        reason = f"compiling takes long: it needs a budget of {needed:.0f} s"
+    if reason is not None:
+        return replace(forms, skipped={**forms.skipped, COMPILED: reason}), call
+    try:
+        measured = context.timed_whole(what, call, compiled, seconds)
+    except Exception as error:
+        return replace(forms, skipped={**forms.skipped, COMPILED: failure(error)}), call
+    times = {**forms.milliseconds, forms.fastest: measured.dense_ms, COMPILED: measured.packed_ms}
+    faster = measured.speedup > 1
+    return replace(forms, fastest=COMPILED if faster else forms.fastest, milliseconds=times), (
+        compiled if faster else call
+    )
+
+
+def settle(
+    context: Context,
+    layers: list[LayerPlan],
+    dense: Forms,
+    fuses: bool,
+    budget_s: float,
+    step: Step,
+) -> Settled:
+    """Times the whole model; while it is not faster, what gains least goes back to dense.
+
+    Args:
+        dense: what `fastest_layout` says of the dense model.
+        fuses: whether the packed model may become a graph.
+    """
+    layers = _drop_unusable(context, layers)
+    shrunk = context.base is not context.dense
+    if not shrunk and not any(layer.becomes is not None for layer in layers):
+        return Settled(layers, None, dense, Forms())
+    share = budget_s / 2
+    to_beat: Call = partial(context.dense, *context.example)
+    if dense.fastest == CHANNELS_LAST:
+        to_beat = channels_last_call(context.dense, context.example)
+    dense_forms, to_beat = _try_compiled(context, context.dense, "dense", dense, to_beat, share / 2)
+    packed_forms = Forms()
+    while (packed := [layer for layer in layers if layer.becomes is not None]) or shrunk:
+        fast = converted(context, layers)
+        about = _about(layers)
+        packed_forms, call = fastest_layout(context, fast, about, share / 2)
+        fusions, fast, call = _fused(context, fast, packed_forms, call, about, fuses, share / 2)
+        about += " fused" if fusions else ""
+        whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
+        if whole.speedup <= 1 and dense_forms.fastest == COMPILED:
+            both = _try_compiled(context, fast, about, packed_forms, call, share / 2)
+            if both[0].fastest == COMPILED:
+                packed_forms = both[0]
+                whole = _against(context, dense_forms, to_beat, *both, about, share)
+        if whole.speedup > 1:
+            step()
+            return Settled(layers, whole, dense_forms, packed_forms, fusions)
+        if not packed:
+            break
+        layers = _some_back(layers, packed, whole)
+        share = budget_s / 2 / len(packed)
+    step()
+    return Settled(layers, None, dense_forms, packed_forms)
+
+
+def _fused(
+    context: Context,
+    fast: nn.Module,
+    forms: Forms,
+    call: Call,
+    about: str,
+    fuses: bool,
+    seconds: float,
+) -> tuple[list[Fusion], nn.Module, Call]:
+    """What is fused in the graph, the model with it and its call: where that is surely faster."""
+    if not fuses:
+        return [], fast, call
+    try:
+        found = fuse.find(fast, fuse.shapes_of(fast, context.example))
+        if not found:
+            return [], fast, call
+        model: nn.Module = fuse.fused(sharing_copy(fast), found)
+        check_model(fast, model, context.example)
+    except Mismatch:
+        raise
+    except Exception:
+        # Whatever stands against a graph of this model: without one it is as fast as it was.
+        return [], fast, call
+    if forms.fastest == CHANNELS_LAST:
+        take_channels_last_(model)
+    one: Call = partial(model, *context.example)
+    what = {"forms": [forms.fastest] * 2, "of": [about, "fused"]}
+    if context.timed_whole(what, call, one, seconds).low <= 1:
+        return [], fast, call
+    return found, model, one
+
+
+def _against(
+    context: Context,
+    dense_forms: Forms,
+    to_beat: Call,
+    packed_forms: Forms,
+    call: Call,
+    about: str,
+    seconds: float,
+) -> Comparison:
+    what = {"forms": [dense_forms.fastest, packed_forms.fastest], "of": ["dense", about]}
+    return context.timed_whole(what, to_beat, call, seconds)
+
+
+def _about(layers: Sequence[LayerPlan]) -> str:
+    """A short name for what becomes of the layers."""
+    return digest(
+        [[layer.name, layer.becomes, layer.backend, layer.activation] for layer in layers]
+    )
+
+
+def _some_back(
+    layers: list[LayerPlan], packed: list[LayerPlan], whole: Comparison
+) -> list[LayerPlan]:
+    """The layers with those that gain least, a quarter but at least one, back at dense."""
+    worst = sorted(packed, key=_gain)[: max(1, len(packed) // BACK_SHARE)]
+    reason = f"faster alone, but the whole model was not faster with it ({whole.speedup:.2f})"
+    return [_back_to_dense(layer, reason) if layer in worst else layer for layer in layers]
+
+
+def _gain(layer: LayerPlan) -> float:
+    assert layer.measured is not None
+    return layer.measured.dense_ms - layer.measured.packed_ms
+
+
+def _back_to_dense(layer: LayerPlan, reason: str) -> LayerPlan:
+    return replace(layer, becomes=None, backend=None, activation=None, reason=reason)
+
+
+def converted(context: Context, layers: Sequence[LayerPlan]) -> nn.Module:
+    """A copy of the base with these layers packed; it shares the tensors of others with it."""
+    return assemble_(sharing_copy(context.base), context.masks, layers, context.folding)
+
+
+def _failure(model: nn.Module, example: tuple[Any, ...]) -> str | None:
+    try:
+        with torch.no_grad():
+            model(*copy.deepcopy(example))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _drop_unusable(context: Context, layers: list[LayerPlan]) -> list[LayerPlan]:
+    """Sends back to dense the layers with which the model fails, for it reads their weight, say."""
+    if _failure(converted(context, layers), context.example) is None:
+        return layers
+    kept = []
+    for layer in layers:
+        alone = layer.becomes and _failure(converted(context, [layer]), context.example)
+        reason = f"the model fails with the packed layer ({alone})"
+        kept.append(_back_to_dense(layer, reason) if alone else layer)
+    return kept
