@@ -109,6 +109,9 @@ for _name, (_, _schema, _fake) in _OPERATORS.items():
 
 
 def _load() -> str | None:
+    # Triton takes half a second to import: only where its kernels can run.
+    if not (INTERPRETED or torch.version.cuda or torch.version.hip):
+        return "this torch was built without CUDA"
     try:
         version: str = import_module("triton").__version__
         if (reason := too_old(version)) is not None:

@@ -10,12 +10,11 @@ from sparse_ops.formats import CSRWeight, PeriodicWeight
 from sparse_ops.ops import _triton
 from sparse_ops.patterns import PSD2_P8
 
-if _triton.MISSING is not None:
-    pytest.skip(_triton.MISSING, allow_module_level=True)
+triton = pytest.importorskip("triton")
+if (reason := _triton.too_old(triton.__version__)) is not None:
+    pytest.skip(reason, allow_module_level=True)
 if _triton.INTERPRETED:
     pytest.skip("these kernels are interpreted, not compiled", allow_module_level=True)
-
-import triton
 
 from tests.kernels.compile_only import compiling
 
