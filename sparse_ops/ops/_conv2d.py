@@ -97,12 +97,11 @@ def compiled(
     return Backend(isa, run_in_float32, refuses, backward)
 
 
-def on_triton(run: Callable[..., Tensor]) -> Backend:
-    """The backend of Triton kernels. Halves are multiplied as they are, and added up in float32.
-
-    Its gradient is the reference's: dense, by the dense library.
-    """
-    return Backend("triton", run, lambda x, *_: refuses_triton(x))
+def on_triton(
+    run: Callable[..., Tensor], backward: Callable[..., tuple[Tensor | None, Tensor | None]]
+) -> Backend:
+    """The backend of Triton kernels. Halves are multiplied as they are, and added up in float32."""
+    return Backend("triton", run, lambda x, *_: refuses_triton(x), backward)
 
 
 def _indices(weight: Any) -> dict[str, Tensor]:

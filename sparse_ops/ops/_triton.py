@@ -2,80 +2,34 @@
 
 Facts of the machine are constants, found once at import, as in `_native`. A kernel is registered
 for CUDA tensors; under TRITON_INTERPRET=1, which makes Triton run kernels in Python, for CPU
-tensors too. There are no backward kernels: gradients are the reference's, on dense weights.
+tensors too.
 """
 
-import importlib.util
-import os
-import re
-import sys
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparse_ops.ops import _native
-
-# The oldest Triton with which all kernels were interpreted and compiled.
-OLDEST = (3, 6)
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+from sparse_ops.ops import _native, _triton_calls
+from sparse_ops.ops._kernels import INTERPRETED, kernels, too_old
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-
-def _kernels(name: str) -> ModuleType:
-    """The module sparse_ops.kernels.<name>, also where a checkout is run without being installed.
-
-    setup.py installs the folder kernels/ as sparse_ops.kernels; beside a checkout's sparse_ops/ it
-    is not in that package's folder, so that an import has to be told where it is.
-    """
-    package = "sparse_ops.kernels"
-    if package not in sys.modules and importlib.util.find_spec(package) is None:
-        folder = Path(__file__).resolve().parents[2] / "kernels"
-        spec = importlib.util.spec_from_file_location(
-            package, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        if spec is None or spec.loader is None or not (folder / "__init__.py").exists():
-            raise ModuleNotFoundError(f"no module {package}, and no folder {folder}", name=package)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[package] = module
-        spec.loader.exec_module(module)
-    return import_module(f"{package}.{name}")
+CHANNEL_PRUNED_BACKWARD = (
+    "(Tensor dy, Tensor x, Tensor values, Tensor out_channels, Tensor in_channels, "
+    "int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
+    "bool need_x, bool need_values) -> (Tensor, Tensor)"
+)
 
 
-def too_old(version: str) -> str | None:
-    """Why a Triton of that version is not used, or None."""
-    numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
-    if numbers >= OLDEST:
-        return None
-    return f"Triton {version} is too old: {OLDEST[0]}.{OLDEST[1]} or newer is needed"
+def _last(x: Tensor) -> bool:
+    return x.dim() == 4 and not x.is_contiguous() and _is_last(x)
 
 
-def _tf32() -> bool:
-    """Whether torch's switch for float32 convolutions lets factors be rounded to TF32."""
-    cudnn: Any = torch.backends.cudnn
-    return cudnn.conv.fp32_precision == "tf32"
-
-
-def _periodic_conv2d(*arguments: Any) -> Tensor:
-    return _kernels("periodic_conv2d").periodic_conv2d(*arguments, tf32=_tf32())
-
-
-def _channel_pruned_conv2d(*arguments: Any) -> Tensor:
-    return _kernels("channel_pruned_conv2d").channel_pruned_conv2d(*arguments, tf32=_tf32())
-
-
-def _csr_conv2d(*arguments: Any) -> Tensor:
-    return _kernels("csr_conv2d").csr_conv2d(*arguments)
-
-
-def _csr_linear(*arguments: Any) -> Tensor:
-    return _kernels("csr_linear").csr_linear(*arguments)
+def _is_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _in_layout_of_x(fake: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -83,29 +37,60 @@ def _in_layout_of_x(fake: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def laid_out(x: Tensor, *arguments: Any) -> Tensor:
         y = fake(x, *arguments)
-        if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-            y = torch.empty_like(y, memory_format=torch.channels_last)
-        return y
+        return torch.empty_like(y, memory_format=torch.channels_last) if _last(x) else y
 
     return laid_out
 
 
+def _backward_fake(values_at: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    """dx is in the layout of dy, because that is what it is computed from."""
+
+    def shaped(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        values, (need_x, need_values) = rest[values_at], rest[-2:]
+        last = torch.channels_last if _last(dy) else torch.contiguous_format
+        dx = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=last)
+        return (
+            dx if need_x else x.new_empty(0),
+            values.new_empty(values.shape if need_values else (0,)),
+        )
+
+    return shaped
+
+
 # name -> what launches the kernel, its schema and its shapes: those of the compiled operators.
-_OPERATORS: dict[str, tuple[Callable[..., Tensor], str, Callable[..., Tensor]]] = {
-    "periodic_conv2d": (_periodic_conv2d, _native.CONV, _native.conv_fake),
-    "csr_conv2d": (_csr_conv2d, _native.CONV, _native.conv_fake),
-    "channel_pruned_conv2d": (
-        _channel_pruned_conv2d,
-        _native.CHANNEL_PRUNED,
-        _native.channel_pruned_fake,
+_OPERATORS: dict[str, tuple[Callable[..., Any], str, Callable[..., Any]]] = {
+    "periodic_conv2d": (
+        _triton_calls.periodic_conv2d,
+        _native.CONV,
+        _in_layout_of_x(_native.conv_fake),
     ),
-    "csr_linear": (_csr_linear, _native.LINEAR, _native.linear_fake),
+    "csr_conv2d": (_triton_calls.csr_conv2d, _native.CONV, _in_layout_of_x(_native.conv_fake)),
+    "channel_pruned_conv2d": (
+        _triton_calls.channel_pruned_conv2d,
+        _native.CHANNEL_PRUNED,
+        _in_layout_of_x(_native.channel_pruned_fake),
+    ),
+    "csr_linear": (_triton_calls.csr_linear, _native.LINEAR, _native.linear_fake),
+    "sparse_conv2d_backward": (
+        _triton_calls.sparse_conv2d_backward,
+        _native.CONV_BACKWARD,
+        _backward_fake(2),
+    ),
+    "channel_pruned_conv2d_backward": (
+        _triton_calls.channel_pruned_conv2d_backward,
+        CHANNEL_PRUNED_BACKWARD,
+        _backward_fake(0),
+    ),
+    "csr_linear_backward": (
+        _triton_calls.csr_linear_backward,
+        _native.LINEAR_BACKWARD,
+        _backward_fake(2),
+    ),
 }
 
 for _name, (_, _schema, _fake) in _OPERATORS.items():
     _native.LIBRARY.define(f"{_name}_triton{_schema}", tags=[torch.Tag.pt2_compliant_tag])
-    _shaped = _fake if _name == "csr_linear" else _in_layout_of_x(_fake)
-    torch.library.register_fake(f"sparse_ops::{_name}_triton", _shaped, lib=_native.LIBRARY)
+    torch.library.register_fake(f"sparse_ops::{_name}_triton", _fake, lib=_native.LIBRARY)
 
 
 def _load() -> str | None:
@@ -116,8 +101,8 @@ def _load() -> str | None:
         version: str = import_module("triton").__version__
         if (reason := too_old(version)) is not None:
             return reason
-        for name in _OPERATORS:
-            _kernels(name)
+        for name in ("set_conv2d", "csr_conv2d", "csr_linear"):
+            kernels(name)
     except ImportError as error:
         return f"the Triton kernels are not here ({error})"
     for name, (launcher, _, _) in _OPERATORS.items():

@@ -66,6 +66,16 @@ def _compiled(isa: str) -> Backend:
     return Backend(isa, run, lambda x, *_: refuses_isa(isa, x), backward)
 
 
+def _triton_backward(
+    dy: Tensor, need_x: bool, need_values: bool, x: Tensor, weight: CSRWeight
+) -> tuple[Tensor | None, Tensor | None]:
+    indices = weight.crow_indices, weight.col_indices
+    dx, dvalues = torch.ops.sparse_ops.csr_linear_backward_triton(
+        dy, x, *indices, weight.values, need_x, need_values
+    )
+    return dx if need_x else None, dvalues if need_values else None
+
+
 def _triton(x: Tensor, weight: CSRWeight, bias: Tensor | None, activation: str | None) -> Tensor:
     code = _native.ACTIVATION_CODES[activation]
     indices = weight.crow_indices, weight.col_indices
@@ -78,8 +88,7 @@ BACKENDS = (
     _compiled("avx512"),
     _compiled("avx2"),
     _compiled("scalar"),
-    # Its gradient is the reference's: dense products.
-    Backend("triton", _triton, lambda x, *_: refuses_triton(x)),
+    Backend("triton", _triton, lambda x, *_: refuses_triton(x), _triton_backward),
     Backend("reference", reference, lambda *_: None),
 )
 

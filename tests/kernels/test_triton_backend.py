@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
-from sparse_ops.ops import _triton
+from sparse_ops.ops import _kernels
 from sparse_ops.ops.channel_pruned_conv2d import channel_pruned_conv2d
 from sparse_ops.ops.csr_conv2d import csr_conv2d
 from sparse_ops.ops.csr_linear import csr_linear
 from sparse_ops.ops.periodic_conv2d import periodic_conv2d
 from sparse_ops.patterns import PSD2_P8, Channels
 
-pytestmark = pytest.mark.skipif(_triton.INTERPRETED, reason="these tests are not interpreted")
+pytestmark = pytest.mark.skipif(_kernels.INTERPRETED, reason="these tests are not interpreted")
 
 
 def test_tensors_on_the_cpu_are_refused_in_words():
@@ -32,7 +32,7 @@ def test_tensors_on_the_cpu_are_refused_in_words():
     [("2.1.0", "Triton 2.1.0 is too old: 3.6"), ("3.5.1+git", "too old"), ("3.6.0", None)],
 )
 def test_an_old_triton_is_refused_in_words(version, words):
-    reason = _triton.too_old(version)
+    reason = _kernels.too_old(version)
     assert reason is None if words is None else words in str(reason)
 
 
