@@ -65,7 +65,7 @@ std::vector<int32_t> multiples(int64_t count, int64_t step) {
 
 Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tensor& crow_,
                   const Tensor& col_, const Tensor& values_, const std::optional<Tensor>& bias_,
-                  int64_t activation_number) {
+                  const std::optional<Tensor>& residual_, int64_t activation_number) {
   const Tensor x = floats(x_, "x"), values = floats(values_, "values");
   const Tensor crow = indices(crow_, "crow_indices"), col = indices(col_, "col_indices");
   STD_TORCH_CHECK(x.dim() == 2, "x must be (batch, in_features)");
@@ -73,6 +73,11 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
   const auto bias = floats(bias_, "bias", w.rows);
   const Activation activation = activation_from(activation_number);
   const int64_t batch = x.size(0), features = x.size(1);
+  const auto residual = floats(residual_, "residual", batch * w.rows);
+  STD_TORCH_CHECK(!residual || (residual->dim() == 2 && residual->size(1) == w.rows),
+                  "residual must be (", batch, ", ", w.rows, ")");
+  // With a residual, the kernels leave the activation to what adds it.
+  const Activation inner = residual ? kNone : activation;
   // A batch of a few rows reads each index about once: checking them all first would read them twice.
   if (batch >= kPanelFrom) check_below(col, "col_indices", features);
   Tensor y = torch::stable::new_empty(x, {batch, w.rows});
@@ -93,7 +98,9 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
         }
         for (int64_t b = 0; b < batch; ++b)
           kernels.gather(o0, o1, w.crow, w.col, w.values, data(bias), xd + b * features,
-                         yd + b * w.rows + o0, activation);
+                         yd + b * w.rows + o0, inner);
+        if (residual)
+          kernels.finish(batch, o1 - o0, w.rows, data(residual) + o0, yd + o0, activation);
       }
     });
     STD_TORCH_CHECK(good, "col_indices must be in [0, ", features, ")");
@@ -115,9 +122,11 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
         const float* weights[1] = {w.values + w.crow[o]};
         kernels.rows(1, w.crow[o + 1] - w.crow[o], w.col + w.crow[o], offsets.data(), weights,
                      bias ? data(bias) + o : nullptr, panel.get(), batch,
-                     buffer.get() + (o - o0) * step, step, activation);
+                     buffer.get() + (o - o0) * step, step, inner);
       }
       turn_back(buffer.get(), step, o0, o1, batch, w.rows, yd);
+      if (residual)
+        kernels.finish(batch, o1 - o0, w.rows, data(residual) + o0, yd + o0, activation);
     }
   });
   return y;

@@ -39,11 +39,31 @@ struct RowSparseKernels {
                  const int32_t* offsets, const float* weights, float bias, const float* panel,
                  int64_t pitch, float* out, Activation activation);
 
-  // to[i * kLanes + l] = from[l * image_step + i * step] for i in [0, length), l in [0, kLanes).
-  void (*interleave)(int64_t length, const float* from, int64_t image_step, int64_t step, float* to);
+  // to[i * to_step + l] = from[l * lane_step + i * step] for i in [0, length), l in [0, kLanes).
+  void (*interleave)(int64_t length, const float* from, int64_t lane_step, int64_t step, float* to,
+                     int64_t to_step);
 
-  // to[l * image_step + i] = from[i * kLanes + l], likewise.
-  void (*separate)(int64_t length, const float* from, float* to, int64_t image_step);
+  // to[l * lane_step + i] = from[i * from_step + l], likewise.
+  void (*separate)(int64_t length, const float* from, int64_t from_step, float* to,
+                   int64_t lane_step);
+
+  // `units` times kLanes rows (1 to max_units units) that keep the same k columns, over a rectangle of
+  // output pixels whose channels stand next to each other, kLanes at a time:
+  //     out[u][l][p][i] = bias[u * kLanes + i] + sum_j  weights[j][u][i] * panel[offsets[j] + l * line_step
+  //                       + p * pixel_step]
+  // The lines of out are out_line apart, the units unit_step. One more offset than k is read.
+  void (*channels)(int units, int64_t lines, int64_t width, int64_t k, const int32_t* offsets,
+                   const float* weights, const float* bias, const float* panel, int64_t line_step,
+                   int64_t pixel_step, float* out, int64_t out_line, int64_t unit_step,
+                   Activation activation);
+
+  // to[i * to_step + l * ways + w] = from[w][i * kLanes + l] for i in [0, length), l in [0, kLanes),
+  // w in [0, ways).
+  void (*weave)(int ways, int64_t length, const float* const* from, float* to, int64_t to_step);
+
+  // y = activation(y + residual), for lines of `length` values that start `step` apart in both.
+  void (*finish)(int64_t lines, int64_t length, int64_t step, const float* residual, float* y,
+                 Activation activation);
 
   // out[j] += sum_p  dy[p] * panel[offsets[columns[j]] + p]  for j in [0, k), p in [0, positions).
   void (*dots)(int64_t k, const int32_t* columns, const int32_t* offsets, const float* dy,
@@ -62,6 +82,9 @@ struct RowSparseKernels {
 
   // The most rows that `rows` takes at once: 8 or 4. A block of rows is 1, 2, 4 or 8.
   int max_rows;
+
+  // The most units that `channels` takes at once.
+  int max_units;
 };
 
 // For one instruction set, or null where this library was not compiled for it.

@@ -17,6 +17,10 @@
 #define MAX_ROWS 4
 #define GATHER(x, indices) \
   reinterpret_cast<Vec>(_mm256_i32gather_ps((x), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices)), 4))
+// A unit is two vectors.
+#define MAX_UNITS 1
+#define TILE_SIZES_1(X) X(1, 6, 1) X(1, 4, 1) X(1, 2, 3) X(1, 1, 6)
+#define TILE_SIZES_2(X)
 #include "row_sparse_body.h"
 
 #if defined(__clang__)

@@ -5,6 +5,7 @@
 //   TILES(R)  vectors of positions per tile, for R rows at once: R * TILES(R) accumulators, TILES(R)
 //             vectors of the panel and a weight have to fit the registers
 //   MAX_ROWS  4 or 8
+//   MAX_UNITS, TILE_SIZES_1, TILE_SIZES_2  for channels_body.h
 //   GATHER    an expression (x, indices pointer) -> vector, or undefined for element by element
 // and has set the instruction set for everything that follows.
 
@@ -299,42 +300,44 @@ INLINE void transpose4(Quad& a, Quad& b, Quad& c, Quad& d) {
 INLINE Quad& quad(float* p) { return *reinterpret_cast<Quad*>(p); }
 INLINE Quad quad(const float* p) { return *reinterpret_cast<const Quad*>(p); }
 
-// Four images at a time: sixteen, a power of two apart as they often are, would share one cache set.
-void interleave(int64_t length, const float* from, int64_t image_step, int64_t step, float* to) {
+// Four lanes at a time: sixteen, a power of two apart as they often are, would share one cache set.
+void interleave(int64_t length, const float* from, int64_t lane_step, int64_t step, float* to,
+                int64_t to_step) {
   for (int64_t l = 0; l < kLanes; l += 4) {
-    const float* p = from + l * image_step;
+    const float* p = from + l * lane_step;
     int64_t i = 0;
     if (step == 1)
       for (; i + 4 <= length; i += 4) {
-        Quad a = quad(p + i), b = quad(p + image_step + i), c = quad(p + 2 * image_step + i),
-             d = quad(p + 3 * image_step + i);
+        Quad a = quad(p + i), b = quad(p + lane_step + i), c = quad(p + 2 * lane_step + i),
+             d = quad(p + 3 * lane_step + i);
         transpose4(a, b, c, d);
-        float* q = to + i * kLanes + l;
+        float* q = to + i * to_step + l;
         quad(q) = a;
-        quad(q + kLanes) = b;
-        quad(q + 2 * kLanes) = c;
-        quad(q + 3 * kLanes) = d;
+        quad(q + to_step) = b;
+        quad(q + 2 * to_step) = c;
+        quad(q + 3 * to_step) = d;
       }
     for (; i < length; ++i)
-      for (int64_t j = 0; j < 4; ++j) to[i * kLanes + l + j] = p[j * image_step + i * step];
+      for (int64_t j = 0; j < 4; ++j) to[i * to_step + l + j] = p[j * lane_step + i * step];
   }
 }
 
-void separate(int64_t length, const float* from, float* to, int64_t image_step) {
+void separate(int64_t length, const float* from, int64_t from_step, float* to, int64_t lane_step) {
   for (int64_t l = 0; l < kLanes; l += 4) {
-    float* q = to + l * image_step;
+    float* q = to + l * lane_step;
     int64_t i = 0;
     for (; i + 4 <= length; i += 4) {
-      const float* p = from + i * kLanes + l;
-      Quad a = quad(p), b = quad(p + kLanes), c = quad(p + 2 * kLanes), d = quad(p + 3 * kLanes);
+      const float* p = from + i * from_step + l;
+      Quad a = quad(p), b = quad(p + from_step), c = quad(p + 2 * from_step),
+           d = quad(p + 3 * from_step);
       transpose4(a, b, c, d);
       quad(q + i) = a;
-      quad(q + image_step + i) = b;
-      quad(q + 2 * image_step + i) = c;
-      quad(q + 3 * image_step + i) = d;
+      quad(q + lane_step + i) = b;
+      quad(q + 2 * lane_step + i) = c;
+      quad(q + 3 * lane_step + i) = d;
     }
     for (; i < length; ++i)
-      for (int64_t j = 0; j < 4; ++j) q[j * image_step + i] = from[i * kLanes + l + j];
+      for (int64_t j = 0; j < 4; ++j) q[j * lane_step + i] = from[i * from_step + l + j];
   }
 }
 
@@ -430,8 +433,10 @@ void copy(int64_t lines, int64_t length, const float* from, int64_t from_step, f
   }
 }
 
-const RowSparseKernels kKernels = {rows, pixels, interleave, separate,
-                                   dots, gather, copy,       MAX_ROWS};
+#include "channels_body.h"
+
+const RowSparseKernels kKernels = {rows, pixels, interleave, separate, channels, weave,     finish,
+                                   dots, gather, copy,       MAX_ROWS, MAX_UNITS};
 
 }  // namespace
 }  // namespace sparse_ops

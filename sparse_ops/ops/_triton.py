@@ -24,30 +24,12 @@ CHANNEL_PRUNED_BACKWARD = (
 )
 
 
-def _last(x: Tensor) -> bool:
-    return x.dim() == 4 and not x.is_contiguous() and _is_last(x)
-
-
-def _is_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _in_layout_of_x(fake: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The shape that `fake` says, in channels_last if x is: these kernels write either."""
-
-    def laid_out(x: Tensor, *arguments: Any) -> Tensor:
-        y = fake(x, *arguments)
-        return torch.empty_like(y, memory_format=torch.channels_last) if _last(x) else y
-
-    return laid_out
-
-
 def _backward_fake(values_at: int) -> Callable[..., tuple[Tensor, Tensor]]:
     """dx is in the layout of dy, because that is what it is computed from."""
 
     def shaped(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         values, (need_x, need_values) = rest[values_at], rest[-2:]
-        last = torch.channels_last if _last(dy) else torch.contiguous_format
+        last = torch.channels_last if _native.channels_last(dy) else torch.contiguous_format
         dx = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=last)
         return (
             dx if need_x else x.new_empty(0),
@@ -62,13 +44,13 @@ _OPERATORS: dict[str, tuple[Callable[..., Any], str, Callable[..., Any]]] = {
     "periodic_conv2d": (
         _triton_calls.periodic_conv2d,
         _native.CONV,
-        _in_layout_of_x(_native.conv_fake),
+        _native.conv_fake,
     ),
-    "csr_conv2d": (_triton_calls.csr_conv2d, _native.CONV, _in_layout_of_x(_native.conv_fake)),
+    "csr_conv2d": (_triton_calls.csr_conv2d, _native.CONV, _native.conv_fake),
     "channel_pruned_conv2d": (
         _triton_calls.channel_pruned_conv2d,
         _native.CHANNEL_PRUNED,
-        _in_layout_of_x(_native.channel_pruned_fake),
+        _native.channel_pruned_fake,
     ),
     "csr_linear": (_triton_calls.csr_linear, _native.LINEAR, _native.linear_fake),
     "sparse_conv2d_backward": (

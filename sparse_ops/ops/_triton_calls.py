@@ -130,13 +130,13 @@ def _row_sparse(kind: str) -> Any:
         col: Tensor,
         values: Tensor,
         bias: Tensor | None,
+        residual: Tensor | None,
         shape: list[int],
         stride: list[int],
         padding: list[int],
         dilation: list[int],
         groups: int,
         activation: int,
-        residual: Tensor | None = None,
     ) -> Tensor:
         nnz, geometry = values.numel(), _geometry(shape, stride, padding, dilation)
         sets = _sets(kind, crow, col, nnz, shape, groups, sort=_sorts(x))
@@ -209,12 +209,12 @@ def channel_pruned_conv2d(
     out: Tensor,
     inp: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     shape: list[int],
     stride: list[int],
     padding: list[int],
     dilation: list[int],
     activation: int,
-    residual: Tensor | None = None,
 ) -> Tensor:
     sets = _channel_sets(values, out, inp, shape, False)
     geometry = _geometry(shape, stride, padding, dilation)
@@ -272,8 +272,8 @@ def csr_linear(
     col: Tensor,
     values: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     activation: int,
-    residual: Tensor | None = None,
 ) -> Tensor:
     short, order = _linear_rows(crow, col, x.shape[1])
     return kernels("csr_linear").csr_linear(

@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
-from sparse_ops.ops import _kernels, _triton_calls
+from sparse_ops.ops import _kernels
 from sparse_ops.ops.csr_conv2d import csr_conv2d
+from sparse_ops.ops.csr_linear import csr_linear
 from sparse_ops.ops.periodic_conv2d import periodic_conv2d
 from sparse_ops.patterns import PSD2_P8, PSD4_P16
 from tests.cases import ConvCase
@@ -79,10 +80,9 @@ def test_a_change_of_the_weight_is_seen():
     torch.testing.assert_close(after, 2 * before)
     linear = CSRWeight.pack(torch.ones(1, 3), torch.tensor([[True, False, False]]))
     x = torch.tensor([[1.0, 10.0, 100.0]])
-    indices = linear.crow_indices, linear.col_indices
-    assert _triton_calls.csr_linear(x, *indices, linear.values, None, 0).item() == 1
+    assert csr_linear(x, linear, backend="triton").item() == 1
     linear.col_indices.fill_(2)
-    assert _triton_calls.csr_linear(x, *indices, linear.values, None, 0).item() == 100
+    assert csr_linear(x, linear, backend="triton").item() == 100
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -93,14 +93,14 @@ def test_a_residual_is_added_before_the_activation(name, last):
     residual = torch.randn(2, 20, 3, 4)
     if last:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    if name == "channel_pruned":
-        packed = weight.values, weight.out_channels, weight.in_channels, bias
-    elif name == "csr":
-        packed = weight.crow_indices, weight.col_indices, weight.values, bias
-    else:
-        packed = weight.class_crow_indices, weight.class_col_indices, weight.values, bias
-    groups = () if name == "channel_pruned" else (1,)
-    run = getattr(_triton_calls, f"{name}_conv2d")
-    y = run(x, *packed, list(weight.shape), *case.geometry[:3], *groups, 1, residual)
+    y = OPERATORS[name][0](
+        x,
+        weight,
+        bias,
+        *case.geometry,
+        activation="relu",
+        residual=residual,
+        backend="triton",
+    )
     expected = F.relu(F.conv2d(x, weight.to_dense(), bias, *case.geometry) + residual)
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
