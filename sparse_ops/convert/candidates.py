@@ -35,6 +35,8 @@ LAYERS = (
 
 # It unpacks to a dense weight at every call: the definition, never the faster one.
 REFERENCE = "reference"
+# The dense library on a GPU: what a layer that stays dense has without us.
+DENSE = "dense"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +108,7 @@ def find(
             refused[name, reason] = []
             continue
         for backend in entry.backends:
-            if backend.name == REFERENCE:
+            if backend.name in (REFERENCE, DENSE):
                 continue
             layer = entry.layer.from_dense(dense, mask, activation=activation, backend=backend.name)
             layer.train(dense.training)

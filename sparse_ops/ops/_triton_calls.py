@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparse_ops.ops._kernels import kernels
 from sparse_ops.ops._once import once
+from sparse_ops.ops._tuned import config
 
 # Sets of rows that are alike load this part at most of what the rows alone would load for each
 # pixel. Arithmetic: a product of 16 filters costs about what two of its loads do.
@@ -119,6 +120,15 @@ def _rows(crow: Tensor, col: Tensor, nnz: int, shape: list[int], groups: int, ba
     return once(("rows", nnz, tuple(shape), groups, back), (crow, col), work)
 
 
+def _config(kind: str, x: Tensor, shape: list[int], nnz: int, *rest: object) -> Any:
+    """The configuration measured fastest for this, or None: the default."""
+    numbers = config(kind, x, shape, nnz, *rest)
+    if numbers is None:
+        return None
+    kinds = {"set": "SetConfig", "row": "RowConfig", "linear": "LinearConfig"}
+    return getattr(kernels("configs"), kinds[kind])(*numbers)
+
+
 def _geometry(shape: list[int], *rest: list[int]) -> Any:
     return kernels("_launch").Geometry.of(shape, *rest)
 
@@ -142,13 +152,24 @@ def _row_sparse(kind: str) -> Any:
         sets = _sets(kind, crow, col, nnz, shape, groups, sort=_sorts(x))
         ends = (bias, residual)
         if sets is not None:
-            laid = _laid_out(values, sets)
+            laid, own = _laid_out(values, sets), _config("set", x, shape, nnz, kind, *geometry)
             return kernels("set_conv2d").set_conv2d(
-                x, laid, sets, shape[0], *ends, geometry, activation, tf32()
+                x, laid, sets, shape[0], *ends, geometry, activation, tf32(), config=own
             )
+        own = _config("row", x, shape, nnz, *geometry)
         crow, col, order, _, which = _rows(crow, col, nnz, shape, groups, False)
         return kernels("csr_conv2d").csr_conv2d(
-            x, crow, col, values[which], order, *ends, shape, geometry, groups, activation
+            x,
+            crow,
+            col,
+            values[which],
+            order,
+            *ends,
+            shape,
+            geometry,
+            groups,
+            activation,
+            config=own,
         )
 
     return run
@@ -219,8 +240,9 @@ def channel_pruned_conv2d(
     sets = _channel_sets(values, out, inp, shape, False)
     geometry = _geometry(shape, stride, padding, dilation)
     laid = _laid_out(values, sets)
+    own = _config("set", x, shape, values.numel(), "channels", *geometry)
     return kernels("set_conv2d").set_conv2d(
-        x, laid, sets, shape[0], bias, residual, geometry, activation, tf32()
+        x, laid, sets, shape[0], bias, residual, geometry, activation, tf32(), config=own
     )
 
 
@@ -276,8 +298,9 @@ def csr_linear(
     activation: int,
 ) -> Tensor:
     short, order = _linear_rows(crow, col, x.shape[1])
+    own = _config("linear", x, [crow.numel() - 1, x.shape[1]], values.numel())
     return kernels("csr_linear").csr_linear(
-        x, crow, short, values, order, bias, residual, activation
+        x, crow, short, values, order, bias, residual, activation, own
     )
 
 
