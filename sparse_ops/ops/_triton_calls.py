@@ -114,7 +114,8 @@ def _rows(crow: Tensor, col: Tensor, nnz: int, shape: list[int], groups: int, ba
         length = (table >= 0).sum(1)
         starts = torch.nn.functional.pad(length.cumsum(0), (1, 0))
         order = length.argsort(descending=True, stable=True)
-        found = (starts.int(), columns.int(), order.int(), rows.int(), table[rows, columns].long())
+        which = table[rows, columns].long()
+        found = (starts.int(), columns.int(), order.int(), rows.int(), which)
         return tuple(t.to(col.device) for t in found)
 
     return once(("rows", nnz, tuple(shape), groups, back), (crow, col), work)
@@ -157,12 +158,14 @@ def _row_sparse(kind: str) -> Any:
                 x, laid, sets, shape[0], *ends, geometry, activation, tf32(), config=own
             )
         own = _config("row", x, shape, nnz, *geometry)
-        crow, col, order, _, which = _rows(crow, col, nnz, shape, groups, False)
+        rows, col, order, _, which = _rows(crow, col, nnz, shape, groups, False)
+        # Nearly always all values are kept, in their own order.
+        values = values if which.numel() == nnz else values[which]
         return kernels("csr_conv2d").csr_conv2d(
             x,
-            crow,
+            rows,
             col,
-            values[which],
+            values,
             order,
             *ends,
             shape,
