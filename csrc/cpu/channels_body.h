@@ -78,9 +78,7 @@ void channel_tiles(const Strip& s) {
 
 template <int U, int C, int R>
 void channel_strip(const Strip& s) {
-  if (R > 1 && s.lines < R)
-    channel_strip<U, C, 1>(s);
-  else if (s.pixel_step == kLanes)
+  if (s.pixel_step == kLanes)
     channel_tiles<U, C, R, kLanes>(s);
   else if (s.pixel_step == 2 * kLanes)
     channel_tiles<U, C, R, 2 * kLanes>(s);
@@ -89,17 +87,29 @@ void channel_strip(const Strip& s) {
 }
 
 // The tile that computes the fewest pixels twice; of several, the widest.
+// What a tile costs by multiply-accumulates, of which sums that are too few wait for each other, and by
+// what else there is to do for each column.
+constexpr int64_t tile_cost(int vectors, int pixels) {
+  return (vectors * pixels > 8 ? vectors * pixels : 8) + 3;
+}
+
+// Which tile over which of two nested directions is cheapest.
 template <int U>
-void channel_units(const Strip& s) {
+void channel_units(const Strip& s, int64_t images, int64_t image_step, int64_t out_image) {
   void (*best)(const Strip&) = nullptr;
   int64_t least = 0;
-#define CONSIDER(units, C, R)                                    \
-  if (C <= s.width) {                                            \
-    const int64_t computed = (s.width + C - 1) / C * C;          \
-    if (!best || computed < least) {                             \
-      best = channel_strip<units, C, R>;                         \
-      least = computed;                                          \
-    }                                                            \
+  bool over_images = false;
+#define CONSIDER(units, C, R)                                                                   \
+  for (int over = 0; over < 2; ++over) {                                                        \
+    const int64_t high = over ? images : s.lines, other = over ? s.lines : images;              \
+    if (C > s.width || R > high) continue;                                                      \
+    const int64_t cost = other * ((high + R - 1) / R) * ((s.width + C - 1) / C) *               \
+                         tile_cost(units * kLanes / LANES, C * R);                              \
+    if (!best || cost < least) {                                                                \
+      best = channel_strip<units, C, R>;                                                        \
+      least = cost;                                                                             \
+      over_images = over;                                                                       \
+    }                                                                                           \
   }
   if constexpr (U == 1) {
     TILE_SIZES_1(CONSIDER)
@@ -107,22 +117,29 @@ void channel_units(const Strip& s) {
     TILE_SIZES_2(CONSIDER)
   }
 #undef CONSIDER
-  best(s);
+  Strip strip = s;
+  if (over_images) {
+    strip.lines = images;
+    strip.line_step = image_step;
+    strip.out_line = out_image;
+  }
+  const int64_t count = over_images ? s.lines : images;
+  const int64_t step = over_images ? s.line_step : image_step;
+  const int64_t out_step = over_images ? s.out_line : out_image;
+  for (int64_t i = 0; i < count; ++i, strip.panel += step, strip.out += out_step) best(strip);
 }
 
-void channels(int units, int64_t lines, int64_t width, int64_t k, const int32_t* offsets,
-              const float* weights, const float* bias, const float* panel, int64_t line_step,
-              int64_t pixel_step, float* out, int64_t out_line, int64_t unit_step,
-              Activation activation) {
-  const Strip s = {lines,      width, k,        offsets,   weights,   bias, panel, line_step,
-                   pixel_step, out,   out_line, unit_step, activation};
+void channels(int units, const ChannelWork& work) {
+  const Strip s = {work.lines,     work.width,      work.k,   work.offsets,  work.weights,
+                   work.bias,      work.panel,      work.line_step, work.pixel_step,
+                   work.out,       work.out_line,   work.unit_step, work.activation};
 #if MAX_UNITS == 2
   if (units == 2) {
-    channel_units<2>(s);
+    channel_units<2>(s, work.images, work.image_step, work.out_image);
     return;
   }
 #endif
-  channel_units<1>(s);
+  channel_units<1>(s, work.images, work.image_step, work.out_image);
 }
 
 #if LANES == 16

@@ -136,27 +136,59 @@ struct Pieces {
   }
 
   int64_t count() const { return image_steps * line_steps * parts; }
+};
 
-  // Where the panel has what a tap reads of a channel for the first pixel.
-  int32_t offset(const Convolution& conv, int64_t channel, int64_t tap) const {
-    const int64_t y = tap / conv.columns.kernel * conv.rows.dilation;
-    const int64_t x = tap % conv.columns.kernel * conv.columns.dilation;
-    return static_cast<int32_t>(channel / kLanes * plane + (y * width + x) * kLanes +
-                                channel % kLanes);
+// Where a piece's panel has what each class of each group of filters keeps: found once a call.
+class Offsets {
+ public:
+  Offsets(const Job& job, const Pieces& pieces)
+      : classes_(job.rows.classes),
+        // One more than is kept is read ahead.
+        step_(job.rows.crow[classes_] + classes_),
+        offsets_(job.conv.groups * step_, 0),
+        crow_(job.rows.crow) {
+    const Convolution& conv = job.conv;
+    const int64_t taps = conv.taps(), channels = conv.group_channels();
+    std::vector<int32_t> of_column(channels * taps);
+    for (int64_t g = 0; g < conv.groups; ++g) {
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t t = 0; t < taps; ++t) {
+          const int64_t channel = g * channels + c;
+          const int64_t y = t / conv.columns.kernel * conv.rows.dilation;
+          const int64_t x = t % conv.columns.kernel * conv.columns.dilation;
+          of_column[c * taps + t] =
+              static_cast<int32_t>(channel / kLanes * pieces.plane +
+                                   (y * pieces.width + x) * kLanes + channel % kLanes);
+        }
+      for (int64_t c = 0; c < classes_; ++c)
+        for (int64_t j = crow_[c]; j < crow_[c + 1]; ++j)
+          offsets_[g * step_ + j + c] = of_column[job.rows.col[j]];
+    }
   }
+
+  const int32_t* of(int64_t group, int64_t filter) const {
+    const int64_t c = filter % classes_;
+    return offsets_.data() + group * step_ + crow_[c] + c;
+  }
+
+ private:
+  int64_t classes_, step_;
+  std::vector<int32_t> offsets_;
+  const int32_t* crow_;
 };
 
 class Piece {
  public:
-  Piece(const Job& job, const Sections& sections, const Turned& turned, const Pieces& pieces)
+  Piece(const Job& job, const Sections& sections, const Turned& turned, const Pieces& pieces,
+        const Offsets& offsets)
       : job_(job),
         conv_(job.conv),
         sections_(sections),
         turned_(turned),
         pieces_(pieces),
+        offsets_(offsets),
         panel_(up(conv_.channels, kLanes) * pieces.plane),
-        results_(sections.units * pieces.images * pieces.lines * conv_.columns.out * kLanes),
-        columns_(longest() + 1) {}
+        results_(sections.units * pieces.images * pieces.lines * conv_.columns.out * kLanes) {}
 
   void run(int64_t number) {
     const int64_t part = number % pieces_.parts, place = number / pieces_.parts;
@@ -178,12 +210,6 @@ class Piece {
   }
 
  private:
-  int64_t longest() const {
-    int64_t most = 0;
-    for (int64_t c = 0; c < job_.rows.classes; ++c) most = std::max(most, job_.rows.length(c));
-    return most;
-  }
-
   int64_t pixels() const { return lines_ * conv_.columns.out; }
   int64_t unit_size() const { return images_ * pixels() * kLanes; }
 
@@ -229,32 +255,15 @@ class Piece {
   void compute(const Bundle& bundle) {
     const Axis &rows = conv_.rows, &columns = conv_.columns;
     const int64_t k = job_.rows.length(bundle.first);
-    const int32_t* kept = job_.rows.columns_of(bundle.first);
-    const int64_t group = bundle.first / conv_.group_filters() * conv_.group_channels();
-    for (int64_t j = 0; j < k; ++j)
-      columns_.get()[j] =
-          pieces_.offset(conv_, group + kept[j] / conv_.taps(), kept[j] % conv_.taps());
-    columns_.get()[k] = 0;
     const int64_t line_step = pieces_.width * kLanes, image_step = pieces_.height * line_step;
-    const float* panel = panel_.get();
-    const auto strip = [&](int64_t lines, const float* from, int64_t step, float* to,
-                           int64_t to_step) {
-      job_.kernels.channels(bundle.units, lines, columns.out, k, columns_.get(),
-                            turned_.weights.get() + bundle.weights,
-                            turned_.bias.get() + bundle.bias, from, step, columns.stride * kLanes,
-                            to, to_step, unit_size(), job_.inner());
-    };
-    float* results = results_.get() + bundle.results * unit_size();
     const int64_t out_line = columns.out * kLanes;
-    // Tiles are several lines high: of an image, or of the same line of many.
-    if (images_ > lines_)
-      for (int64_t l = 0; l < lines_; ++l)
-        strip(images_, panel + l * rows.stride * line_step, image_step, results + l * out_line,
-              lines_ * out_line);
-    else
-      for (int64_t n = 0; n < images_; ++n)
-        strip(lines_, panel + n * image_step, rows.stride * line_step,
-              results + n * lines_ * out_line, out_line);
+    job_.kernels.channels(
+        bundle.units,
+        {images_, lines_, columns.out, k,
+         offsets_.of(bundle.first / conv_.group_filters(), bundle.first),
+         turned_.weights.get() + bundle.weights, turned_.bias.get() + bundle.bias, panel_.get(),
+         image_step, rows.stride * line_step, columns.stride * kLanes, results_.get() + bundle.results * unit_size(),
+         lines_ * out_line, out_line, unit_size(), job_.inner()});
   }
 
   void write(const Section& section, int64_t n) {
@@ -300,8 +309,8 @@ class Piece {
   const Sections& sections_;
   const Turned& turned_;
   const Pieces& pieces_;
+  const Offsets& offsets_;
   Scratch<float> panel_, results_;
-  Scratch<int32_t> columns_;
   int64_t image_ = 0, images_ = 0, line_ = 0, lines_ = 0;
 };
 
@@ -322,8 +331,9 @@ void forward_channels(const Job& job) {
   const Pieces pieces(job, sections);
   STD_TORCH_CHECK(up(conv.channels, kLanes) * pieces.plane < std::numeric_limits<int32_t>::max(),
                   "one padded image must be under 2^31 values");
+  const Offsets offsets(job, pieces);
   torch::stable::parallel_for(0, pieces.count(), 1, [&](int64_t p0, int64_t p1) {
-    Piece piece(job, sections, turned, pieces);
+    Piece piece(job, sections, turned, pieces, offsets);
     for (int64_t p = p0; p < p1; ++p) piece.run(p);
   });
 }

@@ -45,52 +45,69 @@ void pack(const Job& job, const Panel& panel, int64_t image, float* to) {
   });
 }
 
-// The filters of a range over positions [from, to), to buffer (filters, ld).
-void compute(const Job& job, const Range& range, const Panel& panel, const float* planes,
-             const int32_t* offsets, int64_t from, int64_t to, float* buffer, int64_t ld) {
+// A block of filters over positions [from, to), to lines of results that are `ld` apart.
+void compute(const Job& job, const Block& block, const Panel& panel, const float* planes,
+             const int32_t* offsets, int64_t from, int64_t to, float* results, int64_t ld) {
   const int64_t group_size = job.conv.group_channels() * panel.phases * panel.plane_size;
-  for (const Block& block : range.blocks) {
-    const float* weights[kMaxRows];
-    float bias[kMaxRows];
-    for (int i = 0; i < block.count; ++i) {
-      weights[i] = job.rows.values + job.rows.start[block.filter[i]];
-      bias[i] = job.bias ? job.bias[block.filter[i]] : 0.0f;
-    }
-    const int64_t o = block.filter[0];
-    const int64_t step = block.count > 1 ? block.filter[1] - o : 1;
-    job.kernels.rows(block.count, job.rows.length(o), job.rows.columns_of(o), offsets, weights,
-                     bias, planes + o / job.conv.group_filters() * group_size + from, to - from,
-                     buffer + (o - range.first) * ld, step * ld, job.inner());
+  const float* weights[kMaxRows];
+  float bias[kMaxRows];
+  for (int i = 0; i < block.count; ++i) {
+    weights[i] = job.rows.values + job.rows.start[block.filter[i]];
+    bias[i] = job.bias ? job.bias[block.filter[i]] : 0.0f;
   }
+  const int64_t o = block.filter[0];
+  job.kernels.rows(block.count, job.rows.length(o), job.rows.columns_of(o), offsets, weights, bias,
+                   planes + o / job.conv.group_filters() * group_size + from, to - from, results, ld,
+                   job.inner());
 }
 
-// Those results to where they belong.
-void write(const Job& job, const Range& range, const Panel& panel, int64_t image, int64_t from,
-           int64_t to, const float* buffer, int64_t ld) {
+// One filter's results to its channel of an image.
+void write_filter(const Job& job, const Segment& run, const Panel& panel, int64_t o, float* y,
+                  const float* results) {
   const int64_t width = job.conv.columns.out;
-  for (const Segment& run : segments(panel, from, to)) {
-    const int64_t n = image + run.image;
-    float* y = job.y + job.out_image(n) + run.pixel * job.out.pixel;
+  float* channel = y + job.out_channel(o) * job.out.channel;
+  if (job.out.pixel == 1) {
+    job.kernels.copy(run.lines, run.length, results, panel.pitch(), channel, width, 0);
+    return;
+  }
+  for (int64_t l = 0; l < run.lines; ++l)
+    for (int64_t i = 0; i < run.length; ++i)
+      channel[(l * width + i) * job.out.pixel] = results[l * panel.pitch() + i];
+}
+
+// All filters of a range over positions [from, to), by way of a buffer (filters, ld).
+void run_range(const Job& job, const Range& range, const Panel& panel, const float* planes,
+               const int32_t* offsets, const std::vector<Segment>& runs, int64_t image,
+               int64_t from, int64_t to, float* buffer, int64_t ld) {
+  const bool last = job.out.channel == 1 && !job.out_channels;
+  for (const Block& block : range.blocks) {
+    const int64_t o = block.filter[0], step = block.count > 1 ? block.filter[1] - o : 1;
+    // Channels last wants all results of a pixel at once; otherwise each block is written while hot.
+    float* results = last ? buffer + (o - range.first) * ld : buffer;
+    const int64_t apart = last ? step * ld : ld;
+    compute(job, block, panel, planes, offsets, from, to, results, apart);
+    if (last) continue;
+    for (const Segment& run : runs) {
+      float* y = job.y + job.out_image(image + run.image) + run.pixel * job.out.pixel;
+      for (int i = 0; i < block.count; ++i)
+        write_filter(job, run, panel, block.filter[i], y, results + i * ld + run.position - from);
+    }
+  }
+  for (const Segment& run : runs) {
+    float* y = job.y + job.out_image(image + run.image) + run.pixel * job.out.pixel;
     const float* results = buffer + run.position - from;
-    int64_t o = range.first;
-    if (job.out.channel == 1 && !job.out_channels)
+    if (last) {
+      const int64_t width = job.conv.columns.out;
+      int64_t o = range.first;
       for (; o + kLanes <= range.last; o += kLanes)
-        for (int64_t line = 0; line < run.lines; ++line)
-          job.kernels.interleave(run.length, results + (o - range.first) * ld + line * panel.pitch(),
-                                 ld, 1, y + line * width * job.out.pixel + o, job.out.pixel);
-    for (; o < range.last; ++o) {
-      const float* line = results + (o - range.first) * ld;
-      float* channel = y + job.out_channel(o) * job.out.channel;
-      if (job.out.pixel == 1) {
-        job.kernels.copy(run.lines, run.length, line, panel.pitch(), channel, width, 0);
-        continue;
-      }
-      for (int64_t l = 0; l < run.lines; ++l)
-        for (int64_t i = 0; i < run.length; ++i)
-          channel[(l * width + i) * job.out.pixel] = line[l * panel.pitch() + i];
+        for (int64_t l = 0; l < run.lines; ++l)
+          job.kernels.interleave(run.length, results + (o - range.first) * ld + l * panel.pitch(),
+                                 ld, 1, y + l * width * job.out.pixel + o, job.out.pixel);
+      for (; o < range.last; ++o)
+        write_filter(job, run, panel, o, y, results + (o - range.first) * ld);
     }
     // Several lines are whole ones: nothing lies between them.
-    job.finish(n, run.pixel, run.lines * run.length, range.first, range.last);
+    job.finish(image + run.image, run.pixel, run.lines * run.length, range.first, range.last);
   }
 }
 
@@ -118,11 +135,10 @@ void forward_planar(const Job& job, int64_t from, int64_t to) {
       for (int64_t i = i0; i < i1; ++i) {
         const int64_t part = i % parts, first = i / parts * length;
         const int64_t last = std::min(panel.positions, first + length);
-        for (int64_t r = count * part / parts; r < count * (part + 1) / parts; ++r) {
-          compute(job, ranges[r], panel, planes.get(), offsets.data(), first, last, buffer.get(),
-                  ld);
-          write(job, ranges[r], panel, n, first, last, buffer.get(), ld);
-        }
+        const std::vector<Segment> stretches = segments(panel, first, last);
+        for (int64_t r = count * part / parts; r < count * (part + 1) / parts; ++r)
+          run_range(job, ranges[r], panel, planes.get(), offsets.data(), stretches, n, first, last,
+                    buffer.get(), ld);
       }
     });
   }

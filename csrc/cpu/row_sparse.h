@@ -24,6 +24,24 @@ constexpr int64_t kLanes = 16;
 // Reads past the positions asked for stay under this many floats; panels are that much longer.
 constexpr int64_t kOverrun = 256;
 
+// `units` times kLanes rows that keep the same k columns, over rectangles of output pixels of some
+// images, in which kLanes channels stand next to each other:
+//     out[u][n][l][p][i] = bias[u * kLanes + i]
+//         + sum_j  weights[j][u][i] * panel[offsets[j] + n * image_step + l * line_step + p * pixel_step]
+// Steps of out are out_image, out_line and kLanes; units are unit_step apart. One more offset than k is
+// read.
+struct ChannelWork {
+  int64_t images, lines, width, k;
+  const int32_t* offsets;
+  const float* weights;
+  const float* bias;
+  const float* panel;
+  int64_t image_step, line_step, pixel_step;
+  float* out;
+  int64_t out_image, out_line, unit_step;
+  Activation activation;
+};
+
 struct RowSparseKernels {
   // `rows` rows (1 to max_rows) that keep the same k columns, over positions [0, positions).
   // Writes all of out (rows, ld), ld >= positions rounded up to 16. Reads the panel up to
@@ -47,15 +65,8 @@ struct RowSparseKernels {
   void (*separate)(int64_t length, const float* from, int64_t from_step, float* to,
                    int64_t lane_step);
 
-  // `units` times kLanes rows (1 to max_units units) that keep the same k columns, over a rectangle of
-  // output pixels whose channels stand next to each other, kLanes at a time:
-  //     out[u][l][p][i] = bias[u * kLanes + i] + sum_j  weights[j][u][i] * panel[offsets[j] + l * line_step
-  //                       + p * pixel_step]
-  // The lines of out are out_line apart, the units unit_step. One more offset than k is read.
-  void (*channels)(int units, int64_t lines, int64_t width, int64_t k, const int32_t* offsets,
-                   const float* weights, const float* bias, const float* panel, int64_t line_step,
-                   int64_t pixel_step, float* out, int64_t out_line, int64_t unit_step,
-                   Activation activation);
+  // See ChannelWork; 1 to max_units units.
+  void (*channels)(int units, const ChannelWork& work);
 
   // to[i * to_step + l * ways + w] = from[w][i * kLanes + l] for i in [0, length), l in [0, kLanes),
   // w in [0, ways).

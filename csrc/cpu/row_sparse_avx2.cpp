@@ -19,7 +19,9 @@
   reinterpret_cast<Vec>(_mm256_i32gather_ps((x), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices)), 4))
 // A unit is two vectors.
 #define MAX_UNITS 1
-#define TILE_SIZES_1(X) X(1, 6, 1) X(1, 4, 1) X(1, 2, 3) X(1, 1, 6)
+#define TILE_SIZES_1(X) \
+  X(1, 6, 1) X(1, 4, 1) X(1, 3, 2) X(1, 2, 3) X(1, 2, 2) X(1, 2, 1) X(1, 1, 6) X(1, 1, 4) \
+  X(1, 1, 1)
 #define TILE_SIZES_2(X)
 #include "row_sparse_body.h"
 

@@ -300,12 +300,51 @@ INLINE void transpose4(Quad& a, Quad& b, Quad& c, Quad& d) {
 INLINE Quad& quad(float* p) { return *reinterpret_cast<Quad*>(p); }
 INLINE Quad quad(const float* p) { return *reinterpret_cast<const Quad*>(p); }
 
-// Four lanes at a time: sixteen, a power of two apart as they often are, would share one cache set.
+#if LANES == 16
+// Stage S of four: bit S of the row's number and of the column's change places.
+#define PICK(S, l) ((l) & (S) ? 16 + (l) - (S) : (l))
+#define PICK_HIGH(S, l) ((l) & (S) ? 16 + (l) : (l) + (S))
+#define ALL(P, S)                                                                               \
+  P(S, 0), P(S, 1), P(S, 2), P(S, 3), P(S, 4), P(S, 5), P(S, 6), P(S, 7), P(S, 8), P(S, 9),     \
+      P(S, 10), P(S, 11), P(S, 12), P(S, 13), P(S, 14), P(S, 15)
+#define STAGE(S)                                                          \
+  _Pragma("GCC unroll 16") for (int i = 0; i < 16; ++i) if (!(i & (S))) { \
+    const Vec a = v[i], b = v[i + (S)];                                   \
+    v[i] = __builtin_shufflevector(a, b, ALL(PICK, S));                   \
+    v[i + (S)] = __builtin_shufflevector(a, b, ALL(PICK_HIGH, S));        \
+  }
+INLINE void transpose16(const float* from, int64_t from_step, float* to, int64_t to_step) {
+  Vec v[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) v[i] = load(from + i * from_step);
+  STAGE(1)
+  STAGE(2)
+  STAGE(4)
+  STAGE(8)
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) store(to + i * to_step, v[i]);
+}
+#undef PICK
+#undef PICK_HIGH
+#undef ALL
+#undef STAGE
+#endif
+
+// Sixteen lines a power of two apart, as they often are, would share one cache set: then four lanes
+// are turned at a time, and otherwise sixteen, where registers hold them.
+INLINE bool crowded(int64_t step) { return step % 512 == 0; }
+
 void interleave(int64_t length, const float* from, int64_t lane_step, int64_t step, float* to,
                 int64_t to_step) {
+  int64_t done = 0;
+#if LANES == 16
+  if (step == 1 && !crowded(lane_step))
+    for (; done + 16 <= length; done += 16)
+      transpose16(from + done, lane_step, to + done * to_step, to_step);
+#endif
   for (int64_t l = 0; l < kLanes; l += 4) {
     const float* p = from + l * lane_step;
-    int64_t i = 0;
+    int64_t i = done;
     if (step == 1)
       for (; i + 4 <= length; i += 4) {
         Quad a = quad(p + i), b = quad(p + lane_step + i), c = quad(p + 2 * lane_step + i),
@@ -323,9 +362,15 @@ void interleave(int64_t length, const float* from, int64_t lane_step, int64_t st
 }
 
 void separate(int64_t length, const float* from, int64_t from_step, float* to, int64_t lane_step) {
+  int64_t done = 0;
+#if LANES == 16
+  if (!crowded(lane_step))
+    for (; done + 16 <= length; done += 16)
+      transpose16(from + done * from_step, from_step, to + done, lane_step);
+#endif
   for (int64_t l = 0; l < kLanes; l += 4) {
     float* q = to + l * lane_step;
-    int64_t i = 0;
+    int64_t i = done;
     for (; i + 4 <= length; i += 4) {
       const float* p = from + i * from_step + l;
       Quad a = quad(p), b = quad(p + from_step), c = quad(p + 2 * from_step),

@@ -6,7 +6,8 @@
 #define MAX_ROWS 4
 // A unit is four vectors.
 #define MAX_UNITS 1
-#define TILE_SIZES_1(X) X(1, 2, 1) X(1, 1, 2)
+#define TILE_SIZES_1(X) \
+  X(1, 2, 1) X(1, 1, 2) X(1, 1, 1)
 #define TILE_SIZES_2(X)
 #include "row_sparse_body.h"
 
