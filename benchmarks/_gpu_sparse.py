@@ -24,11 +24,9 @@ from benchmarks._gpu_setting import (
     use,
 )
 from benchmarks.layers import Conv
-from sparse_ops import patterns
+from sparse_ops import functional, patterns
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.functional import channel_pruned_conv2d, csr_conv2d, csr_linear, periodic_conv2d
-from sparse_ops.ops import periodic_conv2d as periodic
-from sparse_ops.ops.tuning import tune as measure
 
 SPARSITIES = (0.9, 0.95, 0.99)
 # A small choice, for a short visit; `tuning.CANDIDATES` is the whole list.
@@ -185,14 +183,13 @@ def tune() -> Iterator[dict]:
         pattern = patterns.PSD2_P8
         mask = pattern.mask(tuple(weight.shape)).to(weight.device)
         packed = PeriodicWeight.pack(weight.contiguous(), mask, pattern)
-        found = measure(
+        found = functional.tune(
             periodic_conv2d,
             x,
             packed,
             bias,
             layer.stride,
             1,
-            backends=periodic.BACKENDS,
             milliseconds=milliseconds,
             candidates=CANDIDATES,
         )

@@ -4,6 +4,7 @@ import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ def tune(
     x: Tensor,
     weight: Any,
     *arguments: Any,
-    backends: Sequence[Any],
+    backends: Sequence[Any] | None = None,
     milliseconds: Timer = cuda_milliseconds,
     candidates: dict[str, list[tuple[int, ...]]] = CANDIDATES,
 ) -> dict[str, float]:
@@ -82,7 +83,7 @@ def tune(
 
     Args:
         operator: one of `sparse_ops.functional`, called with x, weight and the arguments.
-        backends: the operator's BACKENDS.
+        backends: which to compare; by default, all of the operator's.
         milliseconds: gives the time of each of several calls, measured by turns.
         candidates: kind -> the configurations that are tried.
 
@@ -93,6 +94,8 @@ def tune(
         RuntimeError: the Triton kernels cannot run these arguments.
         OSError: the results cannot be written to where `_tuned.path` says.
     """
+    if backends is None:
+        backends = import_module(operator.__module__).BACKENDS
     run = partial(operator, x, weight, *arguments)
     with torch.no_grad(), _tuned.asking() as asked:
         run(backend="triton")

@@ -36,6 +36,9 @@ configs, launch, sets = (_kernels.kernels(name) for name in ("configs", "_launch
 set_conv2d, csr_conv2d, csr_linear = (
     _kernels.kernels(name) for name in ("set_conv2d", "csr_conv2d", "csr_linear")
 )
+set_weight, csr_weight = (
+    _kernels.kernels(name) for name in ("set_conv2d_weight", "csr_conv2d_weight")
+)
 GEOMETRY = launch.Geometry((3, 3), (1, 1), (1, 1), (1, 1))
 
 
@@ -93,7 +96,7 @@ def test_gradients_of_sets(capability, precision):
         weight = set_conv2d.packed(torch.zeros(nnz, dtype=dtype), own)
         back, tf32 = strided.transposed(), precision == "tf32"
         set_conv2d.set_conv2d(dy, weight, own, 64, None, None, back, 0, tf32, (8, 8))
-        set_conv2d.set_conv2d_weight(dy, x, own, strided, tf32)
+        set_weight.set_conv2d_weight(dy, x, own, strided, tf32)
     assert len(made) == 3
     check(made, capability, None if precision == "fp32" else "_set_conv2d_fwd_kernel")
     check(made, capability, "_set_conv2d_weight_kernel" if precision == "bf16" else None)
@@ -123,7 +126,7 @@ def test_rows(capability, dtype):
     indices = conv.crow_indices, conv.col_indices
     with compiling(capability) as made:
         csr_conv2d.csr_conv2d(x, *indices, conv.values, order, None, y, list(shape), GEOMETRY, 1, 3)
-        csr_conv2d.csr_conv2d_weight(y, x, rows, conv.col_indices, GEOMETRY, 1)
+        csr_weight.csr_conv2d_weight(y, x, rows, conv.col_indices, GEOMETRY, 1)
         for batch in (1, 16, 1024):
             x, y = torch.zeros(batch, 4096, dtype=dtype), torch.zeros(batch, 8, dtype=dtype)
             parts = configs.LinearConfig(1, 128, 4, 4, 2)

@@ -1,5 +1,7 @@
 """Which filters are put together, and that a change of a weight is seen."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -83,6 +85,19 @@ def test_a_change_of_the_weight_is_seen():
     assert csr_linear(x, linear, backend="triton").item() == 1
     linear.col_indices.fill_(2)
     assert csr_linear(x, linear, backend="triton").item() == 100
+
+
+def test_columns_in_any_order_give_the_same():
+    # `validate` refuses this; a kernel that is called all the same must not mix up the values.
+    mask = torch.rand(3, 4, 3, 3) > 0.8
+    weight = CSRWeight.pack(torch.randn(3, 4, 3, 3), mask)
+    row = slice(int(weight.crow_indices[1]), int(weight.crow_indices[2]))
+    col, values = weight.col_indices.clone(), weight.values.clone()
+    col[row], values[row] = col[row].flip(0), values[row].flip(0)
+    turned = replace(weight, col_indices=col, values=values)
+    x = torch.randn(1, 4, 3, 3)
+    expected = F.conv2d(x, weight.to_dense(), padding=1)
+    torch.testing.assert_close(csr_conv2d(x, turned, padding=1, backend="triton"), expected)
 
 
 @pytest.mark.parametrize("last", [False, True])

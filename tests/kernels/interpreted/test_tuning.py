@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
+from sparse_ops.functional import tune
 from sparse_ops.ops import _kernels, _tuned, csr_linear, periodic_conv2d
-from sparse_ops.ops.tuning import tune
 from sparse_ops.patterns import PSD2_P8
 
 configs = _kernels.kernels("configs")
@@ -50,12 +50,10 @@ def used(monkeypatch, run):
 def test_the_fastest_configuration_and_backend_are_kept_and_used(file, monkeypatch):
     x, weight = conv()
     run = periodic_conv2d.periodic_conv2d
-    backends = periodic_conv2d.BACKENDS
     times = tune(
         run,
         x,
         weight,
-        backends=backends,
         milliseconds=last_is_fastest,
         candidates=CANDIDATES,
     )
@@ -82,7 +80,6 @@ def test_auto_takes_what_was_fastest():
         csr_linear.csr_linear,
         x,
         weight,
-        backends=csr_linear.BACKENDS,
         milliseconds=last_is_fastest,
         candidates=CANDIDATES,
     )
