@@ -28,9 +28,11 @@ def _pack_kernel(values_ptr, source_ptr, packed_ptr, entries, nnz, BLOCK: tl.con
 
 @triton.jit
 def _fill_kernel(
+    others_ptr,
     bias_ptr,
     residual_ptr,
     y_ptr,
+    others,
     filters,
     pixels,
     out_h,
@@ -51,13 +53,14 @@ def _fill_kernel(
 ):
     """What a filter without weights gives."""
     program = tl.program_id(0)
-    o = (program % filters).to(tl.int64)
+    o = tl.load(others_ptr + program % others).to(tl.int64)
     image, row, column, inside = located(
-        program // filters, pixels, out_h, out_w, BLOCK_PIXELS, INDEX
+        program // others, pixels, out_h, out_w, BLOCK_PIXELS, INDEX
     )
+    inside = inside & (o >= 0) & (o < filters)
     y = tl.zeros((BLOCK_PIXELS,), dtype=tl.float32)
     if HAS_BIAS:
-        y += tl.load(bias_ptr + o).to(tl.float32)
+        y += tl.load(bias_ptr + o, mask=(o >= 0) & (o < filters), other=0.0).to(tl.float32)
     y_at = offset(image, row, column, y_image, y_row, y_column) + o * y_channel
     r_at = offset(image, row, column, r_image, r_row, r_column) + o * r_channel
     finish(y, y_ptr, y_at, residual_ptr, r_at, inside, HAS_RESIDUAL, ACTIVATION)
@@ -223,8 +226,10 @@ def set_conv2d(
     where, ends = tiled(y, config.block_pixels), epilogue(y, bias, residual, activation)
     tiles = triton.cdiv(where["pixels"], config.block_pixels)
     with torch.cuda.device_of(x):
-        if not sets.complete:
-            _fill_kernel[(tiles * channels_out,)](y_ptr=y, filters=channels_out, **where, **ends)
+        if others := sets.others.numel():
+            _fill_kernel[(tiles * others,)](
+                sets.others, y_ptr=y, others=others, filters=channels_out, **where, **ends
+            )
         if count == 0:
             return y
         blocks = triton.cdiv(width, config.block_filters)

@@ -31,7 +31,7 @@ class Sets(NamedTuple):
         longest: the most columns of a set.
         run: see `_device.gathered`.
         order: (channels), int64: which channel of x stands where, if x is to be sorted first.
-        complete: whether every filter is in a set.
+        others: the filters that are in no set, int32.
     """
 
     filters: Tensor
@@ -42,7 +42,7 @@ class Sets(NamedTuple):
     longest: int
     run: int
     order: Tensor | None
-    complete: bool
+    others: Tensor
 
     def to(self, device: torch.device) -> "Sets":
         moved = (t.to(device) if isinstance(t, Tensor) else t for t in self)
@@ -179,6 +179,9 @@ def assemble(
     flat = where.flatten().long()
     place = torch.full((nnz,), -1)
     place[flat[flat >= 0]] = (flat >= 0).nonzero()[:, 0]
+    others = torch.ones(filters, dtype=torch.bool)
+    for o in parts:
+        others[o] = False
     run = run_of(columns, lengths, taps) if sort_by else 1
     if sort_by and run == 1:
         return assemble(table, parts, groups, taps, nnz)
@@ -191,7 +194,7 @@ def assemble(
         int(lengths.max()),
         run,
         order,
-        sum(o.numel() for o in parts) == filters,
+        others.nonzero()[:, 0].int(),
     )
 
 

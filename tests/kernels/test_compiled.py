@@ -80,7 +80,7 @@ def test_sets(capability, precision, filters):
     tf32, y = precision == "tf32", torch.zeros(2, filters, 8, 8, dtype=dtype)
     with compiling(capability) as made:
         weight = set_conv2d.packed(torch.zeros(nnz, dtype=dtype), own)
-        some = own._replace(complete=False)
+        some = own._replace(others=torch.arange(2, dtype=torch.int32))
         set_conv2d.set_conv2d(x, weight, some, filters, bias, y, GEOMETRY, 4, tf32)
     assert len(made) == 3
     check(made, capability, None if precision == "fp32" else "_set_conv2d_fwd_kernel")
