@@ -88,6 +88,11 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
 
   if (batch < kPanelFrom) {
     std::atomic<bool> good{true};
+    // Two to four rows of x go side by side, so that each index is read once for all.
+    const Scratch<float> turned(batch > 1 ? features * 4 : 0);
+    for (int64_t i = 0; batch > 1 && i < features; ++i)
+      for (int64_t b = 0; b < 4; ++b)
+        turned.get()[i * 4 + b] = b < batch ? xd[b * features + i] : 0.0f;
     torch::stable::parallel_for(0, w.rows, grain, [&](int64_t first, int64_t last) {
       for (int64_t o0 = first; o0 < last; o0 += kTile) {
         const int64_t o1 = std::min(o0 + kTile, last);
@@ -96,9 +101,14 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
           good = false;
           return;
         }
-        for (int64_t b = 0; b < batch; ++b)
-          kernels.gather(o0, o1, w.crow, w.col, w.values, data(bias), xd + b * features,
-                         yd + b * w.rows + o0, inner);
+        if (batch == 1) {
+          kernels.gather(o0, o1, w.crow, w.col, w.values, data(bias), xd, yd + o0, inner);
+        } else {
+          float results[kTile * 4];
+          kernels.gather4(o0, o1, w.crow, w.col, w.values, data(bias), turned.get(), results, inner);
+          for (int64_t b = 0; b < batch; ++b)
+            for (int64_t o = o0; o < o1; ++o) yd[b * w.rows + o] = results[(o - o0) * 4 + b];
+        }
         if (residual)
           kernels.finish(batch, o1 - o0, w.rows, data(residual) + o0, yd + o0, activation);
       }

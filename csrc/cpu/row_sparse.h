@@ -85,6 +85,10 @@ struct RowSparseKernels {
   void (*gather)(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
                  const float* values, const float* bias, const float* x, float* y,
                  Activation activation);
+  // The same for four vectors: x (features, 4), y (last - first, 4).
+  void (*gather4)(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
+                  const float* values, const float* bias, const float* x, float* y,
+                  Activation activation);
 
   // Copies `lines` lines of `length` floats, whose starts are `from_step` and `to_step` apart, and
   // writes zeros from each line's end up to `gap` floats further.

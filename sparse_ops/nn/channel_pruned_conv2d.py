@@ -113,7 +113,7 @@ class ChannelPrunedConv2d(SparseConv2d):
         )
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (N, I, H, W) -> (N, O, H', W'); a residual of that shape joins before the activation."""
+        """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
         return F.channel_pruned_conv2d(
             self.padded(x),
             self.weight,

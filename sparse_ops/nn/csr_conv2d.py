@@ -97,7 +97,7 @@ class CSRConv2d(SparseConv2d):
         return CSRWeight(self.crow_indices, self.col_indices, self.values, self.shape)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (N, I, H, W) -> (N, O, H', W'); a residual of that shape joins before the activation."""
+        """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
         return F.csr_conv2d(
             self.padded(x),
             self.weight,

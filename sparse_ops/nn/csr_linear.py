@@ -115,7 +115,7 @@ class CSRLinear(SparseLayer):
         return CSRWeight(self.crow_indices, self.col_indices, self.values, self.shape)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (*, in_features) -> (*, out_features); a residual joins before the activation."""
+        """x (*, in_features) -> (*, out_features); a residual is added before the activation."""
         return F.csr_linear(
             x,
             self.weight,

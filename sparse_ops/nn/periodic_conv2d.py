@@ -111,7 +111,7 @@ class PeriodicConv2d(SparseConv2d):
         )
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (N, I, H, W) -> (N, O, H', W'); a residual of that shape joins before the activation."""
+        """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
         return F.periodic_conv2d(
             self.padded(x),
             self.weight,
