@@ -31,6 +31,7 @@ from sparse_ops.functional import channel_pruned_conv2d, csr_conv2d, csr_linear,
 SPARSITIES = (0.9, 0.95, 0.99)
 # A small choice, for a short visit; `tuning.CANDIDATES` is the whole list.
 CANDIDATES = {
+    "merged": [(1,), (2,), (4,), (8,)],
     "set": [(16, 16, 16, 4, 1)]
     if DRY
     else [
@@ -42,7 +43,7 @@ CANDIDATES = {
         (64, 128, 32, 8, 3),
         (64, 32, 64, 4, 4),
         (256, 32, 32, 8, 3),
-    ]
+    ],
 }
 
 

@@ -219,9 +219,11 @@ def set_conv2d(
     y = output(x, channels_out, size or geometry.out(x))
     if y.numel() == 0:
         return y
-    if sets.order is not None:
-        # Sorted with channels last, so that a run of channels is a run of memory.
-        x = x.permute(0, 2, 3, 1).contiguous().index_select(3, sets.order).permute(0, 3, 1, 2)
+    if sets.run > 1:
+        # With channels last, and sorted if need be, a run of channels is a run of memory.
+        x = x.permute(0, 2, 3, 1).contiguous()
+        x = x if sets.order is None else x.index_select(3, sets.order)
+        x = x.permute(0, 3, 1, 2)
     count, width = sets.filters.shape
     where, ends = tiled(y, config.block_pixels), epilogue(y, bias, residual, activation)
     tiles = triton.cdiv(where["pixels"], config.block_pixels)

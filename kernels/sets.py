@@ -17,6 +17,11 @@ from torch import Tensor
 
 # What tl.dot wants of a half-precision product's sides in all versions of Triton.
 LEAST_WIDTH = 16
+# Reading one column of x costs a set as much as the products of so many filters. Arithmetic for an
+# H200: 150 if all of x comes from L2, 0 if it stays in L1. Between the two; `tune` finds out.
+READING = 32
+# The filters of one program (`configs.set_config`): a wider set reads x more than once.
+WIDEST = 64
 
 
 class Sets(NamedTuple):
@@ -31,6 +36,7 @@ class Sets(NamedTuple):
         longest: the most columns of a set.
         run: see `_device.gathered`.
         order: (channels), int64: which channel of x stands where, if x is to be sorted first.
+            With runs, sorted or not, x is to have its channels last.
         others: the filters that are in no set, int32.
     """
 
@@ -86,13 +92,19 @@ def _padded(n: int) -> int:
     return max(LEAST_WIDTH, -(-n // LEAST_WIDTH) * LEAST_WIDTH)
 
 
+def _cost(filters: int) -> int:
+    """Of one column of a set of that many filters."""
+    width = _padded(filters)
+    return width + READING * -(-width // WIDEST)
+
+
 def by_class(
     table: Tensor, groups: int, classes: int, merged: int | None = None
 ) -> tuple[int, list[Tensor]]:
     """(merged, filters by o mod `merged`): a divisor of the classes; by default of least work.
 
-    Work is columns times filters, of which a matrix instruction takes 16 at a time: merging narrow
-    classes costs zeros, leaving them apart costs padding.
+    Work is columns times filters, of which a matrix instruction takes 16 at a time, and reading x
+    for each program: merging classes costs zeros, leaving them apart costs padding and reading.
     """
     kept, in_group = table >= 0, table.shape[0] // groups
     best: tuple[int, int, list[Tensor]] | None = None
@@ -107,7 +119,7 @@ def by_class(
                 o := ((torch.arange(in_group) + group * in_group) % count == own).nonzero()[:, 0]
             ).numel()
         ]
-        work = sum(int(kept[o].any(0).sum()) * _padded(o.numel()) for o in parts)
+        work = sum(int(kept[o].any(0).sum()) * _cost(o.numel()) for o in parts)
         if best is None or work < best[0]:
             best = (work, count, parts)
     return best[1:] if best else (1, [])
@@ -185,6 +197,8 @@ def assemble(
     run = run_of(columns, lengths, taps) if sort_by else 1
     if sort_by and run == 1:
         return assemble(table, parts, groups, taps, nnz)
+    if sort_by == 1:
+        order = None
     return Sets(
         torch.stack(members).int() if members else torch.empty(0, width, dtype=torch.int32),
         lengths.cumsum(0).int(),

@@ -46,7 +46,9 @@ def _row_sparse(kind: str) -> Any:
         activation: int,
     ) -> Tensor:
         nnz, geometry = values.numel(), _geometry(shape, stride, padding, dilation)
-        sets = sets_of(kind, crow, col, nnz, shape, groups, x, sort=True)
+        merged = config("merged", x, shape, nnz, *geometry) if kind == "classes" else None
+        own_classes = merged[0] if merged else None
+        sets = sets_of(kind, crow, col, nnz, shape, groups, x, sort=True, merged=own_classes)
         ends = (bias, residual)
         if sets is not None:
             laid, own = laid_out(values, sets), _config("set", x, shape, nnz, kind, *geometry)

@@ -37,16 +37,19 @@ def sets_of(
     x: Tensor,
     back: bool = False,
     sort: bool = False,
+    merged: int | None = None,
 ) -> Any:
     """The sets of a weight, or of the transposed one; None where rows alone are better.
 
     With `sort`, x is to be sorted by class first if it is of a type for matrix units: a copy, for
     reads of 8 channels at a time. It is read for each class and tap, so that two passes are little.
+    Classes are put together until `merged` are left, or as `by_class` thinks best.
     """
     sets = kernels("sets")
     narrow = x.element_size() == 2 or tf32()
     matrix = narrow and kernels("configs").capability(x.device)[0] >= 8
     sort = sort and narrow
+    own = merged if merged and (crow.numel() - 1) % merged == 0 else None
 
     def work() -> Any:
         filters, per_group, kernel_h, kernel_w = shape
@@ -57,16 +60,16 @@ def sets_of(
             table = sets.transposed(table, groups, taps)
         sort_by = 0
         if kind == "classes":
-            merged, parts = sets.by_class(table, groups, classes)
-            whole = (table.shape[1] // taps) % (8 * merged) == 0
-            sort_by = merged if sort and whole else 0
+            count, parts = sets.by_class(table, groups, classes, own)
+            whole = (table.shape[1] // taps) % (8 * count) == 0
+            sort_by = count if sort and whole else 0
         else:
             parts = sets.by_likeness(table, groups)
             if sets.shared_columns(table, parts) > PAYS[matrix] * int((table >= 0).sum()):
                 return None
         return sets.assemble(table, parts, groups, taps, nnz, sort_by).to(col.device)
 
-    return once((kind, nnz, tuple(shape), groups, back, sort, matrix), (crow, col), work)
+    return once((kind, nnz, tuple(shape), groups, back, sort, matrix, own), (crow, col), work)
 
 
 def sets_of_channels(values: Tensor, out: Tensor, inp: Tensor, shape: list[int], back: bool) -> Any:

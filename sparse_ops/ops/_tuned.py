@@ -25,8 +25,9 @@ from sparse_ops.ops._kernels import INTERPRETED
 Table = dict[str, dict[str, dict[str, Any]]]
 Named = TypeVar("Named")
 
-# How many numbers a configuration has, by kind (`kernels/configs.py`).
-KINDS = {"set": 5, "row": 4, "linear": 5}
+# How many numbers a configuration has, by kind (`kernels/configs.py`); merged: how many classes are
+# left (`kernels/sets.py`).
+KINDS = {"merged": 1, "set": 5, "row": 4, "linear": 5}
 
 
 def path() -> Path:

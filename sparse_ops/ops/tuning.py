@@ -16,6 +16,7 @@ Timer = Callable[..., list[float]]
 
 # What is tried of each number of a configuration (`kernels/configs.py`).
 CANDIDATES: dict[str, list[tuple[int, ...]]] = {
+    "merged": [(1,), (2,), (3,), (4,), (6,), (8,), (9,), (16,)],
     "set": [
         *itertools.product((64, 128), (16, 32, 64, 128), (32,), (4, 8), (3,)),
         *itertools.product((128,), (32, 64), (16, 64), (4, 8), (2, 4)),

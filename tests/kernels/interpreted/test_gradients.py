@@ -21,7 +21,7 @@ CASES = [
     ConvCase(1, 4, 6, (5, 6), (1, 1), stride=(2, 2), padding=(1, 1)),
     ConvCase(2, 6, 12, (5, 5), groups=2),
     ConvCase(3, 2, 5, (21, 22)),
-    ConvCase(1, 64, 64, (2, 3)),
+    ConvCase(1, 64, 128, (2, 3)),
 ]
 
 

@@ -12,6 +12,7 @@ from sparse_ops.patterns import PSD2_P8
 
 configs = _kernels.kernels("configs")
 CANDIDATES = {
+    "merged": [(1,), (4,), (3,)],
     "set": [(16, 16, 16, 4, 1), (24, 16, 16, 4, 1), (32, 16, 32, 4, 1)],
     "linear": [(1, 32, 1, 4, 1), (1, 16, 3, 4, 1)],
 }
@@ -59,12 +60,19 @@ def test_the_fastest_configuration_and_backend_are_kept_and_used(file, monkeypat
     )
     assert min(times, key=times.get) == "reference"
     (problems,) = json.loads(file.read_text()).values()
-    assert sorted(kind for entry in problems.values() for kind in entry) == ["backends", "set"]
+    assert sorted(kind for entry in problems.values() for kind in entry) == [
+        "backends",
+        "merged",
+        "set",
+    ]
     # 24 pixels are no power of two: Triton refuses them, and what is refused is left out.
     call = lambda: run(x, weight, backend="triton")  # noqa: E731
     assert used(monkeypatch, call) == configs.SetConfig(32, 16, 32, 4, 1)
     monkeypatch.setattr(_tuned, "_table", _tuned.read(file))
     assert used(monkeypatch, call) == configs.SetConfig(32, 16, 32, 4, 1)
+    # 8 classes are not merged into 3.
+    (entry,) = [e for e in problems.values() if "merged" in e]
+    assert entry["merged"] == [3]
     # Another shape is another problem: the default.
     other = torch.randn(1, 4, 5, 3)
     assert used(monkeypatch, lambda: run(other, weight, backend="triton")) is None
