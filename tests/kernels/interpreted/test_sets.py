@@ -73,6 +73,17 @@ def test_sorted_channels_are_runs_and_give_the_same():
     torch.testing.assert_close(y.double(), exact, rtol=2e-3, atol=2e-3)
 
 
+def test_a_single_class_is_a_run_without_sorting():
+    p, table = table_of(PSD2_P8, (16, 32, 3, 3))
+    own = sets.assemble(table, sets.by_class(table, 1, 8)[1], 1, 9, p.nnz, 1)
+    assert own.run == 16 and own.order is None
+    weight, x = p.with_values(torch.randn(p.nnz).half()), torch.randn(1, 32, 2, 3).half()
+    for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        y = periodic_conv2d(given, weight, padding=1, backend="triton")
+        exact = F.conv2d(x.double(), weight.to_dense().double(), padding=1)
+        torch.testing.assert_close(y.double(), exact, rtol=2e-3, atol=2e-3)
+
+
 def test_a_change_of_the_weight_is_seen():
     weight = PeriodicWeight.pack(torch.randn(8, 4, 3, 3), PSD2_P8.mask((8, 4, 3, 3)), PSD2_P8)
     x = torch.randn(1, 4, 4, 4)
