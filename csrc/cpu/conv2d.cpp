@@ -105,9 +105,14 @@ int64_t widest(const std::vector<Range>& ranges) {
 }
 
 std::vector<int32_t> offsets_of(const Convolution& conv, const Panel& panel, int64_t scale) {
-  std::vector<int32_t> offsets(conv.group_channels() * panel.taps());
-  for (size_t c = 0; c < offsets.size(); ++c)
-    offsets[c] = static_cast<int32_t>(panel.offset(c / panel.taps(), c % panel.taps()) * scale);
+  const int64_t channels = conv.group_channels(), taps = panel.taps();
+  std::vector<int64_t> of_tap(taps);
+  for (int64_t t = 0; t < taps; ++t) of_tap[t] = panel.offset(0, t);
+  std::vector<int32_t> offsets(channels * taps);
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t t = 0; t < taps; ++t)
+      offsets[c * taps + t] =
+          static_cast<int32_t>((c * panel.phases * panel.plane_size + of_tap[t]) * scale);
   return offsets;
 }
 

@@ -80,8 +80,8 @@ def random_example(batch: int, shape: tuple[int, ...]) -> tuple[Tensor]:
 def read_state(path: Path) -> tuple[dict[str, Tensor], Masks]:
     """A checkpoint's tensors, and the masks that `torch.nn.utils.prune` has left among them.
 
-    Reads what `torch.save(model.state_dict())` wrote, without running anything that is in it, and
-    safetensors files.
+    Reads what `torch.save(model.state_dict())` wrote, without running anything that is in it,
+    safetensors files, and the HDF5 (.hdf5, .h5) and .npz files of the GSM authors.
 
     Raises:
         UserError: the file holds no state dict, or something other than tensors.
@@ -91,6 +91,11 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Masks]:
         metadata, state = read(path)
         if "format" in metadata and metadata["format"].startswith("sparse_ops."):
             raise UserError(f"{path} holds {metadata['format']}, not a dense model's tensors")
+    elif path.suffix in (".hdf5", ".h5", ".npz"):
+        from sparse_ops.training import hdf5
+
+        found = hdf5.load(path)
+        state = {str(name): value for name, value in found.items() if name != hdf5.DEPS}
     else:
         state = _torch_load(path)
     masks: Masks = {}

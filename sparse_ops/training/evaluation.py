@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.data import Split, batches
+from sparse_ops.masks import weights
+
+# The measure of a weight that is not zero in the SABR code: most penalties leave none exactly so.
+SMALL = 1e-5
 
 # Anything that gives (x, labels) each time it is iterated over, such as a DataLoader.
 BatchSource = Iterable[tuple[Tensor, Tensor]]
@@ -46,7 +50,7 @@ def evaluate(model: nn.Module, data: Split | BatchSource, *, batch_size: int = 5
     right5 = torch.zeros_like(right1)
     loss = torch.zeros((), dtype=torch.float64 if device.type != "mps" else None, device=device)
     count = 0
-    with _eval_mode(model), torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         for x, labels in as_batches(data, batch_size, None):
             labels = labels.to(device)
             logits = model(x.to(device))
@@ -59,6 +63,14 @@ def evaluate(model: nn.Module, data: Split | BatchSource, *, batch_size: int = 5
     if count == 0:
         raise ValueError("there is nothing to evaluate on: the data has no examples")
     return Evaluation(int(right1) / count, int(right5) / count, float(loss) / count, count)
+
+
+@torch.no_grad()
+def small_weights(model: nn.Module) -> float:
+    """The fraction of the weights of Conv2d and Linear that are below 1e-5 in size; 0 for none."""
+    found = list(weights(model).values())
+    small = sum(int((weight.abs() < SMALL).sum()) for weight in found)
+    return small / max(1, sum(weight.numel() for weight in found))
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> None:
@@ -91,7 +103,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Puts each module back into its own mode, not all into that of the outermost."""
     training = [module for module in model.modules() if module.training]
     model.eval()

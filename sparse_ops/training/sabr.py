@@ -23,12 +23,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from sparse_ops.masks import PRUNABLE, Masks, apply_
+from sparse_ops.training.evaluation import SMALL
 from sparse_ops.training.method import Epoch, Settings, SparsityMethod, agreed
 
 _log = logging.getLogger(__name__)
-
-# The authors' measure of a weight that is not zero.
-NONZERO = 1e-5
 
 
 def std_threshold(weight: Tensor, theta: float, gamma: float) -> Tensor:
@@ -196,7 +194,7 @@ class SABR(SparsityMethod):
 
 def nonzero(weight: Tensor) -> int:
     """How many weights have a size of 1e-5 or more."""
-    return int((weight.detach().abs() >= NONZERO).sum())
+    return int((weight.detach().abs() >= SMALL).sum())
 
 
 def _std(weight: Tensor) -> Tensor:

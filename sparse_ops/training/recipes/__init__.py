@@ -3,8 +3,10 @@
 A file says what a published experiment trains, on what, how long and how, and what came of it.
 """
 
-from sparse_ops.training.recipes.recipe import Phase, Recipe, names, pattern_named, read, shortened
+from sparse_ops.training.recipes.phase import Phase, pattern_named
+from sparse_ops.training.recipes.recipe import Recipe, names, read
 from sparse_ops.training.recipes.runs import PhaseOutcome, run
+from sparse_ops.training.recipes.shorten import shortened
 from sparse_ops.training.recipes.small import (
     RECIPES,
     Outcome,

@@ -1,28 +1,28 @@
-"""A recipe as data: what is read from a TOML file, checked, overridden, shortened.
+"""A recipe as data: what is read from a TOML file, checked and overridden.
 
     title, source, published (a table), remark
-    [data]      name, batch_size; mean and deviation, where they are not the set's own
+    [data]      name, batch_size; folder, size; mean and deviation, where not the set's own;
+                validation: the fraction of the training images that is held out
     [model]     name; options of its function
     [[phases]]  name, method, epochs; options of the method; schedule, a table with its name and
-                options; arguments of `fit`: lr, momentum, weight_decay, nesterov, bias_lr,
-                decay_all, clip, amp
+                options; restart; optimizer; label_smoothing; arguments of `fit`: lr, momentum,
+                weight_decay, nesterov, bias_lr, decay_all, clip, amp
 
-Each phase goes on with the weights that the one before it has left.
+Each phase goes on with the weights that the one before it has left; with `restart`, with the first
+weights of all. The method "fixed" is under the masks that the phase before it has found: behind
+"gsm", with `restart`, that is its lottery ticket.
 """
 
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sparse_ops.data import NAMES
 from sparse_ops.models import MODELS
-from sparse_ops.patterns import NAMED, Periodic
-from sparse_ops.training import METHODS, Dense, SparsityMethod
-from sparse_ops.training.predefined import Aperiodic
-from sparse_ops.training.schedules import Cosine, MultiStep, Plateau, Schedule
+from sparse_ops.training.recipes.phase import Phase, check_phases, only, phase_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,66 +30,7 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent
-SCHEDULES: dict[str, Any] = {"multi-step": MultiStep, "cosine": Cosine, "plateau": Plateau}
-# Options of methods that count epochs, as `drops` does; all of them together are a whole run.
-EPOCH_OPTIONS = {"warm_up", "max_epochs", "fine_tune"}
-FIT = {
-    "lr": float,
-    "momentum": float,
-    "weight_decay": float,
-    "nesterov": bool,
-    "bias_lr": float,
-    "decay_all": bool,
-    "clip": float,
-    "amp": str,
-}
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One call of `fit`.
-
-    Attributes:
-        method: a name in METHODS, or "dense".
-        options: of the method.
-        schedule: "name" and options, or nothing.
-        fit: other arguments.
-    """
-
-    name: str
-    method: str
-    epochs: int
-    options: dict[str, Any]
-    schedule: dict[str, Any]
-    fit: dict[str, Any]
-
-    def make_method(self) -> SparsityMethod:
-        """Raises ValueError if there is no such method, or it does not take these options."""
-        kind: Any = {**METHODS, "dense": Dense}.get(self.method)
-        if kind is None:
-            raise ValueError(f"there is no method {self.method!r}; there are {', '.join(METHODS)}")
-        options = dict(self.options)
-        if isinstance(options.get("pattern"), str):
-            options["pattern"] = pattern_named(options["pattern"])
-        try:
-            method: SparsityMethod = kind(**options)
-        except TypeError as error:
-            raise ValueError(f"{self.method} does not take {options}: {error}") from error
-        return method
-
-    def make_schedule(self) -> Schedule | None:
-        """Raises ValueError if there is no such schedule, or it does not take these options."""
-        options = dict(self.schedule)
-        if not options:
-            return None
-        name = options.pop("name", None)
-        if name not in SCHEDULES:
-            raise ValueError(f"there is no schedule {name!r}; there are {', '.join(SCHEDULES)}")
-        try:
-            schedule: Schedule = SCHEDULES[name](**options)
-        except TypeError as error:
-            raise ValueError(f"schedule {name} does not take {options}: {error}") from error
-        return schedule
+DATA = ("name", "folder", "size", "batch_size", "mean", "deviation", "validation")
 
 
 @dataclass(frozen=True)
@@ -155,48 +96,6 @@ def value_of(text: str) -> Any:
         return text
 
 
-def pattern_named(name: str) -> Periodic | Aperiodic:
-    """PSD2_P8 and the like; pSC4 is four random taps in each kernel.
-
-    Raises:
-        ValueError: there is no such pattern.
-    """
-    if name in NAMED:
-        return NAMED[name]
-    if name.startswith("pSC") and name[3:].isdigit():
-        return Aperiodic(int(name[3:]))
-    raise ValueError(f"there is no pattern {name!r}; there are {', '.join(NAMED)} and pSC1 to pSC9")
-
-
-def shortened(recipe: Recipe, factor: float) -> Recipe:
-    """All epochs, and what schedules and methods count in them, times `factor`; at least one.
-
-    Raises:
-        ValueError: factor is not above 0.
-    """
-    if not factor > 0:
-        raise ValueError(f"the factor on epochs must be above 0, got {factor}")
-    phases = []
-    for phase in recipe.phases:
-        epochs = max(1, round(phase.epochs * factor))
-        schedule = dict(phase.schedule)
-        if "boundaries" in schedule:
-            scaled = {round(boundary * factor) for boundary in schedule["boundaries"]}
-            schedule["boundaries"] = sorted(b for b in scaled if 0 < b < epochs)
-        if "warm_up" in schedule:
-            schedule["warm_up"] = min(round(schedule["warm_up"] * factor), epochs - 1)
-        options = dict(phase.options)
-        for key in EPOCH_OPTIONS & set(options):
-            options[key] = max(1, round(options[key] * factor))
-        if "drops" in options:
-            options["drops"] = sorted({max(1, round(drop * factor)) for drop in options["drops"]})
-        # Phases of a method that are rounded up must still fit in.
-        if set(options) >= EPOCH_OPTIONS:
-            epochs = sum(options[key] for key in EPOCH_OPTIONS)
-        phases.append(replace(phase, epochs=epochs, schedule=schedule, options=options))
-    return replace(recipe, phases=tuple(phases))
-
-
 def _override(content: dict[str, Any], key: str, value: Any) -> None:
     first, *rest = key.split(".")
     table: Any = None
@@ -213,21 +112,20 @@ def _override(content: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _recipe(name: str, content: dict[str, Any]) -> Recipe:
-    _only(content, {"title", "source", "published", "remark", "data", "model", "phases"}, "it")
+    only(content, {"title", "source", "published", "remark", "data", "model", "phases"}, "it")
     data, model = dict(content["data"]), dict(content["model"])
-    _only(data, {"name", "folder", "batch_size", "mean", "deviation"}, "data")
+    only(data, {*DATA}, "data")
     if data["name"] not in NAMES:
         raise ValueError(f"there is no data set {data['name']!r}; there are {', '.join(NAMES)}")
     if model["name"] not in MODELS:
         raise ValueError(f"there is no model {model['name']!r}; there are {', '.join(MODELS)}")
-    _only(model, {"name", *inspect.signature(MODELS[model["name"]]).parameters}, "model")
-    phases = tuple(_phase(dict(phase)) for phase in content["phases"])
-    if not phases or len({phase.name for phase in phases}) < len(phases):
-        raise ValueError(f"phases must be at least one, of different names, got {len(phases)}")
-    for phase in phases:
-        # What cannot be made is found now, not after the phases before it.
-        phase.make_method()
-        phase.make_schedule()
+    only(model, {"name", *inspect.signature(MODELS[model["name"]]).parameters}, "model")
+    phases = tuple(phase_of(phase) for phase in content["phases"])
+    check_phases(phases)
+    if "validation" in data:
+        data["validation"] = float(data["validation"])
+    elif plateaus := [phase.name for phase in phases if phase.schedule.get("name") == "plateau"]:
+        raise ValueError(f"the plateau of {', '.join(plateaus)} needs data.validation to watch")
     return Recipe(
         name,
         str(content["title"]),
@@ -238,25 +136,3 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
         model,
         phases,
     )
-
-
-def _phase(content: dict[str, Any]) -> Phase:
-    known = {"name", "method", "epochs", "options", "schedule"}
-    _only(content, known | set(FIT), "a phase")
-    epochs = content["epochs"]
-    if type(epochs) is not int or epochs < 0:
-        raise ValueError(f"epochs must be a whole number of 0 or more, got {epochs!r}")
-    fit = {key: FIT[key](value) for key, value in content.items() if key in FIT}
-    return Phase(
-        str(content["name"]),
-        str(content["method"]),
-        epochs,
-        dict(content.get("options", {})),
-        dict(content.get("schedule", {})),
-        fit,
-    )
-
-
-def _only(table: Mapping[str, Any], known: set[str], what: str) -> None:
-    if unknown := sorted(set(table) - known):
-        raise ValueError(f"{what} may hold {', '.join(sorted(known))}, not {', '.join(unknown)}")

@@ -1,5 +1,6 @@
 """A recipe as it is carried out, phase by phase."""
 
+import copy
 import inspect
 import os
 import time
@@ -10,10 +11,11 @@ import torch
 from torch import nn
 
 from sparse_ops import data as sets
-from sparse_ops.data import Dataset, Normalize
+from sparse_ops.data import Dataset, Normalize, hold_out
 from sparse_ops.masks import Masks, sparsity
 from sparse_ops.models import MODELS
 from sparse_ops.training.evaluation import Evaluation, evaluate
+from sparse_ops.training.history import History
 from sparse_ops.training.loop import fit
 from sparse_ops.training.recipes.recipe import Recipe
 from sparse_ops.training.recipes.small import fresh
@@ -27,6 +29,7 @@ class PhaseOutcome:
         accuracy: on the test split, after the phase's cut, of its last weights.
         masks, sparsity: none and 0 for a dense phase.
         seconds: of this process; less than the whole if it was resumed.
+        history: of its epochs; validation in it is of the images held out, if there are such.
     """
 
     name: str
@@ -36,6 +39,7 @@ class PhaseOutcome:
     masks: Masks
     sparsity: float
     seconds: float
+    history: History
 
 
 def build_model(recipe: Recipe, data: Dataset, seed: int) -> nn.Module:
@@ -62,7 +66,8 @@ def load_data(recipe: Recipe) -> Dataset:
         ValueError: mean and deviation are given for images that are not bytes; and as `load`.
         OSError: as `load`.
     """
-    data = sets.load(recipe.data["name"], recipe.data.get("folder"))
+    size = {key: value for key, value in recipe.data.items() if key == "size"}
+    data = sets.load(recipe.data["name"], recipe.data.get("folder"), **size)
     if "mean" not in recipe.data and "deviation" not in recipe.data:
         return data
     if data.train.normalize is None:
@@ -83,6 +88,8 @@ def run(
 ) -> tuple[nn.Module, list[PhaseOutcome]]:
     """Carries out a recipe; the test split is only reported on.
 
+    What `validation` holds out of the training images is the same for all seeds.
+
     Args:
         recipe: what to do.
         data: default: what the recipe names.
@@ -100,28 +107,44 @@ def run(
         OSError: a file cannot be read or written.
     """
     data = load_data(recipe) if data is None else data
+    learned, validation = data.train, None
+    if "validation" in recipe.data:
+        learned, validation = hold_out(data.train, recipe.data["validation"])
     model = build_model(recipe, data, seed).to(device)
+    first = copy.deepcopy(model.state_dict())
+    masks: Masks = {}
     outcomes = []
     for phase in recipe.phases:
-        begin = time.perf_counter()
+        begin, history = time.perf_counter(), History()
+        if phase.restart:
+            model.load_state_dict(first)
         masks = fit(
             model,
-            data,
-            phase.make_method(),
+            learned,
+            phase.make_method(masks),
             epochs=phase.epochs,
             schedule=phase.make_schedule(),
             batch_size=int(recipe.data.get("batch_size", 128)),
+            validation=validation,
             seed=seed,
+            history=history,
             checkpoint=None if folder is None else Path(folder) / f"{phase.name}.checkpoint.pt",
             log=None if folder is None else Path(folder) / f"{phase.name}.csv",
             progress=progress,
-            **phase.fit,
+            **phase.arguments(),
         )
         seconds = time.perf_counter() - begin
         accuracy = evaluate(model, data.test)
         outcomes.append(
             PhaseOutcome(
-                phase.name, phase.method, phase.epochs, accuracy, masks, sparsity(masks), seconds
+                phase.name,
+                phase.method,
+                phase.epochs,
+                accuracy,
+                masks,
+                sparsity(masks),
+                seconds,
+                history,
             )
         )
     return model, outcomes
