@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
-from sparse_ops.ops import _kernels
+from sparse_ops.ops import _kernels, _triton_structure
 from sparse_ops.ops.csr_conv2d import csr_conv2d
 from sparse_ops.ops.csr_linear import csr_linear
 from sparse_ops.ops.periodic_conv2d import periodic_conv2d
@@ -71,6 +71,21 @@ def test_sorted_channels_are_runs_and_give_the_same():
     y = periodic_conv2d(x, weight, padding=1, backend="triton")
     exact = F.conv2d(x.double(), weight.to_dense().double(), padding=1)
     torch.testing.assert_close(y.double(), exact, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("columns", [40000, 65535, 65536, 70000])
+def test_columns_take_two_bytes_where_they_fit(columns):
+    mask = torch.zeros(3, columns, dtype=torch.bool)
+    mask[0, [0, 32767, 32768, columns - 1]] = True
+    mask[2, 39999] = True
+    weight = CSRWeight.pack(torch.randn(3, columns), mask)
+    indices = weight.crow_indices, weight.col_indices
+    short, order = _triton_structure.linear_rows(*indices, columns)
+    assert short.dtype == (torch.int16 if columns <= 65535 else torch.int32)
+    assert order.tolist() == [0, 2, 1]
+    x = torch.randn(2, columns)
+    expected = F.linear(x, weight.to_dense())
+    torch.testing.assert_close(csr_linear(x, weight, backend="triton"), expected)
 
 
 def test_a_single_class_is_a_run_without_sorting():
