@@ -152,6 +152,12 @@ class SABR(SparsityMethod):
             _log.info("%s is frozen, with %d weights that are not zero", chosen, left[chosen])
         self._best = max(best, accuracy)
 
+    def abandon(self, model: nn.Module) -> None:
+        """Turns dropout on again."""
+        for name, p in self._dropout.items():
+            _set_dropout(model, name, p)
+        self._dropout = {}
+
     @torch.no_grad()
     def finalize(self, model: nn.Module) -> Masks:
         masks = {}
@@ -171,9 +177,7 @@ class SABR(SparsityMethod):
                 float(_std(weight)),
             )
         apply_(model, masks)
-        for name, p in self._dropout.items():
-            _set_dropout(model, name, p)
-        self._dropout = {}
+        self.abandon(model)
         return masks
 
     def _tensors(self, model: nn.Module) -> dict[str, nn.Parameter]:

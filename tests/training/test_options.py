@@ -10,6 +10,7 @@ from torch import nn
 from sparse_ops.data import Split
 from sparse_ops.training import (
     GSM,
+    SABR,
     Cosine,
     Dense,
     Evaluation,
@@ -342,3 +343,20 @@ def test_tensorboard_is_told_every_number(tmp_path, monkeypatch):
         "examples_per_second",
         "sparsity",
     }
+
+
+@pytest.mark.parametrize("method", [Spred(0.5, mode="filter"), SABR()], ids=["spred", "sabr"])
+def test_an_error_leaves_the_model_with_the_parameters_it_came_with(method):
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1), nn.Dropout(0.3), nn.Flatten(), nn.Linear(16, 3)
+    )
+    names = [name for name, _ in model.named_parameters()]
+
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    batches = [(torch.randn(8, 1, 4, 4), torch.randint(3, (8,)))]
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, batches, method, epochs=3, on_epoch=stop)
+    assert [name for name, _ in model.named_parameters()] == names
+    assert model[2].p == 0.3
