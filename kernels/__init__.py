@@ -5,7 +5,8 @@ nothing. All kernels:
 
 * add up in float32, whatever the type of x, and round once;
 * take 64-bit offsets, so that tensors may have over 2^31 elements;
-* check every index that they read: one that is out of range adds nothing, and reads nothing.
+* check every index that they read: one that is out of range adds nothing, and reads nothing;
+* give the same bits each time: no atomics.
 
 None of them has been timed on a GPU yet.
 """

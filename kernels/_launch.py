@@ -9,76 +9,107 @@ from torch import Tensor
 INT32_MAX = 2**31 - 1
 
 
-class Plane(NamedTuple):
-    """The sizes of one convolution, as its kernels want them.
+class Geometry(NamedTuple):
+    """Where a kernel goes: (h, w) each.
 
     Attributes:
-        pixels: of all images of the output.
-        out_h, out_w: of one of them.
+        up: how far apart the pixels of x stand, with zeros between them (`_device.gathered`).
     """
 
-    pixels: int
-    out_h: int
-    out_w: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    up: tuple[int, int] = (1, 1)
+
+    @classmethod
+    def of(
+        cls, weight_shape: list[int], stride: list[int], padding: list[int], dilation: list[int]
+    ) -> "Geometry":
+        kernel, *rest = ((a, b) for a, b in (weight_shape[2:], stride, padding, dilation))
+        return cls(kernel, *rest)
+
+    def transposed(self) -> "Geometry":
+        """That of the gradient: from the output's gradient, with the flipped kernel, to x's."""
+        padding = tuple(
+            d * (k - 1) - p
+            for k, p, d in zip(self.kernel, self.padding, self.dilation, strict=True)
+        )
+        return Geometry(self.kernel, (1, 1), padding, self.dilation, self.stride)
+
+    def out(self, x: Tensor) -> tuple[int, int]:
+        """(H', W')."""
+        height, width = (
+            (size + 2 * p - d * (k - 1) - 1) // s + 1
+            for size, k, s, p, d in zip(
+                x.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True
+            )
+        )
+        return height, width
 
 
-def output(
-    x: Tensor,
-    weight_shape: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-) -> tuple[Tensor, Plane]:
-    """Memory for y (N, O, H', W'), channels_last if x is, and its sizes."""
-    kernel = weight_shape[2:]
-    out_h, out_w = (
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
-    )
-    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    y = torch.empty(
-        (x.shape[0], weight_shape[0], out_h, out_w),
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x (N, C, H, W) is in channels_last, and in nothing else at the same time."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def output(x: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    """Memory for y (N, channels, *size), channels_last if x is."""
+    return torch.empty(
+        (x.shape[0], channels, *size),
         dtype=x.dtype,
         device=x.device,
-        memory_format=torch.channels_last if last else torch.contiguous_format,
+        memory_format=torch.channels_last if is_channels_last(x) else torch.contiguous_format,
     )
-    return y, Plane(x.shape[0] * out_h * out_w, out_h, out_w)
 
 
-def geometry(
-    x: Tensor,
-    y: Tensor,
-    plane: Plane,
-    weight_shape: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    block_pixels: int,
-) -> dict[str, Any]:
-    """The arguments that all convolution kernels take by the same names."""
-    wide = plane.pixels + block_pixels > INT32_MAX
+def strides(name: str, tensor: Tensor) -> dict[str, int]:
+    """The arguments NAME_image, NAME_channel, NAME_row and NAME_column."""
+    parts = ("image", "channel", "row", "column")
+    return {f"{name}_{p}": s for p, s in zip(parts, tensor.stride(), strict=True)}
+
+
+def tiled(y: Tensor, block_pixels: int) -> dict[str, Any]:
+    """The arguments that say which pixels of y a program has."""
+    pixels = y.shape[0] * y.shape[2] * y.shape[3]
     return {
-        "pixels": plane.pixels,
+        "pixels": pixels,
+        "out_h": y.shape[2],
+        "out_w": y.shape[3],
+        "BLOCK_PIXELS": block_pixels,
+        "INDEX": tl.int64 if pixels + block_pixels > INT32_MAX else tl.int32,
+    }
+
+
+def reads(x: Tensor, geometry: Geometry) -> dict[str, Any]:
+    """The arguments that say where a convolution reads x."""
+    return {
         "height": x.shape[2],
         "width": x.shape[3],
-        "out_h": plane.out_h,
-        "out_w": plane.out_w,
-        "x_image": x.stride(0),
-        "x_channel": x.stride(1),
-        "x_row": x.stride(2),
-        "x_column": x.stride(3),
-        "y_image": y.stride(0),
-        "y_channel": y.stride(1),
-        "y_row": y.stride(2),
-        "y_column": y.stride(3),
-        "stride_h": stride[0],
-        "stride_w": stride[1],
-        "padding_h": padding[0],
-        "padding_w": padding[1],
-        "dilation_h": dilation[0],
-        "dilation_w": dilation[1],
-        "TAPS": weight_shape[2] * weight_shape[3],
-        "KERNEL_W": weight_shape[3],
-        "BLOCK_PIXELS": block_pixels,
-        "INDEX": tl.int64 if wide else tl.int32,
+        "stride_h": geometry.stride[0],
+        "stride_w": geometry.stride[1],
+        "padding_h": geometry.padding[0],
+        "padding_w": geometry.padding[1],
+        "dilation_h": geometry.dilation[0],
+        "dilation_w": geometry.dilation[1],
+        "TAPS": geometry.kernel[0] * geometry.kernel[1],
+        "KERNEL_W": geometry.kernel[1],
+        "UP_H": geometry.up[0],
+        "UP_W": geometry.up[1],
+        **strides("x", x),
+    }
+
+
+def epilogue(
+    y: Tensor, bias: Tensor | None, residual: Tensor | None, activation: int
+) -> dict[str, Any]:
+    """The arguments of what is done to a sum before it is stored: bias, residual, activation."""
+    return {
+        "bias_ptr": bias,
+        "residual_ptr": residual,
+        "HAS_BIAS": bias is not None,
+        "HAS_RESIDUAL": residual is not None,
+        "ACTIVATION": activation,
+        **strides("y", y),
+        **strides("r", y if residual is None else residual),
     }

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 
-class ClassConfig(NamedTuple):
-    """For the matrix products: periodic_conv2d, channel_pruned_conv2d."""
+class SetConfig(NamedTuple):
+    """For set_conv2d: periodic, channel-pruned, and unstructured weights of rows that are alike."""
 
     block_pixels: int
     block_filters: int
@@ -21,7 +21,7 @@ class ClassConfig(NamedTuple):
 
 
 class RowConfig(NamedTuple):
-    """For csr_conv2d."""
+    """For csr_conv2d: rows that share too little."""
 
     block_pixels: int
     block_columns: int
@@ -55,24 +55,36 @@ def _power_of_two(n: int, least: int, most: int) -> int:
     return min(max(least, 1 << max(0, n - 1).bit_length()), most)
 
 
-def class_config(x: Tensor, filters: int) -> ClassConfig:
-    """A default for filters that share their columns."""
+def set_config(x: Tensor, filters: int) -> SetConfig:
+    """A default for sets of that many filters."""
     # 16: what tl.dot wants of a half-precision product's sides in all versions of Triton.
     width = _power_of_two(filters, 16, 128)
     halves = x.element_size() == 2
     major = capability(x.device)[0]
     if major < 8:
         # No tensor cores from Triton here: the product is multiply-adds in registers.
-        return ClassConfig(64, min(width, 32), 16, 4, 1)
+        return SetConfig(64, min(width, 32), 16, 4, 1)
     if major >= 9 and halves:
         # wgmma is 64 pixels high for each group of 4 warps. 64 columns or 128 filters, or 4 warps,
         # spill: the gathered tile has an address in two registers for each of its elements.
-        return ClassConfig(128, min(width, 64), 32, 8, 3)
+        return SetConfig(128, min(width, 64), 32, 8, 3)
     if halves:
         # 8 warps: with 4, 64 filters take all 255 registers.
-        return ClassConfig(64, min(width, 64), 32, 8 if width >= 64 else 4, 3)
+        return SetConfig(64, min(width, 64), 32, 8 if width >= 64 else 4, 3)
     # 64 filters of float32 spill, be it in 4 warps (ieee) or in 8 (tf32).
-    return ClassConfig(64, min(width, 32), 16, 4, 2)
+    return SetConfig(64, min(width, 32), 16, 4, 2)
+
+
+def weight_config(x: Tensor, filters: int) -> SetConfig:
+    """A default for the gradient in the weights of sets of that many filters."""
+    width = _power_of_two(filters, 16, 64)
+    halves, major = x.element_size() == 2, capability(x.device)[0]
+    if major >= 9 and halves:
+        # Here columns are the rows of the product, and wgmma wants 64 of them.
+        return SetConfig(32, width, 64, 4, 2)
+    if major >= 8 and halves:
+        return SetConfig(32, width, 32, 4, 2)
+    return SetConfig(32, min(width, 32), 16, 4, 1)
 
 
 def row_config(x: Tensor) -> RowConfig:

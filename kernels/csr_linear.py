@@ -1,9 +1,9 @@
 """y = activation(x Wᵀ + b), W in compressed sparse rows: a program per row and block of the batch.
 
 Rows of real masks differ in length by 3 to 5 times. Each row is a program of its own, handed to
-whichever multiprocessor is free; and where rows are too few to fill the card, or long, each is cut
-into `splits` equal parts, whose sums are written down and then added in a fixed order, so that the
-result does not depend on timing.
+whichever multiprocessor is free, the longest first; and where rows are too few to fill the card, or
+long, each is cut into `splits` equal parts, whose sums are written down and then added in a fixed
+order, so that the result does not depend on timing.
 """
 
 import torch
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._device import activated
+from ._device import finish
 from .configs import LinearConfig, linear_config
 
 # From this batch on x is turned, so that neighbouring lanes, which are neighbouring rows of x, read
@@ -25,7 +25,9 @@ def _csr_linear_fwd_kernel(
     crow_ptr,
     col_ptr,
     values_ptr,
+    order_ptr,
     bias_ptr,
+    residual_ptr,
     y_ptr,
     batch,
     rows,
@@ -34,17 +36,22 @@ def _csr_linear_fwd_kernel(
     splits,
     x_row,
     x_column,
+    r_row,
+    r_column,
     HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    SHORT: tl.constexpr,
     ACTIVATION: tl.constexpr,
     BLOCK_BATCH: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
     """y: (splits, batch, rows)."""
     program = tl.program_id(0)
-    o = program % rows
+    o = tl.load(order_ptr + program % rows)
     part = program // rows % splits
     b = (program // rows // splits).to(tl.int64) * BLOCK_BATCH + tl.arange(0, BLOCK_BATCH)
-    inside = b < batch
+    inside = (b < batch) & (o >= 0) & (o < rows)
+    o = tl.minimum(tl.maximum(o, 0), rows - 1)
     start = tl.maximum(tl.load(crow_ptr + o), 0)
     stop = tl.minimum(tl.load(crow_ptr + o + 1), nnz)
     share = tl.cdiv(stop - start, splits)
@@ -54,7 +61,9 @@ def _csr_linear_fwd_kernel(
     for at in range(start, stop, BLOCK_COLUMNS):
         place = at + tl.arange(0, BLOCK_COLUMNS)
         kept = place < stop
-        col = tl.load(col_ptr + place, mask=kept, other=0)
+        col = tl.load(col_ptr + place, mask=kept, other=0).to(tl.int32)
+        if SHORT:
+            col = col & 0xFFFF
         kept = kept & (col >= 0) & (col < columns)
         weight = tl.load(values_ptr + place, mask=kept, other=0.0).to(tl.float32)
         found = tl.load(
@@ -66,20 +75,24 @@ def _csr_linear_fwd_kernel(
     y = tl.sum(total, axis=0)
     if HAS_BIAS:
         y += tl.load(bias_ptr + o).to(tl.float32)
-    y = activated(y, ACTIVATION)
     target = (part.to(tl.int64) * batch + b) * rows + o
-    tl.store(y_ptr + target, y.to(y_ptr.dtype.element_ty), mask=inside)
+    r_at = b * r_row + o.to(tl.int64) * r_column
+    finish(y, y_ptr, target, residual_ptr, r_at, inside, HAS_RESIDUAL, ACTIVATION)
 
 
 @triton.jit
 def _csr_linear_sum_kernel(
     parts_ptr,
     bias_ptr,
+    residual_ptr,
     y_ptr,
     entries,
     rows,
     splits,
+    r_row,
+    r_column,
     HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
     ACTIVATION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -91,8 +104,8 @@ def _csr_linear_sum_kernel(
         y += tl.load(parts_ptr + part * entries + at, mask=inside, other=0.0)
     if HAS_BIAS:
         y += tl.load(bias_ptr + at % rows, mask=inside, other=0.0).to(tl.float32)
-    y = activated(y, ACTIVATION)
-    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+    r_at = at // rows * r_row + at % rows * r_column
+    finish(y, y_ptr, at, residual_ptr, r_at, inside, HAS_RESIDUAL, ACTIVATION)
 
 
 def csr_linear(
@@ -100,18 +113,22 @@ def csr_linear(
     crow_indices: Tensor,
     col_indices: Tensor,
     values: Tensor,
+    order: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     activation: int,
     config: LinearConfig | None = None,
 ) -> Tensor:
-    """x (batch, in_features) -> y (batch, out_features), contiguous.
+    """y = activation(x Wᵀ + bias + residual): (batch, in_features) -> (batch, out_features).
 
     Args:
         x: any strides; from a batch of 8 on, memory of its size is taken to turn it.
         crow_indices: (out_features + 1), int32.
-        col_indices: (nnz), of any integer type.
+        col_indices: (nnz), int32; or int16, of which the 16 bits count.
         values: (nnz).
+        order: (out_features), int32: the rows in the order in which they are handed out.
         bias: (out_features), or None.
+        residual: (batch, out_features), any strides, or None.
         activation: see `_device.activated`.
     """
     batch, columns = x.shape
@@ -123,6 +140,7 @@ def csr_linear(
     if batch >= TURN_FROM:
         x = x.t().contiguous().t()
     splits = config.splits
+    r_strides = (y if residual is None else residual).stride()
     whole = splits == 1
     shape = (splits, batch, rows)
     target = y if whole else torch.empty(shape, dtype=torch.float32, device=x.device)
@@ -131,8 +149,10 @@ def csr_linear(
             x,
             crow_indices,
             col_indices,
-            values,
+            values.contiguous(),
+            order,
             bias,
+            residual,
             target,
             batch,
             rows,
@@ -141,7 +161,10 @@ def csr_linear(
             splits,
             x.stride(0),
             x.stride(1),
+            *r_strides,
             HAS_BIAS=whole and bias is not None,
+            HAS_RESIDUAL=whole and residual is not None,
+            SHORT=col_indices.dtype == torch.int16,
             ACTIVATION=activation if whole else 0,
             BLOCK_BATCH=config.block_batch,
             BLOCK_COLUMNS=config.block_columns,
@@ -152,11 +175,14 @@ def csr_linear(
             _csr_linear_sum_kernel[(triton.cdiv(y.numel(), 256),)](
                 target,
                 bias,
+                residual,
                 y,
                 y.numel(),
                 rows,
                 splits,
+                *r_strides,
                 HAS_BIAS=bias is not None,
+                HAS_RESIDUAL=residual is not None,
                 ACTIVATION=activation,
                 BLOCK=256,
             )

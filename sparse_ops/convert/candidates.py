@@ -38,6 +38,8 @@ LAYERS = (
 REFERENCE = "reference"
 # The same kernels as for the instruction sets, for machines that have none of those.
 PORTABLE = "scalar"
+# The dense library on a GPU: what a layer that stays dense has without us.
+DENSE = "dense"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +112,7 @@ def find(
             continue
         packed: SparseLayer | None = None
         for backend in entry.backends:
-            if backend.name == REFERENCE:
+            if backend.name in (REFERENCE, DENSE):
                 continue
             if backend.name == PORTABLE and any(candidate.kind == name for candidate in found):
                 reason = "it is the same kernel without this machine's vector instructions"

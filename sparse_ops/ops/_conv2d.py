@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.ops._activation import add_and_activate, check_activation
 from sparse_ops.ops._backend import Backend, choose, needs_gradient
+from sparse_ops.ops._dense import refuses_dense, unpacked
 from sparse_ops.ops._native import channels_last, refuses_isa
 from sparse_ops.ops._shapes import (
     Pair,
@@ -108,12 +109,22 @@ def compiled(
     return Backend(isa, run_in_float32, refuses, backward)
 
 
-def on_triton(run: Callable[..., Tensor]) -> Backend:
-    """The backend of Triton kernels. Halves are multiplied as they are, and added up in float32.
+def on_triton(
+    run: Callable[..., Tensor], backward: Callable[..., tuple[Tensor | None, Tensor | None]]
+) -> Backend:
+    """The backend of Triton kernels. Halves are multiplied as they are, and added up in float32."""
+    return Backend("triton", run, lambda x, *_: refuses_triton(x), backward)
 
-    Its gradient is the reference's: dense, by the dense library.
-    """
-    return Backend("triton", run, lambda x, *_: refuses_triton(x))
+
+def dense_on_gpu() -> Backend:
+    """The dense library on the unpacked weight, which is kept: where a GPU is faster without us."""
+
+    def run(x: Tensor, weight: Any, *rest: Any) -> Tensor:
+        bias, geometry, activation, residual = rest
+        y = F.conv2d(x, unpacked(weight), bias, *geometry)
+        return add_and_activate(y, residual, activation)
+
+    return Backend("dense", run, refuses_dense)
 
 
 def _indices(weight: Any) -> dict[str, Tensor]:

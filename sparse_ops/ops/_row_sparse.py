@@ -8,7 +8,7 @@ from torch import Tensor
 from sparse_ops.formats import CSRWeight, PeriodicWeight
 from sparse_ops.ops import _native
 from sparse_ops.ops._backend import Backend
-from sparse_ops.ops._conv2d import Geometry, compiled, reference_backward
+from sparse_ops.ops._conv2d import Geometry, compiled, on_triton, reference_backward
 
 # Up to this density ours is the faster gradient (CSR, three layers of 64 to 256 channels, batch 8,
 # Zen 5, by turns: 1.8-2.2x at 0.1, 1.4-1.7x at 0.15, 0.8-0.95x at 0.3).
@@ -86,3 +86,29 @@ def row_sparse_backward(
         )
 
     return backward
+
+
+def row_sparse_triton(operator: str) -> Backend:
+    """The backend of an operator's Triton kernels."""
+
+    def backward(
+        dy: Tensor,
+        need_x: bool,
+        need_values: bool,
+        x: Tensor,
+        weight: CSRWeight | PeriodicWeight,
+        geometry: Geometry,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        dx, dvalues = torch.ops.sparse_ops.sparse_conv2d_backward_triton(
+            dy,
+            x,
+            *columns_of(weight),
+            weight.values,
+            weight.shape,
+            *geometry,
+            need_x,
+            need_values,
+        )
+        return dx if need_x else None, dvalues if need_values else None
+
+    return on_triton(row_sparse_run(f"{operator}_triton"), backward)

@@ -115,11 +115,33 @@ def _without_groups(always: Backend) -> Backend:
     ) -> str | None:
         return always.refuses(x, weight) or _gather_refuses(x, weight, bias, geometry)
 
-    return replace(always, refuses=refuses, backward=gather_backward)
+    return replace(always, refuses=refuses)
 
 
 def _compiled(isa: str) -> Backend:
-    return _without_groups(compiled(isa, _run(isa)))
+    return _without_groups(compiled(isa, _run(isa), gather_backward))
+
+
+def _triton_backward(
+    dy: Tensor,
+    need_x: bool,
+    need_values: bool,
+    x: Tensor,
+    weight: ChannelPrunedWeight,
+    geometry: Geometry,
+) -> tuple[Tensor | None, Tensor | None]:
+    dx, dvalues = torch.ops.sparse_ops.channel_pruned_conv2d_backward_triton(
+        dy,
+        x,
+        weight.values,
+        weight.out_channels,
+        weight.in_channels,
+        weight.shape,
+        *geometry[:3],
+        need_x,
+        need_values,
+    )
+    return dx if need_x else None, dvalues if need_values else None
 
 
 # In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
@@ -130,7 +152,7 @@ BACKENDS = (
     _compiled("avx512"),
     _compiled("avx2"),
     _compiled("scalar"),
-    _without_groups(on_triton(_run("triton"))),
+    _without_groups(on_triton(_run("triton"), _triton_backward)),
     Backend("reference", reference, lambda *_: None),
 )
 

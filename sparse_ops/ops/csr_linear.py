@@ -15,6 +15,7 @@ from sparse_ops.formats import CSRWeight
 from sparse_ops.ops import _native
 from sparse_ops.ops._activation import add_and_activate, check_activation
 from sparse_ops.ops._backend import Backend, choose, needs_gradient
+from sparse_ops.ops._dense import refuses_dense, unpacked
 from sparse_ops.ops._native import refuses_isa
 from sparse_ops.ops._shapes import check_dtypes, check_index_devices, check_residual
 from sparse_ops.ops._triton import refuses_triton
@@ -80,6 +81,16 @@ def _compiled(isa: str) -> Backend:
     return Backend(isa, run, lambda x, *_: refuses_isa(isa, x), backward)
 
 
+def _triton_backward(
+    dy: Tensor, need_x: bool, need_values: bool, x: Tensor, weight: CSRWeight
+) -> tuple[Tensor | None, Tensor | None]:
+    indices = weight.crow_indices, weight.col_indices
+    dx, dvalues = torch.ops.sparse_ops.csr_linear_backward_triton(
+        dy, x, *indices, weight.values, need_x, need_values
+    )
+    return dx if need_x else None, dvalues if need_values else None
+
+
 def _triton(
     x: Tensor,
     weight: CSRWeight,
@@ -92,14 +103,24 @@ def _triton(
     return torch.ops.sparse_ops.csr_linear_triton(x, *indices, weight.values, bias, residual, code)
 
 
+def _dense(
+    x: Tensor,
+    weight: CSRWeight,
+    bias: Tensor | None,
+    activation: str | None,
+    residual: Tensor | None,
+) -> Tensor:
+    return add_and_activate(F.linear(x, unpacked(weight), bias), residual, activation)
+
+
 # In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
 # to add a backend, add a line here.
 BACKENDS = (
     _compiled("avx512"),
     _compiled("avx2"),
     _compiled("scalar"),
-    # Its gradient is the reference's: dense products.
-    Backend("triton", _triton, lambda x, *_: refuses_triton(x)),
+    Backend("triton", _triton, lambda x, *_: refuses_triton(x), _triton_backward),
+    Backend("dense", _dense, refuses_dense),
     Backend("reference", reference, lambda *_: None),
 )
 

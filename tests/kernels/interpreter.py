@@ -5,6 +5,7 @@ rounds to nearest even when it narrows to bfloat16. And it runs whatever a GPU w
 the end of a tensor, programs that overwrite each other. With `install` called,
 
 * bfloat16 products are right, and narrowing rounds to nearest even;
+* a scalar of a kernel is a number under numpy 2.4 too, which Triton before 3.7 is too old for;
 * a load or store that is not in one of the tensors the kernel was called with is an error;
 * two programs, or two lanes, that store to one address are an error.
 """
@@ -109,7 +110,7 @@ def install() -> None:
     strict = _Strict()
     dot, cast, convert = builder.create_dot, builder.cast_impl, builder.create_fp_to_fp
     load, store = builder.create_masked_load, builder.create_masked_store
-    call = interpreter.GridExecutor.__call__
+    call, patch = interpreter.GridExecutor.__call__, interpreter._patch_lang_tensor
 
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return dot(self, _widened(a), _widened(b), *rest)
@@ -135,6 +136,10 @@ def install() -> None:
             strict.launch.stored.append((once, program))
         return store(self, pointers, value, mask, *rest)
 
+    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
     def no_atomics(self: Any, *arguments: Any) -> Any:
         raise RuntimeError("atomics are refused: no kernel has any, so none are checked")
 
@@ -157,3 +162,4 @@ def install() -> None:
     builder.create_masked_store = create_masked_store
     builder.create_atomic_rmw = builder.create_atomic_cas = no_atomics
     interpreter.GridExecutor.__call__ = run
+    interpreter._patch_lang_tensor = patch_lang_tensor

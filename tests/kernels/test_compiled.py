@@ -3,20 +3,26 @@
 The budgets hold for the version of Triton that a failure names: another may allocate otherwise.
 """
 
+import importlib.util
+from functools import cache
+
 import pytest
 import torch
 
-from sparse_ops.formats import CSRWeight, PeriodicWeight
-from sparse_ops.ops import _triton
-from sparse_ops.patterns import PSD2_P8
+from sparse_ops.ops import _kernels, _triton
 
-if _triton.MISSING is not None:
-    pytest.skip(_triton.MISSING, allow_module_level=True)
-if _triton.INTERPRETED:
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("there is no Triton for this machine", allow_module_level=True)
+if _kernels.INTERPRETED:
     pytest.skip("these kernels are interpreted, not compiled", allow_module_level=True)
 
 import triton
 
+if (reason := _kernels.too_old(triton.__version__)) is not None:
+    pytest.skip(reason, allow_module_level=True)
+
+from sparse_ops.formats import CSRWeight, PeriodicWeight
+from sparse_ops.patterns import PSD2_P8
 from tests.kernels.compile_only import compiling
 
 pytestmark = pytest.mark.slow
@@ -25,10 +31,15 @@ pytestmark = pytest.mark.slow
 SHARED = {70: 96 << 10, 75: 64 << 10, 80: 163 << 10, 90: 227 << 10}
 # capability -> what its matrix instruction is called in PTX; Triton has none before 8.0.
 MATRIX = {80: "mma.sync", 90: "wgmma"}
-GEOMETRY = ([1, 1], [1, 1], [1, 1])
 
-kernels = {name: _triton._kernels(name) for name in _triton._OPERATORS}
-configs = _triton._kernels("configs")
+configs, launch, sets = (_kernels.kernels(name) for name in ("configs", "_launch", "sets"))
+set_conv2d, csr_conv2d, csr_linear = (
+    _kernels.kernels(name) for name in ("set_conv2d", "csr_conv2d", "csr_linear")
+)
+set_weight, csr_weight = (
+    _kernels.kernels(name) for name in ("set_conv2d_weight", "csr_conv2d_weight")
+)
+GEOMETRY = launch.Geometry((3, 3), (1, 1), (1, 1), (1, 1))
 
 
 @pytest.fixture(params=sorted(SHARED, reverse=True), ids=lambda cc: f"sm_{cc}")
@@ -37,66 +48,94 @@ def capability(request, monkeypatch):
     return request.param
 
 
-def check(made, capability, matrix):
+def check(made, capability, matrix=None):
+    """Every kernel fits; those named `matrix` have this capability's matrix instruction."""
     assert made
     for kernel in made:
         where = f"{kernel.name} for sm_{capability} by Triton {triton.__version__}"
         assert kernel.resources.stack == 0, f"{where}: {kernel.resources} spills"
         assert kernel.resources.shared <= SHARED[capability], f"{where}: {kernel.resources}"
         assert kernel.resources.registers <= 255, where
-        if matrix and capability in MATRIX and kernel.name.endswith("conv2d_fwd_kernel"):
+        if capability in MATRIX and kernel.name == matrix:
             assert MATRIX[capability] in kernel.ptx, f"{where} has no {MATRIX[capability]}"
 
 
-@pytest.mark.parametrize("filters", [40, 256, 1024])
+@cache
+def periodic(filters, sort_by=0):
+    """(sets, nnz) of a PSD2_P8 weight of 64 channels."""
+    shape = (filters, 64, 3, 3)
+    p = PeriodicWeight.pack(torch.ones(shape), PSD2_P8.mask(shape), PSD2_P8)
+    table = sets.positions(p.class_crow_indices, p.class_col_indices, filters, 64 * 9, p.nnz)
+    _, parts = sets.by_class(table, 1, 8, sort_by or None)
+    return sets.assemble(table, parts, 1, 9, p.nnz, sort_by), p.nnz
+
+
+@pytest.mark.parametrize("filters", [64, 256, 1024])
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "tf32", "fp32"])
-def test_matrix_products(capability, precision, filters):
+def test_sets(capability, precision, filters):
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
-    shape, x = (filters, 32, 3, 3), torch.zeros(2, 32, 8, 8, dtype=dtype)
-    weight, bias = torch.ones(shape, dtype=dtype), torch.zeros(filters, dtype=dtype)
-    p = PeriodicWeight.pack(weight, PSD2_P8.mask(shape), PSD2_P8)
-    every, tf32 = torch.arange(filters, dtype=torch.int32), precision == "tf32"
+    own, nnz = periodic(filters)
+    x, bias = torch.zeros(2, 64, 8, 8, dtype=dtype), torch.zeros(filters, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    tf32, y = precision == "tf32", torch.zeros(2, filters, 8, 8, dtype=dtype)
     with compiling(capability) as made:
-        kernels["periodic_conv2d"].periodic_conv2d(
-            x,
-            p.class_crow_indices,
-            p.class_col_indices,
-            p.values,
-            bias,
-            list(shape),
-            *GEOMETRY,
-            1,
-            4,
-            tf32=tf32,
-        )
-        kernels["channel_pruned_conv2d"].channel_pruned_conv2d(
-            x, weight[1:], every[1:], every[:32], bias, list(shape), *GEOMETRY, 4, tf32=tf32
-        )
+        weight = set_conv2d.packed(torch.zeros(nnz, dtype=dtype), own)
+        some = own._replace(others=torch.arange(2, dtype=torch.int32))
+        set_conv2d.set_conv2d(x, weight, some, filters, bias, y, GEOMETRY, 4, tf32)
     assert len(made) == 3
-    check(made, capability, precision != "fp32")
+    check(made, capability, None if precision == "fp32" else "_set_conv2d_fwd_kernel")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32", "fp32"])
+def test_gradients_of_sets(capability, precision):
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    own, nnz = periodic(256)
+    x, dy = torch.zeros(2, 64, 8, 8, dtype=dtype), torch.zeros(2, 256, 4, 4, dtype=dtype)
+    strided = GEOMETRY._replace(stride=(2, 2))
+    with compiling(capability) as made:
+        weight = set_conv2d.packed(torch.zeros(nnz, dtype=dtype), own)
+        back, tf32 = strided.transposed(), precision == "tf32"
+        set_conv2d.set_conv2d(dy, weight, own, 64, None, None, back, 0, tf32, (8, 8))
+        set_weight.set_conv2d_weight(dy, x, own, strided, tf32)
+    assert len(made) == 3
+    check(made, capability, None if precision == "fp32" else "_set_conv2d_fwd_kernel")
+    check(made, capability, "_set_conv2d_weight_kernel" if precision == "bf16" else None)
+
+
+@pytest.mark.parametrize("capability", [80, 90], indirect=True)
+def test_sorted_channels_are_read_eight_at_a_time(capability):
+    own, nnz = periodic(256, 8)
+    x = torch.zeros(2, 64, 8, 8, dtype=torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert own.run == 8
+    with compiling(capability) as made:
+        weight = set_conv2d.packed(torch.zeros(nnz, dtype=x.dtype), own)
+        set_conv2d.set_conv2d(x, weight, own, 256, None, None, GEOMETRY, 1)
+    check(made, capability, "_set_conv2d_fwd_kernel")
+    # 16 bytes a copy, and nothing of x is loaded one by one.
+    assert "cp.async.cg.shared.global" in made[-1].ptx and "ld.global.b16" not in made[-1].ptx
 
 
 @pytest.mark.parametrize("dtype", _triton.DTYPES, ids=str)
-def test_gathers(capability, dtype):
+def test_rows(capability, dtype):
     shape = (12, 16, 3, 3)
     conv = CSRWeight.pack(torch.ones(shape, dtype=dtype), torch.ones(shape).bool())
     line = CSRWeight.pack(torch.ones(8, 4096, dtype=dtype), torch.ones(8, 4096).bool())
-    rows = (line.crow_indices, line.col_indices, line.values, None, 3)
+    order, rows = torch.arange(12, dtype=torch.int32), conv.rows().int()
+    x, y = torch.zeros(2, 16, 8, 8, dtype=dtype), torch.zeros(2, 12, 8, 8, dtype=dtype)
+    indices = conv.crow_indices, conv.col_indices
     with compiling(capability) as made:
-        kernels["csr_conv2d"].csr_conv2d(
-            torch.zeros(2, 16, 8, 8, dtype=dtype),
-            conv.crow_indices,
-            conv.col_indices,
-            conv.values,
-            None,
-            list(shape),
-            *GEOMETRY,
-            1,
-            3,
-        )
+        csr_conv2d.csr_conv2d(x, *indices, conv.values, order, None, y, list(shape), GEOMETRY, 1, 3)
+        csr_weight.csr_conv2d_weight(y, x, rows, conv.col_indices, GEOMETRY, 1)
         for batch in (1, 16, 1024):
-            x = torch.zeros(batch, 4096, dtype=dtype)
-            kernels["csr_linear"].csr_linear(x, *rows)
-            kernels["csr_linear"].csr_linear(x, *rows, configs.LinearConfig(1, 128, 4, 4, 2))
-    assert len(made) == 1 + 3 * 3
-    check(made, capability, False)
+            x, y = torch.zeros(batch, 4096, dtype=dtype), torch.zeros(batch, 8, dtype=dtype)
+            parts = configs.LinearConfig(1, 128, 4, 4, 2)
+            for col, config in (
+                (line.col_indices, None),
+                (line.col_indices.to(torch.int16), parts),
+            ):
+                csr_linear.csr_linear(
+                    x, line.crow_indices, col, line.values, order[:8], None, y, 3, config
+                )
+    assert len(made) == 2 + 3 * 3
+    check(made, capability)

@@ -1,5 +1,6 @@
-"""The command for whoever has a GPU, on a box that has none."""
+"""The command for whoever has a GPU, on a box that has none: a dry run through all of its code."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,30 +11,38 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
+RUN = [sys.executable, str(ROOT / "benchmarks" / "gpu_run.py")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: this would be a real run")
 def test_without_a_gpu_it_is_a_dry_run(tmp_path):
-    script = ROOT / "benchmarks" / "gpu_run.py"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, str(script), "--out", str(tmp_path)],
+        [*RUN, "--out", str(tmp_path)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    logs = "".join(p.read_text()[-3000:] for p in tmp_path.glob("*.log"))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["gpu"] is False
-    assert found["stages"]["env"]["figures"]["rows"][0]["torch"] == torch.__version__
-    assert found["stages"]["ours"]["state"] == "dry run: no GPU"
-    assert done.stdout.splitlines()[-1].startswith("written to ")
+    stages = found["stages"]
+    assert stages["env"]["figures"]["rows"][0]["torch"] == torch.__version__
+    assert {row["precision"] for row in stages["dense"]["figures"]["rows"]} >= {"bf16", "fp32"}
+    assert stages["ncu"]["state"] == "dry run: ncu is not run"
+    if importlib.util.find_spec("triton") is None:
+        assert stages["ours"]["state"] == "there is no Triton"
+        return
+    for name in ("smoke", "ours", "linear", "graphs", "tune", "compiled", "tests"):
+        assert stages[name]["state"] == "done", name
+    names = {row["operator"] for row in stages["smoke"]["figures"]["rows"]}
+    assert len(names) == 4
+    assert json.loads((tmp_path / "tuned.json").read_text())
 
 
-def test_the_measuring_stages_can_be_imported():
-    from benchmarks import _gpu_measure, _gpu_ours, gpu_run
-
-    named = {s.command[1] for s in gpu_run.STAGES if s.command[0] == gpu_run.MEASURE}
-    assert named == set(_gpu_measure.STAGES)
-    assert callable(_gpu_ours.race)
+def test_a_stage_that_is_not_there_is_refused_in_words():
+    done = subprocess.run([*RUN, "smok"], capture_output=True, text=True)
+    assert done.returncode == 2 and "no stage smok; have env, ceilings" in done.stderr

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.functional import channel_pruned_conv2d, csr_conv2d, csr_linear, periodic_conv2d
-from tests.cases import CONV, LINEAR, channel_mask, periodic_pattern, random_mask
+from tests.cases import CONV, LINEAR, ConvCase, channel_mask, periodic_pattern, random_mask
 from tests.rounding import assert_within_rounding
 
 pytestmark = [
@@ -25,32 +25,96 @@ def _exact_float32():
     torch.backends.cudnn.conv.fp32_precision = before
 
 
+def packed(name, case, dtype):
+    """(the operator, a weight of the case's shape)."""
+    shape = case.weight_shape
+    dense = torch.randn(shape, device="cuda").to(dtype)
+    if name == "periodic":
+        pattern = periodic_pattern(case)
+        weight = PeriodicWeight.pack(dense, pattern.mask(shape).cuda(), pattern)
+        return periodic_conv2d, weight
+    if name == "csr":
+        return csr_conv2d, CSRWeight.pack(dense, random_mask(shape, 0.8).cuda())
+    return channel_pruned_conv2d, ChannelPrunedWeight.pack(dense, channel_mask(case).cuda())
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CONV, ids=str)
 @pytest.mark.parametrize("name", ["periodic", "csr", "channel_pruned"])
 def test_convolutions_are_exact_up_to_rounding(name, case, dtype):
     if name == "channel_pruned" and case.groups > 1:
         pytest.skip("groups are refused")
+    run, weight = packed(name, case, dtype)
     shape = case.weight_shape
-    dense = torch.randn(shape).to(dtype)
-    if name == "periodic":
-        pattern = periodic_pattern(case)
-        weight = PeriodicWeight.pack(dense.cuda(), pattern.mask(shape).cuda(), pattern)
-        run = periodic_conv2d
-    elif name == "csr":
-        weight = CSRWeight.pack(dense.cuda(), random_mask(shape, 0.8).cuda())
-        run = csr_conv2d
-    else:
-        weight = ChannelPrunedWeight.pack(dense.cuda(), channel_mask(case).cuda())
-        run = channel_pruned_conv2d
     x = torch.randn(case.batch, case.channels, *case.size).to(dtype)
     bias = torch.randn(case.filters).to(dtype)
-    y = run(x.cuda(), weight, bias.cuda(), *case.geometry, backend="triton").cpu()
     kept = weight.to_dense().cpu().double()
     exact = F.conv2d(x.double(), kept, bias.double(), *case.geometry)
     magnitude = F.conv2d(x.double().abs(), kept.abs(), bias.double().abs(), *case.geometry)
     terms = shape[1] * shape[2] * shape[3] + 1
-    assert_within_rounding(y, exact, magnitude, terms)
+    residual = torch.randn(exact.shape).to(dtype)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = x.cuda().contiguous(memory_format=layout)
+        more = {"residual": residual.cuda(), "backend": "triton"}
+        y = run(given, weight, bias.cuda(), *case.geometry, **more).cpu()
+        wide = residual.double()
+        assert_within_rounding(y, exact + wide, magnitude + wide.abs(), terms + 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CONV[:20], ids=str)
+@pytest.mark.parametrize("name", ["periodic", "csr", "channel_pruned"])
+def test_gradients_are_those_of_the_dense_convolution(name, case, dtype):
+    if name == "channel_pruned" and case.groups > 1:
+        pytest.skip("groups are refused")
+    run, weight = packed(name, case, dtype)
+    x = torch.randn(case.batch, case.channels, *case.size, dtype=dtype, device="cuda")
+    x.requires_grad_()
+    values = weight.values.clone().requires_grad_()
+    y = run(x, weight.with_values(values), None, *case.geometry, backend="triton")
+    dy = torch.randn_like(y)
+    dx, dvalues = torch.autograd.grad(y, (x, values), dy)
+
+    def gradients(dy, x, dense):
+        x, dense = x.detach().requires_grad_(), dense.requires_grad_()
+        return torch.autograd.grad(F.conv2d(x, dense, None, *case.geometry), (x, dense), dy)
+
+    wide = [t.detach().cpu().double() for t in (dy, x, weight.to_dense())]
+    exact, magnitude = gradients(*wide), gradients(*(t.abs() for t in wide))
+    taps = case.kernel[0] * case.kernel[1]
+    assert_within_rounding(dx.cpu(), exact[0], magnitude[0], case.filters * taps + 1)
+    pixels = y.shape[0] * y.shape[2] * y.shape[3] + 1
+    gathered = (weight.gather(g.cuda()).cpu() for g in (exact[1], magnitude[1]))
+    assert_within_rounding(dvalues.cpu(), *gathered, pixels)
+
+
+@pytest.mark.parametrize("name", ["periodic", "csr", "channel_pruned"])
+def test_a_recorded_graph_sees_a_new_weight(name):
+    case = ConvCase(2, 64, 128, (6, 5))
+    run, weight = packed(name, case, torch.float16)
+    x = torch.randn(2, 64, 6, 5, dtype=torch.float16, device="cuda")
+    with torch.no_grad():
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            run(x, weight, None, *case.geometry, backend="triton")
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = run(x, weight, None, *case.geometry, backend="triton")
+        graph.replay()
+        before = y.clone()
+        weight.values.mul_(2)
+        graph.replay()
+        torch.testing.assert_close(y, 2 * before)
+
+
+@pytest.mark.parametrize("name", ["periodic", "csr", "channel_pruned"])
+def test_compiled_whole(name):
+    case = ConvCase(2, 16, 32, (6, 5))
+    run, weight = packed(name, case, torch.float32)
+    x = torch.randn(2, 16, 6, 5, device="cuda")
+    call = torch.compile(lambda x: run(x, weight, backend="triton"), fullgraph=True)
+    torch.testing.assert_close(call(x), run(x, weight, backend="triton"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

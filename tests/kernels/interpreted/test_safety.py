@@ -8,15 +8,15 @@ from torch.library import opcheck
 from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
-from sparse_ops.ops import _triton
+from sparse_ops.ops import _kernels
 from sparse_ops.ops.channel_pruned_conv2d import channel_pruned_conv2d
 from sparse_ops.ops.csr_conv2d import csr_conv2d
 from sparse_ops.ops.csr_linear import csr_linear
 from sparse_ops.ops.periodic_conv2d import periodic_conv2d
 from sparse_ops.patterns import PSD2_P8, Channels
 
-linear_kernels = _triton._kernels("csr_linear")
-configs = _triton._kernels("configs")
+linear_kernels = _kernels.kernels("csr_linear")
+configs = _kernels.kernels("configs")
 
 
 def i32(*numbers):
@@ -68,15 +68,22 @@ def test_linear_columns_that_lie_read_nothing_out_of_bounds():
     assert csr_linear(torch.randn(3, 9), bent, backend="triton").shape == (3, 4)
 
 
+def far_apart(small):
+    """The same numbers, but the second of two images 2^31 elements away from the first.
+
+    Pages that nobody touches take no memory: only the two images in use do.
+    """
+    inner = small[0].numel()
+    memory = torch.empty(2**31 + 12345 + inner, dtype=small.dtype)
+    strides = (2**31 + 12345, *small.contiguous().stride()[1:])
+    return memory.as_strided(small.shape, strides).copy_(small)
+
+
 @pytest.mark.parametrize("operator", ["periodic", "narrow", "csr", "channel_pruned"])
 def test_offsets_over_two_to_the_31(operator):
-    # Pages that nobody touches take no memory: only the two images in use do.
-    far = 2**31 + 12345
     shape = (40 if operator == "periodic" else 3, 4, 3, 3)
-    images = torch.randn(2, 4, 3, 3).half()
-    x = torch.empty(far + 36, dtype=torch.float16).as_strided((2, 4, 3, 3), (far, 9, 3, 1))
-    x.copy_(images)
-    dense = torch.randn(shape).half()
+    images, dense = torch.randn(2, 4, 3, 3).half(), torch.randn(shape).half()
+    x = far_apart(images)
     if operator in ("periodic", "narrow"):
         weight, run = PeriodicWeight.pack(dense, PSD2_P8.mask(shape), PSD2_P8), periodic_conv2d
     elif operator == "csr":
@@ -84,8 +91,27 @@ def test_offsets_over_two_to_the_31(operator):
     else:
         mask = Channels((0, 2), (1, 3)).mask(shape)
         weight, run = ChannelPrunedWeight.pack(dense, mask), channel_pruned_conv2d
-    y = run(x, weight, padding=1, backend="triton")
-    exact = F.conv2d(images.double(), weight.to_dense().double(), padding=1)
+    values = weight.values.clone().requires_grad_()
+    y = run(x, weight.with_values(values), padding=1, backend="triton")
+    exact_values = weight.values.double().requires_grad_()
+    exact = F.conv2d(
+        images.double(), weight.with_values(exact_values).to_dense().double(), padding=1
+    )
+    torch.testing.assert_close(y.double(), exact, rtol=2e-3, atol=2e-3)
+    dy = torch.randn(y.shape).half()
+    (found,) = torch.autograd.grad(y, values, far_apart(dy))
+    (expected,) = torch.autograd.grad(exact, exact_values, dy.double())
+    torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("batch", [2, 9])
+def test_linear_offsets_over_two_to_the_31(batch):
+    weight = CSRWeight.pack(torch.randn(3, 5).half(), torch.rand(3, 5) > 0.4)
+    small = torch.randn(2, 5).half()
+    # From a batch of 8 on x is copied; so far apart, only its first and last row are in use.
+    x = far_apart(small) if batch == 2 else torch.cat([small] * 5)[:batch]
+    y = csr_linear(x, weight, backend="triton")
+    exact = F.linear(x.double(), weight.to_dense().double())
     torch.testing.assert_close(y.double(), exact, rtol=2e-3, atol=2e-3)
 
 
@@ -94,17 +120,19 @@ def test_offsets_over_two_to_the_31(operator):
 def test_a_row_in_parts_is_the_row(batch, splits):
     dense = torch.randn(5, 90)
     weight = CSRWeight.pack(dense, torch.rand(5, 90) > 0.4)
-    x, bias = torch.randn(batch, 90), torch.randn(5)
+    x, bias, residual = torch.randn(batch, 90), torch.randn(5), torch.randn(5, batch).T
     y = linear_kernels.csr_linear(
         x,
         weight.crow_indices,
         weight.col_indices.to(torch.int16),
         weight.values,
+        torch.tensor([4, 2, 0, 1, 3], dtype=torch.int32),
         bias,
+        residual,
         1,
         configs.LinearConfig(4, 16, splits, 4, 1),
     )
-    expected = F.relu(F.linear(x, weight.to_dense(), bias))
+    expected = F.relu(F.linear(x, weight.to_dense(), bias) + residual)
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -128,7 +156,37 @@ def arguments():
     geometry = ((2, 1), (1, 0), (1, 2))
     classes = (wide.class_crow_indices, wide.class_col_indices, wide.values)
     kept = (pruned.values, pruned.out_channels, pruned.in_channels)
+    out = torch.randn(1, 48, 3, 3)
+    grown = out.contiguous(memory_format=torch.channels_last)
     return {
+        "sparse_conv2d_backward": (
+            grown,
+            last,
+            *classes,
+            wide.shape,
+            *geometry,
+            1,
+            True,
+            True,
+        ),
+        "channel_pruned_conv2d_backward": (
+            out[:, :16].contiguous(),
+            x,
+            *kept,
+            shape,
+            *geometry,
+            True,
+            False,
+        ),
+        "csr_linear_backward": (
+            torch.randn(6, 7),
+            torch.randn(6, 9),
+            linear.crow_indices,
+            linear.col_indices,
+            linear.values,
+            False,
+            True,
+        ),
         "periodic_conv2d": (last, *classes, torch.randn(48), None, wide.shape, *geometry, 1, 1),
         "csr_conv2d": (
             x,
@@ -158,15 +216,3 @@ def arguments():
 @pytest.mark.parametrize("name", arguments())
 def test_opcheck(name):
     opcheck(getattr(torch.ops.sparse_ops, f"{name}_triton"), arguments()[name])
-
-
-def test_gradients_are_the_references():
-    x, weight = torch.randn(2, 8, 4, 4, requires_grad=True), periodic(48, 8)
-    values = weight.values.clone().requires_grad_()
-    results = []
-    for backend in ("triton", "reference"):
-        y = periodic_conv2d(
-            x, weight.with_values(values), padding=1, activation="silu", backend=backend
-        )
-        results.append(torch.autograd.grad(y.square().sum(), (x, values)))
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,261 @@
+"""Convolution of sets of filters: one dense product for each set and tile of pixels.
+
+One program per tile of pixels and set (or block of a wide set). `sets.py` says what a set is: the
+filters are found by their numbers, and so are the columns, so that neither weights nor activations
+are permuted in memory. A gradient in x is the same convolution with the transposed weight.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._device import finish, gathered, located, offset
+from ._launch import Geometry, epilogue, output, reads, tiled
+from .configs import SetConfig, set_config
+from .sets import Sets
+
+
+@triton.jit
+def _pack_kernel(values_ptr, source_ptr, packed_ptr, entries, nnz, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < entries
+    source = tl.load(source_ptr + at, mask=inside, other=-1)
+    there = (source >= 0) & (source < nnz)
+    value = tl.load(values_ptr + source, mask=there, other=0.0)
+    tl.store(packed_ptr + at, value, mask=inside)
+
+
+@triton.jit
+def _fill_kernel(
+    others_ptr,
+    bias_ptr,
+    residual_ptr,
+    y_ptr,
+    others,
+    filters,
+    pixels,
+    out_h,
+    out_w,
+    y_image,
+    y_channel,
+    y_row,
+    y_column,
+    r_image,
+    r_channel,
+    r_row,
+    r_column,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """What a filter without weights gives."""
+    program = tl.program_id(0)
+    o = tl.load(others_ptr + program % others).to(tl.int64)
+    image, row, column, inside = located(
+        program // others, pixels, out_h, out_w, BLOCK_PIXELS, INDEX
+    )
+    inside = inside & (o >= 0) & (o < filters)
+    y = tl.zeros((BLOCK_PIXELS,), dtype=tl.float32)
+    if HAS_BIAS:
+        y += tl.load(bias_ptr + o, mask=(o >= 0) & (o < filters), other=0.0).to(tl.float32)
+    y_at = offset(image, row, column, y_image, y_row, y_column) + o * y_channel
+    r_at = offset(image, row, column, r_image, r_row, r_column) + o * r_channel
+    finish(y, y_ptr, y_at, residual_ptr, r_at, inside, HAS_RESIDUAL, ACTIVATION)
+
+
+@triton.jit
+def _set_conv2d_fwd_kernel(
+    x_ptr,
+    packed_ptr,
+    filters_ptr,
+    starts_ptr,
+    columns_ptr,
+    bias_ptr,
+    residual_ptr,
+    y_ptr,
+    sets,
+    set_width,
+    blocks,
+    listed,
+    filters,
+    channels,
+    pixels,
+    height,
+    width,
+    out_h,
+    out_w,
+    x_image,
+    x_channel,
+    x_row,
+    x_column,
+    y_image,
+    y_channel,
+    y_row,
+    y_column,
+    r_image,
+    r_channel,
+    r_row,
+    r_column,
+    stride_h,
+    stride_w,
+    padding_h,
+    padding_w,
+    dilation_h,
+    dilation_w,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TAPS: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    UP_H: tl.constexpr,
+    UP_W: tl.constexpr,
+    RUN: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_FILTERS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    # Sets run fastest: programs at work together read the same pixels.
+    program = tl.program_id(0)
+    part = program % (sets * blocks)
+    own = part // blocks
+    image, row, column, inside = located(
+        program // (sets * blocks), pixels, out_h, out_w, BLOCK_PIXELS, INDEX
+    )
+    top = row * stride_h - padding_h
+    left = column * stride_w - padding_w
+    member = part % blocks * BLOCK_FILTERS + tl.arange(0, BLOCK_FILTERS)
+    wanted = member < set_width
+    o = tl.load(filters_ptr + own * set_width + member, mask=wanted, other=-1)
+    start = tl.maximum(tl.load(starts_ptr + own), 0)
+    stop = tl.minimum(tl.load(starts_ptr + own + 1), listed)
+    total = tl.zeros((BLOCK_PIXELS, BLOCK_FILTERS), dtype=tl.float32)
+    for at in range(start, stop, BLOCK_COLUMNS):
+        place = at + tl.arange(0, BLOCK_COLUMNS)
+        col = tl.load(columns_ptr + place, mask=place < stop, other=-1)
+        weight = tl.load(
+            packed_ptr + place.to(tl.int64)[:, None] * set_width + member[None, :],
+            mask=(place < stop)[:, None] & wanted[None, :],
+            other=0.0,
+        )
+        found = gathered(
+            x_ptr,
+            image,
+            top,
+            left,
+            inside,
+            col,
+            channels,
+            height,
+            width,
+            x_image,
+            x_channel,
+            x_row,
+            x_column,
+            dilation_h,
+            dilation_w,
+            TAPS,
+            KERNEL_W,
+            UP_H,
+            UP_W,
+            RUN,
+        )
+        total = tl.dot(tl.trans(found), weight, total, input_precision=PRECISION)
+    wanted = (o >= 0) & (o < filters)
+    if HAS_BIAS:
+        total += tl.load(bias_ptr + o, mask=wanted, other=0.0).to(tl.float32)[None, :]
+    o = o.to(tl.int64)[:, None]
+    y_at = offset(image, row, column, y_image, y_row, y_column)[None, :] + o * y_channel
+    r_at = offset(image, row, column, r_image, r_row, r_column)[None, :] + o * r_channel
+    there = wanted[:, None] & inside[None, :]
+    finish(tl.trans(total), y_ptr, y_at, residual_ptr, r_at, there, HAS_RESIDUAL, ACTIVATION)
+
+
+def packed(values: Tensor, sets: Sets) -> Tensor:
+    """(listed, width): values where their sets want them, and zeros."""
+    values = values.contiguous()
+    laid = torch.empty(sets.source.shape, dtype=values.dtype, device=values.device)
+    if laid.numel():
+        with torch.cuda.device_of(values):
+            _pack_kernel[(triton.cdiv(laid.numel(), 1024),)](
+                values, sets.source, laid, laid.numel(), values.numel(), BLOCK=1024
+            )
+    return laid
+
+
+def set_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    sets: Sets,
+    channels_out: int,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    geometry: Geometry,
+    activation: int,
+    tf32: bool = False,
+    size: tuple[int, int] | None = None,
+    config: SetConfig | None = None,
+) -> Tensor:
+    """y = activation(conv(x) + bias + residual).
+
+    Args:
+        x: (N, I, H, W), any strides.
+        weight: `packed` by `sets`.
+        channels_out: O.
+        bias: (O), or None.
+        residual: of y's shape, any strides, or None.
+        activation: see `_device.activated`.
+        tf32: whether float32 factors may be rounded to TF32 for the tensor cores.
+        size: (H', W'); by default, what the geometry gives.
+
+    Returns:
+        (N, O, H', W'), all of it written; channels_last if x is.
+    """
+    config = config or set_config(x, sets.filters.shape[1])
+    y = output(x, channels_out, size or geometry.out(x))
+    if y.numel() == 0:
+        return y
+    if sets.run > 1:
+        # With channels last, and sorted if need be, a run of channels is a run of memory.
+        x = x.permute(0, 2, 3, 1).contiguous()
+        x = x if sets.order is None else x.index_select(3, sets.order)
+        x = x.permute(0, 3, 1, 2)
+    count, width = sets.filters.shape
+    where, ends = tiled(y, config.block_pixels), epilogue(y, bias, residual, activation)
+    tiles = triton.cdiv(where["pixels"], config.block_pixels)
+    with torch.cuda.device_of(x):
+        if others := sets.others.numel():
+            _fill_kernel[(tiles * others,)](
+                sets.others, y_ptr=y, others=others, filters=channels_out, **where, **ends
+            )
+        if count == 0:
+            return y
+        blocks = triton.cdiv(width, config.block_filters)
+        _set_conv2d_fwd_kernel[(tiles * count * blocks,)](
+            x,
+            weight,
+            sets.filters,
+            sets.starts,
+            sets.columns,
+            y_ptr=y,
+            sets=count,
+            set_width=width,
+            blocks=blocks,
+            listed=sets.columns.numel(),
+            filters=channels_out,
+            channels=x.shape[1],
+            PRECISION="tf32" if tf32 else "ieee",
+            RUN=sets.run,
+            BLOCK_FILTERS=config.block_filters,
+            BLOCK_COLUMNS=config.block_columns,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+            **where,
+            **reads(x, geometry),
+            **ends,
+        )
+    return y

@@ -1,0 +1,126 @@
+"""Measures an operator's configurations and backends for given arguments, and keeps the fastest."""
+
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_ops.ops import _tuned
+
+Timer = Callable[..., list[float]]
+
+# What is tried of each number of a configuration (`kernels/configs.py`).
+CANDIDATES: dict[str, list[tuple[int, ...]]] = {
+    "merged": [(1,), (2,), (3,), (4,), (6,), (8,), (9,), (16,)],
+    "set": [
+        *itertools.product((64, 128), (16, 32, 64, 128), (32,), (4, 8), (3,)),
+        *itertools.product((128,), (32, 64), (16, 64), (4, 8), (2, 4)),
+    ],
+    "row": list(itertools.product((64, 128, 256), (4, 8, 16), (2, 4), (1,))),
+    "linear": list(itertools.product((1, 16, 64), (32, 128), (1, 4), (1, 4), (2,))),
+}
+
+
+def cuda_milliseconds(*calls: Callable[[], object], rounds: int = 20) -> list[float]:
+    """The median time of each call, by turns, after three rounds to warm up."""
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(rounds + 3):
+        for call, own in zip(calls, times, strict=True):
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            call()
+            stop.record()
+            stop.synchronize()
+            if turn >= 3:
+                own.append(start.elapsed_time(stop))
+    return [statistics.median(own) for own in times]
+
+
+def _near(y: Tensor, expected: Tensor) -> bool:
+    """Whether two results differ by rounding at most."""
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    off = float((y.float() - expected.float()).abs().max()) if y.numel() else 0.0
+    return off <= 16 * torch.finfo(y.dtype).eps * scale + 1e-3 * scale
+
+
+def _working(
+    run: Callable[..., Tensor], kind: str, candidates: Sequence[tuple[int, ...]], expected: Tensor
+) -> dict[tuple[int, ...], Callable[[], Tensor]]:
+    """A call for each configuration that runs here and gives the right result."""
+
+    def call(numbers: tuple[int, ...]) -> Tensor:
+        with _tuned.trying(kind, numbers):
+            return run(backend="triton")
+
+    found: dict[tuple[int, ...], Callable[[], Tensor]] = {}
+    for numbers in candidates:
+        try:
+            right = _near(call(numbers), expected)
+        except Exception:
+            # What this is depends on Triton: too much shared memory, or a block it cannot compile.
+            continue
+        if right:
+            found[numbers] = partial(call, numbers)
+    return found
+
+
+def tune(
+    operator: Callable[..., Tensor],
+    x: Tensor,
+    weight: Any,
+    *arguments: Any,
+    backends: Sequence[Any] | None = None,
+    milliseconds: Timer = cuda_milliseconds,
+    candidates: dict[str, list[tuple[int, ...]]] = CANDIDATES,
+) -> dict[str, float]:
+    """Finds the fastest configuration of the Triton kernel, then the fastest backend.
+
+    From then on `backend="auto"` takes it for such arguments, on this card, in every process.
+
+    Args:
+        operator: one of `sparse_ops.functional`, called with x, weight and the arguments.
+        backends: which to compare; by default, all of the operator's.
+        milliseconds: gives the time of each of several calls, measured by turns.
+        candidates: kind -> the configurations that are tried.
+
+    Returns:
+        Milliseconds by the name of the backend.
+
+    Raises:
+        RuntimeError: the Triton kernels cannot run these arguments.
+        OSError: the results cannot be written to where `_tuned.path` says.
+    """
+    if backends is None:
+        backends = import_module(operator.__module__).BACKENDS
+    run = partial(operator, x, weight, *arguments)
+    with torch.no_grad(), _tuned.asking() as asked:
+        run(backend="triton")
+        run()
+    with torch.no_grad():
+        expected = run(backend="reference")
+        for kind, card, problem in dict.fromkeys(asked):
+            if kind == "backends":
+                continue
+            calls = _working(run, kind, candidates[kind], expected)
+            if not calls:
+                continue
+            times = dict(zip(calls, milliseconds(*calls.values()), strict=True))
+            best = min(times, key=lambda numbers: times[numbers])
+            _tuned.keep(kind, card, problem, list(best))
+        able = {}
+        for backend in backends:
+            try:
+                run(backend=backend.name)
+            except RuntimeError:
+                continue
+            able[backend.name] = partial(run, backend=backend.name)
+        found = dict(zip(able, milliseconds(*able.values()), strict=True))
+        for kind, card, problem in dict.fromkeys(asked):
+            if kind == "backends":
+                _tuned.keep(kind, card, problem, found)
+    return found

@@ -1,0 +1,148 @@
+"""Which filters are put together, and that a change of a weight is seen."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sparse_ops.formats import CSRWeight, PeriodicWeight
+from sparse_ops.ops import _kernels, _triton_structure
+from sparse_ops.ops.csr_conv2d import csr_conv2d
+from sparse_ops.ops.csr_linear import csr_linear
+from sparse_ops.ops.periodic_conv2d import periodic_conv2d
+from sparse_ops.patterns import PSD2_P8, PSD4_P16
+from tests.cases import ConvCase
+from tests.kernels.interpreted.test_kernels import OPERATORS, problem
+
+sets = _kernels.kernels("sets")
+
+
+def table_of(pattern, shape):
+    p = PeriodicWeight.pack(torch.ones(shape), pattern.mask(shape), pattern)
+    columns = shape[1] * 9
+    found = sets.positions(p.class_crow_indices, p.class_col_indices, shape[0], columns, p.nnz)
+    return p, found
+
+
+def test_positions_are_those_of_the_mask():
+    p, table = table_of(PSD2_P8, (19, 10, 3, 3))
+    assert torch.equal(table >= 0, PSD2_P8.mask(p.shape).flatten(1))
+    assert torch.equal(table[table >= 0], torch.arange(p.nnz, dtype=torch.int32))
+
+
+@pytest.mark.parametrize(("filters", "merged"), [(512, 8), (128, 8), (64, 1), (16, 1)])
+def test_narrow_classes_are_merged(filters, merged):
+    # 16 filters to a matrix instruction: classes of 64 / 8 are half of one. 8 classes have 23 taps
+    # of 9 among them, so that one of 64 filters and 9 taps is less work than 8 of 16 and 23.
+    _, table = table_of(PSD2_P8, (filters, 16, 3, 3))
+    assert sets.by_class(table, 1, 8)[0] == merged
+
+
+def test_corners_that_repeat_by_four_are_four_classes():
+    _, table = table_of(PSD4_P16, (256, 16, 3, 3))
+    count, parts = sets.by_class(table, 1, 16)
+    # 4 taps, and one whole kernel for one of 16 pairs of classes: 4 · 16 + 4 · 5.
+    assert count == 4 and [int((table[o] >= 0).any(0).sum()) for o in parts] == [84] * 4
+
+
+def test_rows_that_are_alike_are_put_together():
+    kept = torch.rand(2, 8, 3, 3) > 0.6
+    shuffled = torch.randperm(32)
+    mask = kept.repeat_interleave(16, 0)[shuffled]
+    weight = CSRWeight.pack(torch.randn(32, 8, 3, 3), mask)
+    table = sets.positions(weight.crow_indices, weight.col_indices, 32, 72, weight.nnz)
+    parts = sets.by_likeness(table, 1)
+    assert sets.shared_columns(table, parts) == int(kept.sum())
+    x = torch.randn(1, 8, 4, 4)
+    y = csr_conv2d(x, weight, padding=1, backend="triton")
+    torch.testing.assert_close(y, F.conv2d(x, weight.to_dense(), padding=1))
+
+
+def test_sorted_channels_are_runs_and_give_the_same():
+    p, table = table_of(PSD2_P8, (128, 64, 3, 3))
+    count, parts = sets.by_class(table, 1, 8)
+    own = sets.assemble(table, parts, 1, 9, p.nnz, count)
+    assert own.run == 8 and own.order is not None
+    odd = sets.assemble(*(table[:, : 60 * 9], parts), 1, 9, p.nnz, count)
+    assert odd.run == 1 and odd.order is None
+    x = torch.randn(1, 64, 2, 2).half()
+    weight = p.with_values(torch.randn(p.nnz).half())
+    y = periodic_conv2d(x, weight, padding=1, backend="triton")
+    exact = F.conv2d(x.double(), weight.to_dense().double(), padding=1)
+    torch.testing.assert_close(y.double(), exact, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("columns", [40000, 65535, 65536, 70000])
+def test_columns_take_two_bytes_where_they_fit(columns):
+    mask = torch.zeros(3, columns, dtype=torch.bool)
+    mask[0, [0, 32767, 32768, columns - 1]] = True
+    mask[2, 39999] = True
+    weight = CSRWeight.pack(torch.randn(3, columns), mask)
+    indices = weight.crow_indices, weight.col_indices
+    short, order = _triton_structure.linear_rows(*indices, columns)
+    assert short.dtype == (torch.int16 if columns <= 65535 else torch.int32)
+    assert order.tolist() == [0, 2, 1]
+    x = torch.randn(2, columns)
+    expected = F.linear(x, weight.to_dense())
+    torch.testing.assert_close(csr_linear(x, weight, backend="triton"), expected)
+
+
+def test_a_single_class_is_a_run_without_sorting():
+    p, table = table_of(PSD2_P8, (16, 32, 3, 3))
+    own = sets.assemble(table, sets.by_class(table, 1, 8)[1], 1, 9, p.nnz, 1)
+    assert own.run == 16 and own.order is None
+    weight, x = p.with_values(torch.randn(p.nnz).half()), torch.randn(1, 32, 2, 3).half()
+    for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        y = periodic_conv2d(given, weight, padding=1, backend="triton")
+        exact = F.conv2d(x.double(), weight.to_dense().double(), padding=1)
+        torch.testing.assert_close(y.double(), exact, rtol=2e-3, atol=2e-3)
+
+
+def test_a_change_of_the_weight_is_seen():
+    weight = PeriodicWeight.pack(torch.randn(8, 4, 3, 3), PSD2_P8.mask((8, 4, 3, 3)), PSD2_P8)
+    x = torch.randn(1, 4, 4, 4)
+    with torch.no_grad():
+        before = periodic_conv2d(x, weight, backend="triton")
+        weight.values.mul_(2)
+        after = periodic_conv2d(x, weight, backend="triton")
+    torch.testing.assert_close(after, 2 * before)
+    linear = CSRWeight.pack(torch.ones(1, 3), torch.tensor([[True, False, False]]))
+    x = torch.tensor([[1.0, 10.0, 100.0]])
+    assert csr_linear(x, linear, backend="triton").item() == 1
+    linear.col_indices.fill_(2)
+    assert csr_linear(x, linear, backend="triton").item() == 100
+
+
+def test_columns_in_any_order_give_the_same():
+    # `validate` refuses this; a kernel that is called all the same must not mix up the values.
+    mask = torch.rand(3, 4, 3, 3) > 0.8
+    weight = CSRWeight.pack(torch.randn(3, 4, 3, 3), mask)
+    row = slice(int(weight.crow_indices[1]), int(weight.crow_indices[2]))
+    col, values = weight.col_indices.clone(), weight.values.clone()
+    col[row], values[row] = col[row].flip(0), values[row].flip(0)
+    turned = replace(weight, col_indices=col, values=values)
+    x = torch.randn(1, 4, 3, 3)
+    expected = F.conv2d(x, weight.to_dense(), padding=1)
+    torch.testing.assert_close(csr_conv2d(x, turned, padding=1, backend="triton"), expected)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_residual_is_added_before_the_activation(name, last):
+    case = ConvCase(2, 6, 20, (5, 4), stride=(2, 1))
+    x, weight, bias = problem(name, case)
+    residual = torch.randn(2, 20, 3, 4)
+    if last:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    y = OPERATORS[name][0](
+        x,
+        weight,
+        bias,
+        *case.geometry,
+        activation="relu",
+        residual=residual,
+        backend="triton",
+    )
+    expected = F.relu(F.conv2d(x, weight.to_dense(), bias, *case.geometry) + residual)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
