@@ -216,4 +216,7 @@ def _reader(folder: Path) -> Callable[[str], Dataset]:
 
 if __name__ == "__main__":
     torch.set_flush_denormal(True)
-    main()
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"{error}")
