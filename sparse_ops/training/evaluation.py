@@ -46,7 +46,7 @@ def evaluate(model: nn.Module, data: Split | BatchSource, *, batch_size: int = 5
     right5 = torch.zeros_like(right1)
     loss = torch.zeros((), dtype=torch.float64 if device.type != "mps" else None, device=device)
     count = 0
-    with _eval_mode(model), torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         for x, labels in as_batches(data, batch_size, None):
             labels = labels.to(device)
             logits = model(x.to(device))
@@ -91,7 +91,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Puts each module back into its own mode, not all into that of the outermost."""
     training = [module for module in model.modules() if module.training]
     model.eval()

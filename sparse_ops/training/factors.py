@@ -8,7 +8,7 @@ For all u and w with u · w = v, u² + w² is at least 2|v|, when |u| = |w|; for
 is 2‖v‖. So κ(ΣU² + ΣW²) in the loss has the minima of 2κ Σ|V| or 2κ Σ‖V_g‖, and is smooth.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -39,16 +39,16 @@ class Product(nn.Module):
         if self.mode == "weight":
             u = v.abs().sqrt()
             return u, v.sign() * u
-        u = norms(v, self.mode).sqrt().view(group_shape(v, self.mode))
+        u = norms(v, self.mode).sqrt().view(group_shape(v.shape, self.mode))
         return u, torch.where(u > 0, v / u, torch.zeros_like(v))
 
 
-def group_shape(weight: Tensor, mode: Mode) -> tuple[int, ...]:
-    """The shape of U."""
+def group_shape(shape: Iterable[int], mode: Mode) -> tuple[int, ...]:
+    """The shape of U, for a V of this shape."""
     if mode == "weight":
-        return tuple(weight.shape)
+        return tuple(shape)
     dim = 0 if mode == "filter" else 1
-    return tuple(size if d == dim else 1 for d, size in enumerate(weight.shape))
+    return tuple(size if d == dim else 1 for d, size in enumerate(shape))
 
 
 def norms(weight: Tensor, mode: Mode) -> Tensor:
@@ -94,6 +94,13 @@ def factors(module: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
     )
 
 
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a layer, as it is or as its factors give it."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
 def factor_masks(weight_masks: Masks, mode: Mode) -> Masks:
     """Masks of U and W, under their names, for masks of the weights of factorized layers.
 
@@ -102,7 +109,7 @@ def factor_masks(weight_masks: Masks, mode: Mode) -> Masks:
     found = {}
     for name, mask in weight_masks.items():
         prefix = f"{name.removesuffix('weight')}parametrizations.weight.original"
-        shape = group_shape(mask, mode)
+        shape = group_shape(mask.shape, mode)
         found[f"{prefix}0"] = mask if mode == "weight" else _any_of(mask, mode).view(shape)
         found[f"{prefix}1"] = mask
     return found
@@ -113,17 +120,21 @@ def _any_of(mask: Tensor, mode: Mode) -> Tensor:
 
 
 def smallest_groups_cut(
-    weights: dict[str, Tensor], mode: Mode, counts: dict[str, int] | int, ties: bool
+    sizes: Mapping[str, Tensor],
+    shapes: Mapping[str, Iterable[int]],
+    mode: Mode,
+    counts: dict[str, int] | int,
+    ties: bool,
 ) -> Masks:
     """Masks without the smallest groups of V, in a stable order: exactly as many as asked for.
 
     Args:
-        weights: by name.
+        sizes: of the groups of each weight, (groups,), by name.
+        shapes: of the weights.
         mode: what the groups are.
         counts: how many groups go of each weight; or of all weights together.
         ties: whether those as large as the smallest that is kept are all kept: it may then be less.
     """
-    sizes = {name: norms(weight.detach(), mode) for name, weight in weights.items()}
     if isinstance(counts, int):
         pools = [(list(sizes), counts)]
     else:
@@ -137,6 +148,18 @@ def smallest_groups_cut(
         if ties and count < len(flat):
             kept |= flat >= values[count]
         for name, part in zip(names, kept.split([len(sizes[n]) for n in names]), strict=True):
-            weight = weights[name]
-            masks[name] = part.view(group_shape(weight, mode)).expand(weight.shape).contiguous()
+            masks[name] = _of_groups(part, shapes[name], mode)
     return masks
+
+
+def small_groups_cut(
+    sizes: Mapping[str, Tensor], shapes: Mapping[str, Iterable[int]], mode: Mode, threshold: float
+) -> Masks:
+    """Masks without the groups of V that are below `threshold`; those at it are kept."""
+    return {n: _of_groups(size >= threshold, shapes[n], mode) for n, size in sizes.items()}
+
+
+def _of_groups(kept: Tensor, shape: Iterable[int], mode: Mode) -> Tensor:
+    """The mask of a weight of which these groups are kept."""
+    whole = torch.Size(shape)
+    return kept.view(group_shape(whole, mode)).expand(whole).contiguous()

@@ -3,8 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from sparse_ops.training.evaluation import BatchSource, device_of, eval_mode
 
 
 class Followers:
@@ -52,3 +55,43 @@ class Followers:
                 self._seen.setdefault(layer, set()).add(name)
 
         return hook
+
+
+@torch.no_grad()
+def norms_behind(
+    model: nn.Module, layers: list[str], batches: BatchSource | None
+) -> dict[str, str]:
+    """Layer → BatchNorm, for every one of `layers`; runs the model once, in eval mode.
+
+    Args:
+        batches: the first of them is what the model is run on; their order stays as it would be.
+
+    Raises:
+        RuntimeError: there are no batches.
+        ValueError: a layer has no BatchNorm with scale and shift of its own behind it.
+    """
+    if batches is None:
+        raise RuntimeError("gate bn has to be shown the training data: call see_data first")
+    order = getattr(batches, "generator", None)
+    state = order.get_state() if isinstance(order, torch.Generator) else None
+    watching = Followers(model, layers)
+    try:
+        with eval_mode(model):
+            for x, _ in batches:
+                model(x.to(device_of(model)))
+                break
+    finally:
+        found = watching.leave()
+        if isinstance(order, torch.Generator) and state is not None:
+            order.set_state(state)
+    bare = [
+        name
+        for name in layers
+        if name not in found or getattr(model.get_submodule(found[name]), "weight", None) is None
+    ]
+    if bare:
+        raise ValueError(
+            f"gate bn needs a BatchNorm with a scale behind each layer, and of no other; "
+            f"there is none behind {', '.join(bare)}: name them in exempt, or take gate weight"
+        )
+    return {name: found[name] for name in layers}

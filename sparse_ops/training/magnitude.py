@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sparse_ops.masks import Masks, apply_, keep_largest, prunable
+from sparse_ops.training.gradual import Span
 from sparse_ops.training.masked import MaskedMethod
 from sparse_ops.training.method import Epoch, check_sparsity, share
 
@@ -43,9 +44,9 @@ def cut_(model: nn.Module, sparsity: float) -> Masks:
 class Magnitude(MaskedMethod):
     """Removes the smallest weights; those that are left go on learning.
 
-    Without `begin` and `end` the cut is after the last epoch. With both, the sparsity after t
-    epochs is sparsity · (1 - (1 - (t - begin) / (end - begin))³); begin = end cuts once, then.
-    What has not been cut when training ends is cut then. What has been removed never comes back.
+    Without `begin` and `end` the cut is after the last epoch. With both it grows as `Span` says;
+    begin = end cuts once, then. What has not been cut when training ends is cut then. What has been
+    removed never comes back.
 
     Attributes:
         sparsity: fraction of the weights to remove, in [0, 1).
@@ -62,19 +63,11 @@ class Magnitude(MaskedMethod):
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
-        if (self.begin is None) != (self.end is None):
-            raise ValueError(f"begin and end go together, got {self.begin} and {self.end}")
-        if self.begin is not None and self.end is not None and not 0 <= self.begin <= self.end:
-            raise ValueError(f"begin must be in [0, end], got {self.begin} and end {self.end}")
+        Span(self.begin, self.end)
 
     def sparsity_after(self, epochs: int) -> float:
         """How much is removed after so many epochs, but for the cut when training ends."""
-        if self.begin is None or self.end is None or epochs < self.begin:
-            return 0.0
-        if epochs >= self.end:
-            return self.sparsity
-        left = 1 - (epochs - self.begin) / (self.end - self.begin)
-        return self.sparsity * (1 - left**3)
+        return Span(self.begin, self.end).reached(self.sparsity, epochs)
 
     def prepare(self, model: nn.Module) -> None:
         super().prepare(model)

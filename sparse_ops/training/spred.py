@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.masks import Masks, apply_, prunable, sparsity
+from sparse_ops.training.evaluation import BatchSource
 from sparse_ops.training.factors import (
     MODES,
     Mode,
@@ -23,16 +24,17 @@ from sparse_ops.training.factors import (
     factors,
     fold_,
     norms,
+    small_groups_cut,
     smallest_groups_cut,
+    weight_of,
 )
-from sparse_ops.training.followers import Followers
+from sparse_ops.training.followers import Followers, norms_behind
+from sparse_ops.training.gradual import Span
 from sparse_ops.training.masked import MaskedMethod
 from sparse_ops.training.method import Epoch, Settings, check_sparsity, share
+from sparse_ops.training.spred_layers import chosen_layers
 
 _log = logging.getLogger(__name__)
-
-# Parts of the names that residual networks give to their projections.
-_SHORTCUTS = {"shortcut", "downsample", "projection"}
 
 
 @dataclass
@@ -48,11 +50,16 @@ class Spred(MaskedMethod):
             removed takes the scale and shift of the BatchNorm behind it along: its output is zero.
         strength: κ; weights are pressed as by an L1 of 2κ.
         scope: whether groups are compared within a "layer", or "global", over all layers.
+        gate: for filters, what is a product: the "weight" of the layer, or the scale of the "bn"
+            behind it. BatchNorm undoes the size of a filter, so that the penalty shrinks all alike;
+            that of a scale it does not, and filters then go by the sizes of their scales.
         linear: whether Linear layers take part, but for the last.
         exempt: names of layers to leave dense; default: the first convolution, the 1×1 projections
             of residual networks (by their stride or name), the last Linear. Grouped convolutions
             have no channels of their own, and are left alone in mode "channel".
+        begin, end: cut by and by over these epochs, as `Span` says, while the penalty goes on.
         fine_tune: so many of the last epochs are after the cut, without the penalty.
+        threshold: cut the groups whose norm is below this instead, however many they are.
         faithful: keep all groups as large as the smallest that is kept, as the authors' code does.
 
     Source: Ziyin and Wang, ICML 2023, arXiv:2210.01212; groups after the group lasso that the same
@@ -66,47 +73,88 @@ class Spred(MaskedMethod):
     mode: Mode = "weight"
     strength: float = 1e-4
     scope: Literal["layer", "global"] = "layer"
+    gate: Literal["weight", "bn"] = "weight"
     linear: bool = False
     exempt: Collection[str] | None = None
+    begin: int | None = None
+    end: int | None = None
     fine_tune: int = 0
+    threshold: float | None = None
     faithful: bool = False
     _before: dict[str, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
     _layers: list[str] = field(init=False, repr=False, compare=False, default_factory=list)
+    # What is a product: the layers, or the BatchNorms behind them.
+    _apart: list[str] = field(init=False, repr=False, compare=False, default_factory=list)
     _kept: Masks = field(init=False, repr=False, compare=False, default_factory=dict)
     _norms: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
-    # Not a field: it is gone after the first step.
+    _now: float = field(init=False, repr=False, compare=False, default=0.0)
+    _fine_tuning: bool = field(init=False, repr=False, compare=False, default=False)
+    # No fields: the one is gone after the first step, the other is no part of the method's state.
     _followers = None
+    _batches = None
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be weight, filter or channel, got {self.mode!r}")
-        if self.scope not in ("layer", "global"):
-            raise ValueError(f"scope must be layer or global, got {self.scope!r}")
+        Span(self.begin, self.end)
+        if self.end == 0:
+            raise ValueError(
+                "end must be 1 or more: before the first epoch there is nothing to go by"
+            )
+        for name, known in (
+            ("mode", MODES),
+            ("scope", ("layer", "global")),
+            ("gate", ("weight", "bn")),
+        ):
+            if getattr(self, name) not in known:
+                words = f"{', '.join(known[:-1])} or {known[-1]}"
+                raise ValueError(f"{name} must be {words}, got {getattr(self, name)!r}")
+        if self.gate == "bn" and (self.mode != "filter" or self.linear):
+            raise ValueError("gate bn is for mode filter, and not for linear layers")
         if not self.strength >= 0:
             raise ValueError(f"strength must be 0 or more, got {self.strength}")
         if self.fine_tune < 0:
             raise ValueError(f"fine_tune must be 0 or more, got {self.fine_tune}")
+        if self.threshold is not None and not self.threshold >= 0:
+            raise ValueError(f"threshold must be 0 or more, got {self.threshold}")
+        if self.threshold is not None and self.begin is not None:
+            raise ValueError("threshold is a cut at once: begin and end are for sparsity")
         if isinstance(self.exempt, str):
             raise ValueError(f"exempt must be names of layers, got the one string {self.exempt!r}")
+
+    def see_data(self, batches: BatchSource) -> None:
+        self._batches = batches
 
     @torch.no_grad()
     def prepare(self, model: nn.Module) -> None:
         """Takes the weights apart.
 
         Raises:
-            ValueError: `exempt` names no layer of the model, or no layer is left to take part.
+            ValueError: `exempt` names no layer of the model, no layer is left to take part, or
+                gate is "bn" and there is none behind one of them.
         """
         super().prepare(model)
         fold_(model)
-        self._layers = self._chosen(model)
-        self._kept, self._norms = {}, {}
-        modules = {name: model.get_submodule(name) for name in self._layers}
-        self._before = {n: m.get_parameter("weight").clone() for n, m in modules.items()}
-        factorize_(model, self._layers, self.mode)
+        self._layers = chosen_layers(
+            model, self.exempt, linear=self.linear, grouped=self.mode != "channel"
+        )
+        self._kept, self._norms, self._now, self._fine_tuning = {}, {}, 0.0, False
         if self._followers is not None:
             self._followers.leave()
-        self._followers = Followers(model, self._layers) if self.mode == "filter" else None
+            self._followers = None
+        self._apart = self._layers
+        if self.gate == "bn":
+            self._norms = norms_behind(model, self._layers, self._batches)
+            self._apart = list(self._norms.values())
+        elif self.mode == "filter":
+            self._followers = Followers(model, self._layers)
+        modules = {name: model.get_submodule(name) for name in self._apart}
+        self._before = {n: m.get_parameter("weight").clone() for n, m in modules.items()}
+        factorize_(model, self._apart, self._product)
+
+    @property
+    def _product(self) -> Mode:
+        """How the products are made: of scales, one by one."""
+        return "weight" if self.gate == "bn" else self.mode
 
     def parameter_groups(
         self, model: nn.Module, groups: list[dict[str, Any]]
@@ -119,7 +167,7 @@ class Spred(MaskedMethod):
         return [group for group in split if group["params"]]
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        if self._kept or not self.strength:
+        if self._fine_tuning or not self.strength:
             return None
         squares = [factor.square().sum() for factor in self._factors(model)]
         return self.strength * torch.stack(squares).sum()
@@ -134,10 +182,13 @@ class Spred(MaskedMethod):
 
     def end_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: Epoch) -> bool:
         super().end_epoch(model, optimizer, epoch)
-        if self.fine_tune and not self._kept and epoch.number >= epoch.epochs - self.fine_tune:
-            self._kept = self._cut(model)
-            masks = factor_masks(self._kept, self.mode) | self._norm_masks(model, self._kept)
-            self.impose(model, masks, optimizer)
+        now = Span(self.begin, self.end).reached(self.sparsity, epoch.number)
+        last = bool(self.fine_tune) and epoch.number >= epoch.epochs - self.fine_tune
+        if last and not self._fine_tuning:
+            now, self._fine_tuning = self.sparsity, True
+            self._cut(model, now, optimizer)
+        elif now > self._now:
+            self._cut(model, now, optimizer)
         return True
 
     @torch.no_grad()
@@ -145,17 +196,18 @@ class Spred(MaskedMethod):
         if self._followers is not None:
             self._followers.leave()
             self._followers = None
-        masks = self._kept or self._cut(model)
+        if not self._kept or self._now < self.sparsity:
+            self._kept, self._now = self._smallest(model, self.sparsity), self.sparsity
         before, self._before = self._before, {}
         fold_(model)
         for name, value in before.items():
             weight = model.get_submodule(name).get_parameter("weight")
             # What has not learned is as it was before it was taken apart, to the last bit.
-            product = Product(self.mode)
+            product = Product(self._product)
             unmoved = weight == product(*product.right_inverse(value))
             weight.copy_(torch.where(unmoved, value, weight))
+        masks, self._kept = self._kept, {}
         apply_(model, masks | self._norm_masks(model, masks))
-        self._kept = {}
         every = sum(weight.numel() for weight in prunable(model).values())
         removed = sum(int((~mask).sum()) for mask in masks.values())
         _log.info(
@@ -166,62 +218,49 @@ class Spred(MaskedMethod):
         )
         return masks
 
-    def _chosen(self, model: nn.Module) -> list[str]:
-        owners = {name.rpartition(".")[0]: weight for name, weight in prunable(model).items()}
-        modules = {name: model.get_submodule(name) for name in owners}
-        exempt = self._exempt(modules) if self.exempt is None else list(self.exempt)
-        known = dict(model.named_modules())
-        if unknown := sorted(name for name in exempt if name not in known):
-            raise ValueError(f"exempt names layers that the model does not have: {unknown}")
-        chosen = []
-        for name, module in modules.items():
-            takes_part = self.linear or isinstance(module, nn.Conv2d)
-            if self.mode == "channel" and isinstance(module, nn.Conv2d):
-                takes_part = module.groups == 1
-            if takes_part and name not in exempt and owners[name].requires_grad:
-                chosen.append(name)
-        if not chosen:
-            kinds = "Conv2d or Linear" if self.linear else "Conv2d"
-            raise ValueError(f"the model has no {kinds} to take part, apart from {exempt}")
-        return chosen
-
-    def _exempt(self, modules: dict[str, nn.Module]) -> list[str]:
-        convolutions = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d)}
-        linears = [name for name in modules if name not in convolutions]
-        projections = [
-            name
-            for name, module in convolutions.items()
-            if module.kernel_size == (1, 1)
-            and (module.stride != (1, 1) or _SHORTCUTS & set(name.split(".")))
-        ]
-        return list(dict.fromkeys([*list(convolutions)[:1], *projections, *linears[-1:]]))
-
     def _factors(self, model: nn.Module) -> list[nn.Parameter]:
-        return [f for name in self._layers for f in factors(model.get_submodule(name))]
+        return [f for name in self._apart for f in factors(model.get_submodule(name))]
+
+    def _cut(self, model: nn.Module, level: float, optimizer: torch.optim.Optimizer) -> None:
+        """Removes the smallest groups, from now on."""
+        self._kept, self._now = self._smallest(model, level), level
+        behind = self._norm_masks(model, self._kept)
+        if self.gate == "bn":
+            scales = {name: mask for name, mask in behind.items() if name.endswith(".weight")}
+            others = {name: mask for name, mask in behind.items() if name not in scales}
+            masks = self._kept | factor_masks(scales, "weight") | others
+        else:
+            masks = factor_masks(self._kept, self.mode) | behind
+        self.impose(model, masks, optimizer)
 
     @torch.no_grad()
-    def _cut(self, model: nn.Module) -> Masks:
-        weights = {
-            f"{name}.weight" if name else "weight": _weight(model.get_submodule(name))
-            for name in self._layers
+    def _smallest(self, model: nn.Module, level: float) -> Masks:
+        """Masks of the layers' weights, without the smallest groups; those gone stay gone."""
+        names = [f"{name}.weight" if name else "weight" for name in self._layers]
+        sources = dict(zip(names, self._apart, strict=True))
+        sizes = {
+            n: norms(weight_of(model.get_submodule(s)), self._product) for n, s in sources.items()
         }
-        groups = {name: len(norms(weight, self.mode)) for name, weight in weights.items()}
-        counts: dict[str, int] | int = {n: share(g, self.sparsity) for n, g in groups.items()}
+        for name, mask in self._kept.items():
+            # The least of all, so that they go first.
+            sizes[name][~(norms(mask.float(), self.mode) > 0)] = -1.0
+        counts: dict[str, int] | int = {n: share(len(s), level) for n, s in sizes.items()}
         if self.scope == "global":
-            counts = share(sum(groups.values()), self.sparsity)
-        return smallest_groups_cut(weights, self.mode, counts, ties=self.faithful)
+            counts = share(sum(len(size) for size in sizes.values()), level)
+        shapes = {
+            n: weight_of(model.get_submodule(s)).shape
+            for n, s in zip(names, self._layers, strict=True)
+        }
+        if self.threshold is not None:
+            return small_groups_cut(sizes, shapes, self.mode, self.threshold)
+        return smallest_groups_cut(sizes, shapes, self.mode, counts, ties=self.faithful)
 
     def _norm_masks(self, model: nn.Module, masks: Masks) -> Masks:
         """Masks of the scale and shift behind each filter that is removed."""
         found = {}
         for name, norm in self._norms.items():
-            alive = masks[f"{name}.weight"].flatten(1).any(1)
-            for parameter, _ in model.get_submodule(norm).named_parameters():
-                found[f"{norm}.{parameter}"] = alive
+            alive = masks[f"{name}.weight" if name else "weight"].flatten(1).any(1)
+            for parameter in ("weight", "bias"):
+                if getattr(model.get_submodule(norm), parameter) is not None:
+                    found[f"{norm}.{parameter}"] = alive
         return found
-
-
-def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.detach()

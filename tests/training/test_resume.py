@@ -21,6 +21,7 @@ from sparse_ops.training import (
     Magnitude,
     Plateau,
     SparsityMethod,
+    Spred,
     fit,
 )
 from tests.training.small import OPTIMIZERS, small_net, small_task
@@ -31,9 +32,17 @@ class Interrupted(Exception):
     """Stands for whatever ends a run."""
 
 
+# Those that cut by and by.
+GRADUAL = {
+    "gradual": lambda: Magnitude(sparsity=0.7, begin=1, end=3),
+    "filters": lambda: Spred(sparsity=0.7, mode="filter", begin=1, end=3),
+    "scales": lambda: Spred(sparsity=0.7, mode="filter", gate="bn", exempt=["3"], begin=1, end=3),
+}
+
+
 def made(name: str) -> SparsityMethod:
-    """Every method as the contract has it, and one that cuts by and by."""
-    return Magnitude(sparsity=0.7, begin=1, end=3) if name == "gradual" else make(name)
+    """Every method as the contract has it, or one that cuts by and by."""
+    return GRADUAL[name]() if name in GRADUAL else make(name)
 
 
 def run(model: nn.Module, method: SparsityMethod, **more):
@@ -70,7 +79,7 @@ def same(left: nn.Module, right: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
-@pytest.mark.parametrize("name", [*METHODS, "gradual"])
+@pytest.mark.parametrize("name", [*METHODS, *GRADUAL])
 @pytest.mark.parametrize("steps", [0, 3, 4, 8, 10])
 def test_a_run_interrupted_at_any_step_ends_with_the_same_bits(tmp_path, name, optimizer, steps):
     whole, parts = small_net(), small_net()
