@@ -79,18 +79,18 @@ def lenet300() -> Iterator[Experiment]:
 
 
 def lenet5() -> Iterator[Experiment]:
-    """A tenth of the epochs, of batches of 64, as GSM needs steps.
+    """A twelfth of the epochs, of batches of 64, as GSM needs steps.
 
-    That is one step for twenty of the authors'. GSM's decay is not quite as many times theirs: with
-    7e-3 and 300x a network with 98.4 % of the held-out digits right was left with 97.6 %, before
-    the cut and after it.
+    That is one step for 26 of the authors', and GSM's decay is 14 times theirs: in 30 epochs at 300x
+    that left a network with 98.4 % of the held-out digits right with 97.6 %, before the cut and
+    after it.
     """
     base = DIGITS | {"data.batch_size": 64, "base.schedule": COSINE}
     gsm, ticket = {"gsm.weight_decay": 7e-3}, {"ticket.schedule": COSINE}
     gradual = {
         "retrain.schedule": COSINE,
         "retrain.options.begin": 0,
-        "retrain.options.end": 100,  # of 200
+        "retrain.options.end": 100,  # of 200 epochs
     }
     for times in (125, 300):
         for name, method, source, changes, published in (
@@ -111,18 +111,18 @@ def lenet5() -> Iterator[Experiment]:
                 source.format(f"lenet5-{times}x"),
                 LENET5,
                 base | changes,
-                0.1,
+                0.08,
                 published,
             )
 
 
 def predefined() -> Iterator[Experiment]:
-    """Five epochs for 120."""
+    """Four epochs for 120."""
     changes = {
         **FASHION,
         "data.batch_size": 128,
         "train.epochs": 120,
-        "train.schedule": COSINE | {"warm_up": 24},
+        "train.schedule": COSINE | {"warm_up": 30},
     }
     for name in ("dense", "psd4-p8", "psd2-p8", "psd1-p8"):
         yield Experiment(
@@ -131,38 +131,45 @@ def predefined() -> Iterator[Experiment]:
             f"predefined-vgg16-{name}",
             SMALL_VGG,
             changes,
-            1 / 24,
+            1 / 30,
             dense="predefined-dense",
         )
 
 
 def spred() -> Iterator[Experiment]:
-    """Six epochs for 30, the last two of them after the cut."""
-    changes = {**FASHION, "spred.options.fine_tune": 10}
-    for mode in ("weight", "filter"):
+    """Five epochs for 30, the last two of them after the cut.
+
+    Filters go by the scales of the BatchNorms behind them, at ten times the strength: that left
+    83.7 % on held-out images; filters themselves 82.7 %, and 76.2 % at ten times the strength.
+    """
+    scales = {"spred.options.gate": "bn", "spred.options.strength": 1e-3}
+    for mode, method, more in (
+        ("weight", "spred, single weights", {}),
+        ("filter", "spred, whole filters", scales),
+    ):
         yield Experiment(
             f"spred-{mode}",
-            "spred, single weights" if mode == "weight" else "spred, whole filters",
+            method,
             f"spred-resnet18-cifar10-{mode}-80",
             SMALL_VGG,
-            changes,
-            0.2,
+            {**FASHION, "spred.options.fine_tune": 12, **more},
+            1 / 6,
             "",
             "predefined-dense",
         )
 
 
 def sabr() -> Iterator[Experiment]:
-    """Half of the epochs; so the penalty's factors are squared."""
+    """Three tenths of the epochs; so the penalty's factors are of the power of ten thirds."""
     changes = {
         **DIGITS,
-        "sabr.options.increase": 1.15**2,
-        "sabr.options.decrease": 1.2**2,
+        "sabr.options.increase": 1.15 ** (10 / 3),
+        "sabr.options.decrease": 1.2 ** (10 / 3),
         # As far in all as with the authors' 1e-4 in their 7,900 steps.
-        "base.lr": 3e-4,
-        "sabr.lr": 3e-4,
+        "base.lr": 5e-4,
+        "sabr.lr": 5e-4,
     }
-    yield Experiment("sabr", "SABR", "sabr-vgg11-hg14", LENET5, changes, 0.5)
+    yield Experiment("sabr", "SABR", "sabr-vgg11-hg14", LENET5, changes, 0.3)
 
 
 def hypersparse() -> Iterator[Experiment]:
@@ -174,7 +181,7 @@ def hypersparse() -> Iterator[Experiment]:
     """
     changes = {
         **FASHION,
-        "data.batch_size": 128,
+        "data.batch_size": 256,
         "hypersparse.options.strength": 1e-4,
         "hypersparse.options.growth": 2.0,
         "hypersparse.options.max_epochs": 240,
