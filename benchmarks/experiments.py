@@ -81,9 +81,9 @@ def lenet300() -> Iterator[Experiment]:
 def lenet5() -> Iterator[Experiment]:
     """A twelfth of the epochs, of batches of 64, as GSM needs steps.
 
-    That is one step for 26 of the authors', and GSM's decay is 14 times theirs: in 30 epochs at 300x
-    that left a network with 98.4 % of the held-out digits right with 97.6 %, before the cut and
-    after it.
+    That is one step for 26 of the authors', and GSM's decay is 14 times theirs: in 30 epochs at
+    300x that left a network with 98.4 % of the held-out digits right with 97.6 %, before the cut
+    and after it.
     """
     base = DIGITS | {"data.batch_size": 64, "base.schedule": COSINE}
     gsm, ticket = {"gsm.weight_decay": 7e-3}, {"ticket.schedule": COSINE}
