@@ -65,7 +65,8 @@ def lenet300() -> Iterator[Experiment]:
         ("gsm", "GSM, then one cut", "gsm-{}", gsm, "top1"),
         ("ticket-gsm", "lottery ticket, GSM", "lottery-gsm-{}", gsm | ticket, "top1"),
         ("ticket-magnitude", "lottery ticket, magnitude", "lottery-magnitude-{}", ticket, "top1"),
-        ("magnitude", "one cut, retrained", "magnitude-{}", {"retrain.schedule": COSINE}, ""),
+        ("cut", "one cut", "magnitude-{}", {"retrain.epochs": 0}, ""),
+        ("magnitude", "one cut, trained on", "magnitude-{}", {"retrain.schedule": COSINE}, ""),
     ):
         yield Experiment(
             f"lenet300-{name}",
@@ -103,7 +104,8 @@ def lenet5() -> Iterator[Experiment]:
                 ticket,
                 "top1",
             ),
-            ("gradual", "cut by and by, while training on", "magnitude-{}", gradual, ""),
+            ("cut", "one cut", "magnitude-{}", {"retrain.epochs": 0}, ""),
+            ("gradual", "cut by and by, trained on", "magnitude-{}", gradual, ""),
         ):
             yield Experiment(
                 f"lenet5-{times}x-{name}",

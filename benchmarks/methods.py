@@ -194,7 +194,9 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = [e for only in given.only for n, e in EXPERIMENTS.items() if n.startswith(only)]
     if not chosen:
         parser.error(f"--only {given.only}: there are {', '.join(EXPERIMENTS)}")
-    command = shlex.join(["python", "-m", "benchmarks.methods", *(arguments or sys.argv[1:])])
+    # Without folders, which change nothing.
+    asked = ["--seeds", given.seeds] + (["--only", *given.only] if given.only != [""] else [])
+    command = shlex.join(["python", "-m", "benchmarks.methods", *asked])
     read = cache(_reader(given.data))
     for seed in [int(number) for number in given.seeds.split(",")]:
         for experiment in chosen:
