@@ -1,11 +1,11 @@
 """Runs the experiments of `benchmarks.experiments` and keeps what came of them.
 
-python -m benchmarks.methods --data DIR --out benchmarks/results/methods.json
-    [--only NAME ...] [--seeds 0,1,2] [--work DIR]
+python -m benchmarks.methods [--only NAME ...] [--seeds 0,1,2] [--data DIR] [--out FILE]
+    [--work DIR]
 
-DIR holds `fashion-mnist` and `digits`, as `python -m sparse_ops.data.fetch` makes them. Each run is
-written to the JSON as soon as it is finished, and is not done again; one that was interrupted goes
-on from the checkpoints in --work, and runs that begin alike share them.
+--data holds `fashion-mnist` and `digits`, as `python -m sparse_ops.data.fetch` makes them. Each run
+is written to the JSON as soon as it is finished, and is not done again; one that was interrupted
+goes on from the checkpoints in --work, and runs that begin alike share them.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from sparse_ops.report.machine import machine
 from sparse_ops.training import Epoch, evaluate
 from sparse_ops.training.recipes import Phase, Recipe, run
 
+RESULTS = Path(__file__).parent / "results" / "methods.json"
 # Where in --data each set is; the subset comes with the package.
 FOLDERS = {"fashion-mnist": "fashion-mnist", "digits": "digits", "fashion-mnist-subset": None}
 
@@ -185,7 +186,7 @@ def _content(path: Path) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--only", nargs="+", default=[""], help="beginnings of names, in order")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--work", type=Path, default=Path("methods_run"))
