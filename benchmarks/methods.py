@@ -41,8 +41,9 @@ FOLDERS = {"fashion-mnist": "fashion-mnist", "digits": "digits", "fashion-mnist-
 class Best:
     """The weights of the epoch that did best on the validation images, kept in a file.
 
-    Of those epochs only in which the network was as sparse as at the end of its phase: how good
-    it was before the last cut says nothing of what is left.
+    Of those epochs only that began and ended as sparse as the last one of the phase: how good a
+    network was before the last cut says nothing of what is left, and a method cuts after an epoch
+    has been evaluated.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,13 +56,17 @@ class Best:
         assert epoch.validation is not None
         now = {"phase": phase.name, "kept": counts(model)[0], "top1": epoch.validation.top1}
         alike = all(self.found[key] == now[key] for key in ("phase", "kept"))
-        if not alike or now["top1"] > self.found["top1"]:
-            self.found = now | {"state": copy.deepcopy(model.state_dict())}
+        if not alike:
+            now |= {"top1": -1.0, "state": {}}
+        elif now["top1"] > self.found["top1"]:
+            now |= {"state": copy.deepcopy(model.state_dict())}
+        if "state" in now:
+            self.found = now
             with replacing(self.path) as temporary:
                 torch.save(self.found, temporary)
 
     def test_top1(self, phase: str, model: nn.Module, data: Dataset) -> float | None:
-        """On the test images; None if no epoch of this phase ended as sparse as `model` is."""
+        """On the test images; None if there is no such epoch, or it was of another form."""
         if (self.found["phase"], self.found["kept"]) != (phase, counts(model)[0]):
             return None
         other = copy.deepcopy(model)
