@@ -36,7 +36,7 @@ def methods_table(data: dict[str, Any]) -> str:
         "after that which was the best on held-out images of those as sparse as the last one.",
         "",
         "| method | network | data | images: learned + tested | kept | dense | ours | best epoch "
-        "| seeds | published: method (dense) | of |",
+        "| seeds | published: method (dense) | that on |",
         "|---|---|---|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
     lines += [_line(EXPERIMENTS[name], runs) for name in EXPERIMENTS if name in runs]
