@@ -1,5 +1,8 @@
 """A race of one sparse convolution, as the three benchmarks of convolutions run it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +12,20 @@ from benchmarks.dense import conv2d_forms
 from benchmarks.layers import Conv
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import Geometry
+
+Call = Callable[..., Tensor]
+
+
+def packed_forms(
+    run: Call, x: Tensor, weight: Any, bias: Tensor, layer: Conv, backend: str
+) -> dict[str, Callable[[], Tensor]]:
+    """form -> a call of a packed convolution, in either layout of its images."""
+    padding = layer.kernel // 2
+    last = x.contiguous(memory_format=torch.channels_last)
+    return {
+        "contiguous": lambda: run(x, weight, bias, layer.stride, padding, backend=backend),
+        "channels_last": lambda: run(last, weight, bias, layer.stride, padding, backend=backend),
+    }
 
 
 def race_conv(
@@ -47,7 +64,7 @@ def race_conv(
     race(
         row,
         conv2d_forms(x, weight, bias, layer.stride, padding),
-        lambda: run(x, packed, bias, layer.stride, padding, backend=backend.name),
+        packed_forms(run, x, packed, bias, layer, backend.name),
         exact,
         int(dense_macs * packed.nnz / mask.numel()),
         4 * (x.numel() + exact.numel() + packed.nnz),

@@ -63,7 +63,7 @@ def bench_csr_linear(race, layer, sparsity, batch, backend, against):
     race(
         row,
         forms,
-        lambda: csr_linear(x, packed, bias, backend=backend.name),
+        {"contiguous": lambda: csr_linear(x, packed, bias, backend=backend.name)},
         F.linear(x.double(), weight.double(), bias.double()),
         packed.nnz * batch,
         4 * (x.numel() + batch * layer.out_features) + 8 * packed.nnz,

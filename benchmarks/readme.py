@@ -29,7 +29,7 @@ def table(data: dict) -> str:
         f"{here['cpu']} ({here['isa']}), {data['rows'][0]['threads']} thread(s), "
         f"torch {here['torch']}, float32; `{data['command']}`.",
         "",
-        "| operator | layer | kept | batch | backend | dense ms (form) | packed ms "
+        "| operator | layer | kept | batch | backend | dense ms (form) | packed ms (form) "
         "| speed-up (10–90 %) | ideal |",
         "|---|---|--:|--:|---|--:|--:|--:|--:|",
     ]
@@ -38,8 +38,8 @@ def table(data: dict) -> str:
         lines.append(
             f"| {NAMES[r['operator']]} {r['what']} | {r['layer']} | {r['kept']:.1%} | {r['batch']} "
             f"| {r['backend']}{against} | {r['dense_ms']:.3f} ({r['dense_form']}) "
-            f"| {r['packed_ms']:.3f} | **{r['speedup']:.2f}×** ({r['low']:.2f}–{r['high']:.2f}) "
-            f"| {r['ideal']:.2f}× |"
+            f"| {r['packed_ms']:.3f} ({r['packed_form']}) "
+            f"| **{r['speedup']:.2f}×** ({r['low']:.2f}–{r['high']:.2f}) | {r['ideal']:.2f}× |"
         )
     return "\n".join(lines)
 

@@ -42,10 +42,10 @@ bool cpu_supports(std::string isa) {
 
 template <Kernels K>
 Tensor conv(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
-            Numbers shape, Numbers stride, Numbers padding, Numbers dilation, int64_t groups,
+            std::optional<Tensor> residual, Numbers shape, Numbers stride, Numbers padding, Numbers dilation, int64_t groups,
             int64_t activation) {
-  return row_sparse_conv2d(checked<K>(), x, crow, col, values, bias, shape, stride, padding,
-                           dilation, groups, activation);
+  return row_sparse_conv2d(checked<K>(), x, crow, col, values, bias, residual, shape, stride,
+                           padding, dilation, groups, activation);
 }
 
 template <Kernels K>
@@ -59,16 +59,16 @@ std::tuple<Tensor, Tensor> conv_backward(Tensor dy, Tensor x, Tensor crow, Tenso
 
 template <Kernels K>
 Tensor channel_pruned(Tensor x, Tensor values, Tensor out_channels, Tensor in_channels,
-                      std::optional<Tensor> bias, Numbers shape, Numbers stride, Numbers padding,
-                      Numbers dilation, int64_t activation) {
-  return channel_pruned_conv2d(checked<K>(), x, values, out_channels, in_channels, bias, shape,
-                               stride, padding, dilation, activation);
+                      std::optional<Tensor> bias, std::optional<Tensor> residual, Numbers shape,
+                      Numbers stride, Numbers padding, Numbers dilation, int64_t activation) {
+  return channel_pruned_conv2d(checked<K>(), x, values, out_channels, in_channels, bias, residual,
+                               shape, stride, padding, dilation, activation);
 }
 
 template <Kernels K>
 Tensor linear(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
-              int64_t activation) {
-  return csr_linear(checked<K>(), x, crow, col, values, bias, activation);
+              std::optional<Tensor> residual, int64_t activation) {
+  return csr_linear(checked<K>(), x, crow, col, values, bias, residual, activation);
 }
 
 template <Kernels K>

@@ -1,8 +1,9 @@
 """Masks: which weights are kept. The only thing that training hands to inference.
 
 A mask is a bool tensor of its weight's shape, True = kept; `Masks` maps parameter names, as in
-`model.named_parameters()`, to masks. Anyone's zeros can be read: plain zeros, and the pairs
-`weight_orig`/`weight_mask` that `torch.nn.utils.prune` leaves.
+`model.named_parameters()`, to masks. Anyone's zeros can be read: plain zeros, the pairs
+`weight_orig`/`weight_mask` that `torch.nn.utils.prune` leaves on models and in state dicts, and the
+parametrizations of `torch.ao.pruning`.
 """
 
 import os
@@ -12,8 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from sparse_ops._files import replacing
+from sparse_ops._selection import kth_smallest
 
 Masks = dict[str, Tensor]
 
@@ -44,8 +47,9 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def from_zeros(model: nn.Module, threshold: float = 0.0) -> Masks:
     """Reads masks off a model that someone has pruned: kept are the weights with |w| > threshold.
 
-    Layers without any such zero get no mask. Where `torch.nn.utils.prune` has left its mask, that
-    mask is taken, so that a kept weight which happens to be zero stays kept.
+    Layers without any such zero get no mask. Where `torch.nn.utils.prune` or `torch.ao.pruning` has
+    left its mask, that mask is taken, so that a kept weight which happens to be zero stays kept;
+    of the others, those up to the threshold are removed.
 
     Raises:
         ValueError: threshold is negative.
@@ -55,11 +59,68 @@ def from_zeros(model: nn.Module, threshold: float = 0.0) -> Masks:
     modules = dict(model.named_modules())
     masks = {}
     for name, weight in weights(model).items():
-        left = getattr(modules[name.rpartition(".")[0]], "weight_mask", None)
-        mask = left.detach().bool() if isinstance(left, Tensor) else weight.abs() > threshold
+        left = _left_mask(modules[name.rpartition(".")[0]])
+        mask = weight.abs() > threshold
+        if left is not None:
+            mask = left.detach().bool() & (mask | (weight == 0))
         if not bool(mask.all()):
             masks[name] = mask
     return masks
+
+
+def _left_mask(module: nn.Module) -> Tensor | None:
+    """The mask that a pruning tool of torch's has left on a layer's weight, if one has."""
+    left = getattr(module, "weight_mask", None)
+    if parametrize.is_parametrized(module, "weight"):
+        steps = module.parametrizations["weight"]  # type: ignore[index]
+        # torch.ao.pruning's FakeSparsity multiplies by its buffer `mask`.
+        masks = [getattr(step, "mask", None) for step in steps]
+        if len(masks) == 1 and type(steps[0]).__name__ == "FakeSparsity":
+            left = masks[0]
+    return left if isinstance(left, Tensor) else None
+
+
+def plain_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Masks]:
+    """A state dict as a plain model has it, and the masks that pruning tools have left in it.
+
+    Known are `weight_orig` and `weight_mask` of `torch.nn.utils.prune`, and the prefixes that
+    DistributedDataParallel and torch.compile put before all names.
+
+    Raises:
+        ValueError: a weight is computed by a parametrization, which a state dict does not tell of.
+    """
+    plain = dict(state)
+    for prefix in ("module.", "_orig_mod."):
+        if plain and all(name.startswith(prefix) for name in plain):
+            plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
+    found: Masks = {}
+    for name in list(plain):
+        base = name.removesuffix("_orig")
+        if base != name and f"{base}_mask" in plain:
+            found[base] = plain.pop(f"{base}_mask").bool()
+            plain[base] = plain.pop(name).masked_fill(~found[base], 0)
+        elif "parametrizations." in name:
+            raise ValueError(
+                f"{name} belongs to a parametrization, and what that computes is not in a state "
+                "dict (torch.ao.pruning leaves its masks out): give the parametrized model itself, "
+                "or save it after squash_mask or remove_parametrizations"
+            )
+    return plain, found
+
+
+def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> Masks:
+    """Loads anyone's pruned state dict into a plain model, in place.
+
+    Returns:
+        Its masks: those that were left in it, and for other layers their zeros.
+
+    Raises:
+        ValueError: as `plain_state`.
+        RuntimeError: the state is not this model's.
+    """
+    plain, found = plain_state(state)
+    model.load_state_dict(plain)
+    return from_zeros(model) | found
 
 
 def check(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -89,7 +150,8 @@ def apply_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         ValueError: as `check`.
     """
     check(model, masks)
-    parameters = dict(model.named_parameters())
+    # Shared weights under each of their names.
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
         # A weight under torch.nn.utils.prune is computed; what can be changed is its `_orig`.
         weight = parameters[name] if name in parameters else parameters[f"{name}_orig"]
@@ -103,30 +165,6 @@ def sparsity(masks: Mapping[str, Tensor]) -> float:
     return 1 - kept / total if total else 0.0
 
 
-def kth_smallest(values: Tensor, k: int) -> Tensor:
-    """The k-th smallest of `values` (N,), counted from 1, 0-d; exactly `values.kthvalue(k).values`.
-
-    Many float32 numbers on a CPU are first counted by their upper 16 bits, so that only those of
-    one such class have to be put in order: 124 ms → 37 ms, 11 million, one core of a Zen 5.
-
-    Raises:
-        ValueError: k is not from 1 to N.
-    """
-    if not 1 <= k <= values.numel():
-        raise ValueError(f"k must be from 1 to {values.numel()}, got {k}")
-    values = values.detach()
-    fast = values.device.type == "cpu" and values.dtype == torch.float32 and len(values) >= 1 << 16
-    # The bits of floats that are not negative, read as whole numbers, are in the floats' order.
-    bits = values.contiguous().view(torch.int32) if fast else None
-    if bits is None or bool(bits.amin() < 0):
-        return values.kthvalue(k).values
-    upper = bits >> 16
-    reached = torch.bincount(upper, minlength=1 << 15).cumsum(0)
-    chosen = int(torch.searchsorted(reached, k))
-    before = int(reached[chosen - 1]) if chosen else 0
-    return values[upper == chosen].kthvalue(k - before).values
-
-
 def keep_largest(scores: Mapping[str, Tensor], keep: int) -> Masks:
     """Keeps the `keep` largest scores over all tensors together; ties at the cut are all kept.
 
@@ -138,8 +176,7 @@ def keep_largest(scores: Mapping[str, Tensor], keep: int) -> Masks:
         raise ValueError(f"keep must be between 0 and {total}, got {keep}")
     if keep == 0:
         return {name: torch.zeros_like(score, dtype=torch.bool) for name, score in scores.items()}
-    flat = torch.cat([score.detach().flatten() for score in scores.values()])
-    cut = kth_smallest(flat, total - keep + 1)
+    cut = kth_smallest(list(scores.values()), total - keep + 1)
     return {name: score.detach() >= cut for name, score in scores.items()}
 
 

@@ -78,6 +78,14 @@ CONV = [
     ConvCase(18, 6, 9, (12, 10), (3, 3), (1, 1), (2, 1), (2, 2), 3),
     ConvCase(32, 3, 4, (20, 3), (5, 1), (3, 1), (2, 0)),
     ConvCase(1, 64, 130, (14, 14)),
+    # Filters enough for vectors of them: every tile, tails, steps, groups inside a channel block.
+    ConvCase(2, 20, 128, (9, 15)),
+    ConvCase(3, 16, 256, (7, 14), stride=(2, 1)),
+    ConvCase(70, 18, 128, (2, 3)),
+    ConvCase(1, 33, 240, (16, 8), stride=(1, 2)),
+    ConvCase(2, 20, 256, (6, 5), (3, 3), (3, 3), (2, 4), (2, 1), 2),
+    ConvCase(90, 17, 128, (1, 1)),
+    ConvCase(1, 16, 128, (70, 64)),
 ]
 
 # One that is wider than the positions of one run, and than one chunk of images.

@@ -61,10 +61,10 @@ def test_a_checkpoint_is_converted_to_a_file_that_loads(checkpoint, tmp_path):
     assert len(json.loads(plan.read_text())["layers"]) == 3
 
 
-def test_a_safetensors_checkpoint_and_a_masks_file_are_read(checkpoint, tmp_path):
+def test_a_safetensors_checkpoint_and_a_masks_file_are_read(tmp_path):
     from safetensors.torch import save_file
 
-    save_file(torch.load(checkpoint), tmp_path / "model.safetensors")
+    save_file(lenet300().state_dict(), tmp_path / "model.safetensors")
     so.masks.save({"fc2.weight": torch.rand(100, 300) > 0.9}, tmp_path / "masks.safetensors")
     out = tmp_path / "x.safetensors"
     options = ("--out", out, "--budget", 0.2, "--masks", tmp_path / "masks.safetensors")

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sparse_ops import masks as M
+from tests.sparsifier import sparsify
 
 
 def model():
@@ -160,3 +161,66 @@ def test_the_kth_smallest_is_that_of_torch(kind, count):
 def test_a_place_that_is_not_there_is_refused(k):
     with pytest.raises(ValueError, match=f"k must be from 1 to 3, got {k}"):
         M.kth_smallest(torch.rand(3), k)
+
+
+def sparsified():
+    """A model under torch.ao.pruning, not squashed."""
+    net = model()
+    sparsify(net, ("0.weight", "3.weight"), 0.5)
+    return net
+
+
+def test_masks_are_read_from_parametrizations_of_torch_ao_pruning():
+    net = sparsified()
+    mask = net[3].parametrizations.weight[0].mask.bool()
+    assert 0.3 < mask.float().mean() < 0.7
+    with torch.no_grad():
+        net[3].parametrizations.weight.original[mask.nonzero()[0].tolist()] = 0
+    assert torch.equal(M.from_zeros(net)["3.weight"], mask)
+
+
+def test_a_threshold_removes_from_what_a_mask_keeps():
+    net = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, 1e-6], [0.0, 5.0]]))
+    prune.custom_from_mask(net, "weight", torch.tensor([[1, 1], [1, 0]]))
+    assert M.from_zeros(net)["weight"].tolist() == [[True, True], [True, False]]
+    assert M.from_zeros(net, 1e-3)["weight"].tolist() == [[True, False], [True, False]]
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_state_dicts_of_pruning_tools_go_into_plain_models(prefix):
+    source, plain = model(), model()
+    prune.l1_unstructured(source[0], "weight", 0.5)
+    state = {prefix + name: tensor for name, tensor in source.state_dict().items()}
+    masks = M.load_state_(plain, state)
+    assert torch.equal(plain[0].weight, source[0].weight)
+    assert torch.equal(masks["0.weight"], M.from_zeros(source)["0.weight"])
+    x = torch.randn(2, 2, 4, 4)
+    assert torch.equal(plain.eval()(x), source.eval()(x))
+
+
+def test_a_plain_state_dict_gives_the_masks_of_its_zeros():
+    source = model()
+    with torch.no_grad():
+        source[0].weight[1] = 0
+    plain = model()
+    assert not M.load_state_(plain, source.state_dict())["0.weight"][1].any()
+    assert M.plain_state(source.state_dict())[1] == {}
+
+
+def test_a_state_dict_with_a_computed_weight_is_refused():
+    for net in (sparsified(), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))):
+        with pytest.raises(ValueError, match="belongs to a parametrization"):
+            M.load_state_(model(), net.state_dict())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        M.load_state_(model(), {"x": torch.ones(1)})
+
+
+def test_a_mask_is_applied_to_a_weight_that_two_layers_share():
+    net = model()
+    net.append(nn.Linear(16, 3))
+    net[4].weight = net[3].weight
+    mask = torch.rand(3, 16) > 0.5
+    M.apply_(net, {"3.weight": mask, "4.weight": mask})
+    assert torch.equal(net[3].weight != 0, mask)

@@ -65,7 +65,7 @@ std::vector<int32_t> multiples(int64_t count, int64_t step) {
 
 Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tensor& crow_,
                   const Tensor& col_, const Tensor& values_, const std::optional<Tensor>& bias_,
-                  int64_t activation_number) {
+                  const std::optional<Tensor>& residual_, int64_t activation_number) {
   const Tensor x = floats(x_, "x"), values = floats(values_, "values");
   const Tensor crow = indices(crow_, "crow_indices"), col = indices(col_, "col_indices");
   STD_TORCH_CHECK(x.dim() == 2, "x must be (batch, in_features)");
@@ -73,6 +73,11 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
   const auto bias = floats(bias_, "bias", w.rows);
   const Activation activation = activation_from(activation_number);
   const int64_t batch = x.size(0), features = x.size(1);
+  const auto residual = floats(residual_, "residual", batch * w.rows);
+  STD_TORCH_CHECK(!residual || (residual->dim() == 2 && residual->size(1) == w.rows),
+                  "residual must be (", batch, ", ", w.rows, ")");
+  // With a residual, the kernels leave the activation to what adds it.
+  const Activation inner = residual ? kNone : activation;
   // A batch of a few rows reads each index about once: checking them all first would read them twice.
   if (batch >= kPanelFrom) check_below(col, "col_indices", features);
   Tensor y = torch::stable::new_empty(x, {batch, w.rows});
@@ -83,6 +88,11 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
 
   if (batch < kPanelFrom) {
     std::atomic<bool> good{true};
+    // Two to four rows of x go side by side, so that each index is read once for all.
+    const Scratch<float> turned(batch > 1 ? features * 4 : 0);
+    for (int64_t i = 0; batch > 1 && i < features; ++i)
+      for (int64_t b = 0; b < 4; ++b)
+        turned.get()[i * 4 + b] = b < batch ? xd[b * features + i] : 0.0f;
     torch::stable::parallel_for(0, w.rows, grain, [&](int64_t first, int64_t last) {
       for (int64_t o0 = first; o0 < last; o0 += kTile) {
         const int64_t o1 = std::min(o0 + kTile, last);
@@ -91,9 +101,16 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
           good = false;
           return;
         }
-        for (int64_t b = 0; b < batch; ++b)
-          kernels.gather(o0, o1, w.crow, w.col, w.values, data(bias), xd + b * features,
-                         yd + b * w.rows + o0, activation);
+        if (batch == 1) {
+          kernels.gather(o0, o1, w.crow, w.col, w.values, data(bias), xd, yd + o0, inner);
+        } else {
+          float results[kTile * 4];
+          kernels.gather4(o0, o1, w.crow, w.col, w.values, data(bias), turned.get(), results, inner);
+          for (int64_t b = 0; b < batch; ++b)
+            for (int64_t o = o0; o < o1; ++o) yd[b * w.rows + o] = results[(o - o0) * 4 + b];
+        }
+        if (residual)
+          kernels.finish(batch, o1 - o0, w.rows, data(residual) + o0, yd + o0, activation);
       }
     });
     STD_TORCH_CHECK(good, "col_indices must be in [0, ", features, ")");
@@ -115,9 +132,11 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
         const float* weights[1] = {w.values + w.crow[o]};
         kernels.rows(1, w.crow[o + 1] - w.crow[o], w.col + w.crow[o], offsets.data(), weights,
                      bias ? data(bias) + o : nullptr, panel.get(), batch,
-                     buffer.get() + (o - o0) * step, step, activation);
+                     buffer.get() + (o - o0) * step, step, inner);
       }
       turn_back(buffer.get(), step, o0, o1, batch, w.rows, yd);
+      if (residual)
+        kernels.finish(batch, o1 - o0, w.rows, data(residual) + o0, yd + o0, activation);
     }
   });
   return y;

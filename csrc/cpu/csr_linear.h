@@ -6,7 +6,7 @@ namespace sparse_ops {
 
 Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x, const Tensor& crow,
                   const Tensor& col, const Tensor& values, const std::optional<Tensor>& bias,
-                  int64_t activation);
+                  const std::optional<Tensor>& residual, int64_t activation);
 
 // (dx, dvalues); what is not needed comes back empty.
 std::tuple<Tensor, Tensor> csr_linear_backward(const RowSparseKernels& kernels, const Tensor& dy,

@@ -55,59 +55,102 @@ int64_t Panel::shift_of(int64_t tap) const {
   return rows.shift_of[tap / columns.kernel] * pitch() + columns.shift_of[tap % columns.kernel];
 }
 
-void Panel::pack(const RowSparseKernels& kernels, const float* x, int64_t image_step,
-                 int64_t channel, float* panel) const {
+// Calls part(phase, done, to, from, length, lines, image) for every stretch of lines of every phase and
+// image: planes are zero in [done, to), then hold `lines` lines of `length` values from the pixel
+// `from` on; and with no lines at the end of each plane.
+template <class Part>
+void for_each_part(const Panel& panel, const Part& part) {
+  const Axis &rows = panel.rows, &columns = panel.columns;
   for (size_t a = 0; a < rows.phases.size(); ++a)
     for (size_t b = 0; b < columns.phases.size(); ++b) {
       const int64_t ya = rows.phases[a], xb = columns.phases[b];
       const int64_t phase = static_cast<int64_t>(a * columns.phases.size() + b);
-      float* plane = panel + (channel * phases + phase) * plane_size;
       const int64_t y0 = rows.first(ya), lines = rows.last(ya) - y0;
       const int64_t x0 = columns.first(xb), length = columns.last(xb) - x0;
-      if (lines == 0 || length == 0) {
-        std::fill(plane, plane + plane_size, 0.0f);
-        continue;
+      int64_t done = 0;
+      for (int64_t n = 0; n < (lines && length ? panel.images : 0); ++n) {
+        const int64_t to = (n * rows.pitch + y0) * panel.pitch() + x0;
+        part(phase, done, to, rows.input(ya, y0) * columns.size + columns.input(xb, x0), length,
+             lines, n);
+        done = to + lines * panel.pitch();
       }
-      // Everything between the lines of input is zero; `done` is how far the plane is written.
-      float* done = plane;
-      for (int64_t n = 0; n < images; ++n) {
-        float* to = plane + (n * rows.pitch + y0) * pitch() + x0;
-        std::fill(done, to, 0.0f);
-        const float* from =
-            x + n * image_step + rows.input(ya, y0) * columns.size + columns.input(xb, x0);
-        const int64_t step = rows.stride * columns.size;
-        if (columns.stride == 1)
-          kernels.copy(lines, length, from, step, to, pitch(), pitch() - length);
-        else
-          for (int64_t y = 0; y < lines; ++y) {
-            for (int64_t i = 0; i < length; ++i)
-              to[y * pitch() + i] = from[y * step + i * columns.stride];
-            std::fill(to + y * pitch() + length, to + (y + 1) * pitch(), 0.0f);
-          }
-        done = to + lines * pitch();
-      }
-      std::fill(done, plane + plane_size, 0.0f);
+      part(phase, done, panel.plane_size, 0, 0, 0, 0);
     }
 }
 
-void Panel::pack_lanes(const RowSparseKernels& kernels, const float* x, int64_t image_step,
-                       int64_t channel, float* panel) const {
-  for (size_t a = 0; a < rows.phases.size(); ++a)
-    for (size_t b = 0; b < columns.phases.size(); ++b) {
-      const int64_t ya = rows.phases[a], xb = columns.phases[b];
-      const int64_t phase = static_cast<int64_t>(a * columns.phases.size() + b);
-      float* plane = panel + (channel * phases + phase) * plane_size * kLanes;
-      const int64_t x0 = columns.first(xb), length = columns.last(xb) - x0;
-      float* done = plane;
-      for (int64_t y = rows.first(ya); y < rows.last(ya); ++y) {
-        float* to = plane + (y * pitch() + x0) * kLanes;
-        std::fill(done, to, 0.0f);
-        kernels.interleave(length, x + rows.input(ya, y) * columns.size + columns.input(xb, x0),
-                           image_step, columns.stride, to);
-        done = to + length * kLanes;
-      }
-      std::fill(done, plane + plane_size * kLanes, 0.0f);
+void Panel::pack(const RowSparseKernels& kernels, const float* x, const Layout& layout,
+                 int64_t channel, float* panel) const {
+  const int64_t step = rows.stride * columns.size * layout.pixel;
+  const int64_t pixel = columns.stride * layout.pixel;
+  for_each_part(*this, [&](int64_t phase, int64_t done, int64_t to, int64_t from, int64_t length,
+                           int64_t lines, int64_t n) {
+    float* plane = panel + (channel * phases + phase) * plane_size;
+    std::fill(plane + done, plane + to, 0.0f);
+    const float* source = x + n * layout.image + from * layout.pixel;
+    if (pixel == 1) {
+      kernels.copy(lines, length, source, step, plane + to, pitch(), pitch() - length);
+      return;
     }
+    for (int64_t y = 0; y < lines; ++y) {
+      float* line = plane + to + y * pitch();
+      for (int64_t i = 0; i < length; ++i) line[i] = source[y * step + i * pixel];
+      std::fill(line + length, line + pitch(), 0.0f);
+    }
+  });
+}
+
+void Panel::pack_lanes_of_channels(const RowSparseKernels& kernels, const float* x,
+                                   const Layout& layout, int64_t channel, float* panel) const {
+  const int64_t between = phases * plane_size;
+  for_each_part(*this, [&](int64_t phase, int64_t done, int64_t to, int64_t from, int64_t length,
+                           int64_t lines, int64_t n) {
+    float* plane = panel + (channel * phases + phase) * plane_size;
+    for (int64_t l = 0; l < kLanes; ++l)
+      std::fill(plane + l * between + done, plane + l * between + to, 0.0f);
+    const float* source = x + n * layout.image + from * layout.pixel;
+    for (int64_t y = 0; y < lines; ++y) {
+      float* line = plane + to + y * pitch();
+      kernels.separate(length, source + y * rows.stride * columns.size * layout.pixel,
+                       columns.stride * layout.pixel, line, between);
+      for (int64_t l = 0; l < kLanes; ++l)
+        for (int64_t i = length; i < pitch(); ++i) line[l * between + i] = 0.0f;
+    }
+  });
+}
+
+void Panel::pack_images(const RowSparseKernels& kernels, const float* x, const Layout& layout,
+                        int64_t channel, float* panel) const {
+  for_each_part(*this, [&](int64_t phase, int64_t done, int64_t to, int64_t from, int64_t length,
+                           int64_t lines, int64_t n) {
+    float* plane = panel + (channel * phases + phase) * plane_size * kLanes;
+    std::fill(plane + done * kLanes, plane + to * kLanes, 0.0f);
+    for (int64_t y = 0; y < lines; ++y) {
+      float* line = plane + (to + y * pitch()) * kLanes;
+      kernels.interleave(length, x + (from + y * rows.stride * columns.size) * layout.pixel,
+                         layout.image, columns.stride * layout.pixel, line, kLanes);
+      std::fill(line + length * kLanes, line + pitch() * kLanes, 0.0f);
+    }
+  });
+}
+
+void Panel::pack_images_of_channels(const RowSparseKernels& kernels, const float* x,
+                                    const Layout& layout, int64_t channel, float* panel) const {
+  const int64_t between = phases * plane_size * kLanes;
+  for_each_part(*this, [&](int64_t phase, int64_t done, int64_t to, int64_t from, int64_t length,
+                           int64_t lines, int64_t n) {
+    float* plane = panel + (channel * phases + phase) * plane_size * kLanes;
+    for (int64_t l = 0; l < kLanes; ++l)
+      std::fill(plane + l * between + done * kLanes, plane + l * between + to * kLanes, 0.0f);
+    for (int64_t y = 0; y < lines; ++y) {
+      float* line = plane + (to + y * pitch()) * kLanes;
+      const float* source = x + (from + y * rows.stride * columns.size) * layout.pixel;
+      for (int64_t i = 0; i < length; ++i)
+        kernels.interleave(kLanes, source + i * columns.stride * layout.pixel, layout.image, 1,
+                           line + i * kLanes, between);
+      for (int64_t l = 0; l < kLanes; ++l)
+        std::fill(line + l * between + length * kLanes, line + l * between + pitch() * kLanes, 0.0f);
+    }
+  });
 }
 
 void Panel::unpack(const float* planes, float* x, int64_t image_step) const {

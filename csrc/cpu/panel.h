@@ -35,6 +35,11 @@ struct Axis {
   int64_t input(int64_t phase, int64_t stored) const { return stored * stride + phase - padding; }
 };
 
+// Where values are: x[n][c][p] at n * image + c * channel + p * pixel.
+struct Layout {
+  int64_t image, channel, pixel;
+};
+
 struct Panel {
   Axis rows, columns;
   int64_t channels, images;
@@ -53,14 +58,19 @@ struct Panel {
     return (channel * phases + phase_of(tap)) * plane_size + shift_of(tap);
   }
 
-  // x (images, *, H, W), of which one channel is given by its pointer and the step between images,
-  // into the planes of `channel`; all of them are written.
-  void pack(const RowSparseKernels& kernels, const float* x, int64_t image_step, int64_t channel,
+  // x (images, H, W) of one channel, given by its first value and its layout, into the planes of
+  // `channel`; all of them are written.
+  void pack(const RowSparseKernels& kernels, const float* x, const Layout& layout, int64_t channel,
             float* panel) const;
+  // The same for kLanes channels from `channel` on, which stand next to each other in x.
+  void pack_lanes_of_channels(const RowSparseKernels& kernels, const float* x, const Layout& layout,
+                              int64_t channel, float* panel) const;
   // The same for kLanes images whose pixels stand next to each other: every number above is a number
   // of cache lines then, and `images` is 1.
-  void pack_lanes(const RowSparseKernels& kernels, const float* x, int64_t image_step,
-                  int64_t channel, float* panel) const;
+  void pack_images(const RowSparseKernels& kernels, const float* x, const Layout& layout,
+                   int64_t channel, float* panel) const;
+  void pack_images_of_channels(const RowSparseKernels& kernels, const float* x,
+                               const Layout& layout, int64_t channel, float* panel) const;
   // The inverse: adds nothing, writes every pixel that a tap reads; others become zero.
   void unpack(const float* planes, float* x, int64_t image_step) const;
   // Output pixels (images, *, H', W') of one channel to their positions, zeros elsewhere.

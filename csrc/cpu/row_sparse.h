@@ -24,6 +24,24 @@ constexpr int64_t kLanes = 16;
 // Reads past the positions asked for stay under this many floats; panels are that much longer.
 constexpr int64_t kOverrun = 256;
 
+// `units` times kLanes rows that keep the same k columns, over rectangles of output pixels of some
+// images, in which kLanes channels stand next to each other:
+//     out[u][n][l][p][i] = bias[u * kLanes + i]
+//         + sum_j  weights[j][u][i] * panel[offsets[j] + n * image_step + l * line_step + p * pixel_step]
+// Steps of out are out_image, out_line and kLanes; units are unit_step apart. One more offset than k is
+// read.
+struct ChannelWork {
+  int64_t images, lines, width, k;
+  const int32_t* offsets;
+  const float* weights;
+  const float* bias;
+  const float* panel;
+  int64_t image_step, line_step, pixel_step;
+  float* out;
+  int64_t out_image, out_line, unit_step;
+  Activation activation;
+};
+
 struct RowSparseKernels {
   // `rows` rows (1 to max_rows) that keep the same k columns, over positions [0, positions).
   // Writes all of out (rows, ld), ld >= positions rounded up to 16. Reads the panel up to
@@ -39,11 +57,24 @@ struct RowSparseKernels {
                  const int32_t* offsets, const float* weights, float bias, const float* panel,
                  int64_t pitch, float* out, Activation activation);
 
-  // to[i * kLanes + l] = from[l * image_step + i * step] for i in [0, length), l in [0, kLanes).
-  void (*interleave)(int64_t length, const float* from, int64_t image_step, int64_t step, float* to);
+  // to[i * to_step + l] = from[l * lane_step + i * step] for i in [0, length), l in [0, kLanes).
+  void (*interleave)(int64_t length, const float* from, int64_t lane_step, int64_t step, float* to,
+                     int64_t to_step);
 
-  // to[l * image_step + i] = from[i * kLanes + l], likewise.
-  void (*separate)(int64_t length, const float* from, float* to, int64_t image_step);
+  // to[l * lane_step + i] = from[i * from_step + l], likewise.
+  void (*separate)(int64_t length, const float* from, int64_t from_step, float* to,
+                   int64_t lane_step);
+
+  // See ChannelWork; 1 to max_units units.
+  void (*channels)(int units, const ChannelWork& work);
+
+  // to[i * to_step + l * ways + w] = from[w][i * kLanes + l] for i in [0, length), l in [0, kLanes),
+  // w in [0, ways).
+  void (*weave)(int ways, int64_t length, const float* const* from, float* to, int64_t to_step);
+
+  // y = activation(y + residual), for lines of `length` values that start `step` apart in both.
+  void (*finish)(int64_t lines, int64_t length, int64_t step, const float* residual, float* y,
+                 Activation activation);
 
   // out[j] += sum_p  dy[p] * panel[offsets[columns[j]] + p]  for j in [0, k), p in [0, positions).
   void (*dots)(int64_t k, const int32_t* columns, const int32_t* offsets, const float* dy,
@@ -54,6 +85,10 @@ struct RowSparseKernels {
   void (*gather)(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
                  const float* values, const float* bias, const float* x, float* y,
                  Activation activation);
+  // The same for four vectors: x (features, 4), y (last - first, 4).
+  void (*gather4)(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
+                  const float* values, const float* bias, const float* x, float* y,
+                  Activation activation);
 
   // Copies `lines` lines of `length` floats, whose starts are `from_step` and `to_step` apart, and
   // writes zeros from each line's end up to `gap` floats further.
@@ -62,6 +97,9 @@ struct RowSparseKernels {
 
   // The most rows that `rows` takes at once: 8 or 4. A block of rows is 1, 2, 4 or 8.
   int max_rows;
+
+  // The most units that `channels` takes at once.
+  int max_units;
 };
 
 // For one instruction set, or null where this library was not compiled for it.

@@ -3,8 +3,6 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
@@ -15,8 +13,13 @@
 #define LANES 8
 #define TILES(R) ((R) == 1 ? 10 : (R) == 2 ? 5 : 3)
 #define MAX_ROWS 4
-#define GATHER(x, indices) \
-  reinterpret_cast<Vec>(_mm256_i32gather_ps((x), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices)), 4))
+// A unit is two vectors.
+#define MAX_UNITS 1
+#define TILE_SIZES_1(X) \
+  X(1, 6, 1) X(1, 4, 1) X(1, 3, 2) X(1, 2, 3) X(1, 2, 2) X(1, 2, 1) X(1, 1, 6) X(1, 1, 4) \
+  X(1, 1, 1)
+#define TILE_SIZES_2(X)
+#define KEEP_APART(sum) asm("" : "+x"(sum))
 #include "row_sparse_body.h"
 
 #if defined(__clang__)

@@ -3,8 +3,6 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,fma"))), apply_to = function)
 #else
@@ -15,8 +13,16 @@
 #define LANES 16
 #define TILES(R) ((R) == 1 ? 14 : (R) == 2 ? 10 : (R) == 4 ? 6 : 3)
 #define MAX_ROWS 8
-#define GATHER(x, indices) \
-  reinterpret_cast<Vec>(_mm512_i32gather_ps(_mm512_loadu_si512(indices), (x), 4))
+// 14 to 28 sums, one or two vectors of weights, a pixel.
+#define MAX_UNITS 2
+#define TILE_SIZES_1(X) \
+  X(1, 14, 2) X(1, 14, 1) X(1, 8, 3) X(1, 8, 2) X(1, 8, 1) X(1, 7, 4) X(1, 7, 3) X(1, 7, 2) \
+  X(1, 7, 1) X(1, 4, 6) X(1, 4, 4) X(1, 4, 2) X(1, 4, 1) X(1, 2, 8) X(1, 2, 4) X(1, 2, 2) \
+  X(1, 2, 1) X(1, 1, 8) X(1, 1, 4) X(1, 1, 1)
+#define TILE_SIZES_2(X) \
+  X(2, 14, 1) X(2, 8, 1) X(2, 7, 2) X(2, 7, 1) X(2, 4, 3) X(2, 4, 2) X(2, 4, 1) X(2, 2, 6) \
+  X(2, 2, 4) X(2, 2, 2) X(2, 2, 1) X(2, 1, 8) X(2, 1, 4) X(2, 1, 1)
+#define KEEP_APART(sum) asm("" : "+v"(sum))
 #include "row_sparse_body.h"
 
 #if defined(__clang__)

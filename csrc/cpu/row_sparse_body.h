@@ -5,7 +5,8 @@
 //   TILES(R)  vectors of positions per tile, for R rows at once: R * TILES(R) accumulators, TILES(R)
 //             vectors of the panel and a weight have to fit the registers
 //   MAX_ROWS  4 or 8
-//   GATHER    an expression (x, indices pointer) -> vector, or undefined for element by element
+//   MAX_UNITS, TILE_SIZES_1, TILE_SIZES_2  for channels_body.h
+//   KEEP_APART  a statement that keeps a scalar sum in a register of its own
 // and has set the instruction set for everything that follows.
 
 namespace sparse_ops {
@@ -299,42 +300,89 @@ INLINE void transpose4(Quad& a, Quad& b, Quad& c, Quad& d) {
 INLINE Quad& quad(float* p) { return *reinterpret_cast<Quad*>(p); }
 INLINE Quad quad(const float* p) { return *reinterpret_cast<const Quad*>(p); }
 
-// Four images at a time: sixteen, a power of two apart as they often are, would share one cache set.
-void interleave(int64_t length, const float* from, int64_t image_step, int64_t step, float* to) {
+#if LANES == 16
+// Stage S of four: bit S of the row's number and of the column's change places.
+#define PICK(S, l) ((l) & (S) ? 16 + (l) - (S) : (l))
+#define PICK_HIGH(S, l) ((l) & (S) ? 16 + (l) : (l) + (S))
+#define ALL(P, S)                                                                               \
+  P(S, 0), P(S, 1), P(S, 2), P(S, 3), P(S, 4), P(S, 5), P(S, 6), P(S, 7), P(S, 8), P(S, 9),     \
+      P(S, 10), P(S, 11), P(S, 12), P(S, 13), P(S, 14), P(S, 15)
+#define STAGE(S)                                                          \
+  _Pragma("GCC unroll 16") for (int i = 0; i < 16; ++i) if (!(i & (S))) { \
+    const Vec a = v[i], b = v[i + (S)];                                   \
+    v[i] = __builtin_shufflevector(a, b, ALL(PICK, S));                   \
+    v[i + (S)] = __builtin_shufflevector(a, b, ALL(PICK_HIGH, S));        \
+  }
+INLINE void transpose16(const float* from, int64_t from_step, float* to, int64_t to_step) {
+  Vec v[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) v[i] = load(from + i * from_step);
+  STAGE(1)
+  STAGE(2)
+  STAGE(4)
+  STAGE(8)
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) store(to + i * to_step, v[i]);
+}
+#undef PICK
+#undef PICK_HIGH
+#undef ALL
+#undef STAGE
+#endif
+
+// Sixteen lines a power of two apart, as they often are, would share one cache set: then four lanes
+// are turned at a time, and otherwise sixteen, where registers hold them.
+INLINE bool crowded(int64_t step) { return step % 512 == 0; }
+
+void interleave(int64_t length, const float* from, int64_t lane_step, int64_t step, float* to,
+                int64_t to_step) {
+  int64_t done = 0;
+#if LANES == 16
+  if (step == 1 && !crowded(lane_step))
+    for (; done + 16 <= length; done += 16)
+      transpose16(from + done, lane_step, to + done * to_step, to_step);
+#endif
   for (int64_t l = 0; l < kLanes; l += 4) {
-    const float* p = from + l * image_step;
-    int64_t i = 0;
+    const float* p = from + l * lane_step;
+    int64_t i = done;
     if (step == 1)
       for (; i + 4 <= length; i += 4) {
-        Quad a = quad(p + i), b = quad(p + image_step + i), c = quad(p + 2 * image_step + i),
-             d = quad(p + 3 * image_step + i);
+        Quad a = quad(p + i), b = quad(p + lane_step + i), c = quad(p + 2 * lane_step + i),
+             d = quad(p + 3 * lane_step + i);
         transpose4(a, b, c, d);
-        float* q = to + i * kLanes + l;
+        float* q = to + i * to_step + l;
         quad(q) = a;
-        quad(q + kLanes) = b;
-        quad(q + 2 * kLanes) = c;
-        quad(q + 3 * kLanes) = d;
+        quad(q + to_step) = b;
+        quad(q + 2 * to_step) = c;
+        quad(q + 3 * to_step) = d;
       }
     for (; i < length; ++i)
-      for (int64_t j = 0; j < 4; ++j) to[i * kLanes + l + j] = p[j * image_step + i * step];
+      for (int64_t j = 0; j < 4; ++j) to[i * to_step + l + j] = p[j * lane_step + i * step];
   }
 }
 
-void separate(int64_t length, const float* from, float* to, int64_t image_step) {
+void separate(int64_t length, const float* from, int64_t from_step, float* to, int64_t lane_step) {
+  int64_t done = 0;
+#if LANES == 16
+  if (!crowded(lane_step))
+    for (; done + 16 <= length; done += 16)
+      transpose16(from + done * from_step, from_step, to + done, lane_step);
+#endif
   for (int64_t l = 0; l < kLanes; l += 4) {
-    float* q = to + l * image_step;
-    int64_t i = 0;
+    float* q = to + l * lane_step;
+    int64_t i = done;
     for (; i + 4 <= length; i += 4) {
-      const float* p = from + i * kLanes + l;
-      Quad a = quad(p), b = quad(p + kLanes), c = quad(p + 2 * kLanes), d = quad(p + 3 * kLanes);
+      const float* p = from + i * from_step + l;
+      Quad a = quad(p), b = quad(p + from_step), c = quad(p + 2 * from_step),
+           d = quad(p + 3 * from_step);
       transpose4(a, b, c, d);
       quad(q + i) = a;
-      quad(q + image_step + i) = b;
-      quad(q + 2 * image_step + i) = c;
-      quad(q + 3 * image_step + i) = d;
+      quad(q + lane_step + i) = b;
+      quad(q + 2 * lane_step + i) = c;
+      quad(q + 3 * lane_step + i) = d;
     }
     for (; i < length; ++i)
-      for (int64_t j = 0; j < 4; ++j) q[j * image_step + i] = from[i * kLanes + l + j];
+      for (int64_t j = 0; j < 4; ++j) q[j * lane_step + i] = from[i * from_step + l + j];
   }
 }
 
@@ -384,29 +432,48 @@ INLINE float activate_one(float f, Activation activation) {
   return activate(splat(f), activation)[0];
 }
 
+// One row times one vector, or times four whose entries stand next to each other. Eight sums, so that
+// additions do not wait for each other; each a register of its own, not a lane filled by a gather: a
+// gather of sixteen takes longer than sixteen loads.
+template <class V>
+INLINE V product(int64_t k, int64_t end, const int32_t* columns, const float* values, const V* x) {
+  V acc[8] = {};
+#define ADD(s, i)                                \
+  {                                              \
+    acc[s] += values[k + i] * x[columns[k + i]]; \
+    KEEP_APART(acc[s]);                          \
+  }
+#pragma GCC unroll 1
+  for (; k + 8 <= end; k += 8) {
+    ADD(0, 0) ADD(1, 1) ADD(2, 2) ADD(3, 3) ADD(4, 4) ADD(5, 5) ADD(6, 6) ADD(7, 7)
+  }
+  if (k + 4 <= end) {
+    ADD(0, 0) ADD(1, 1) ADD(2, 2) ADD(3, 3)
+    k += 4;
+  }
+  if (k < end) ADD(4, 0)
+  if (k + 1 < end) ADD(5, 1)
+  if (k + 2 < end) ADD(6, 2)
+#undef ADD
+  return ((acc[0] + acc[1]) + (acc[2] + acc[3])) + ((acc[4] + acc[5]) + (acc[6] + acc[7]));
+}
+
 void gather(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
             const float* values, const float* bias, const float* x, float* y,
             Activation activation) {
   for (int64_t o = first; o < last; ++o) {
-    int64_t k = crow[o];
-    const int64_t end = crow[o + 1];
-    float total = bias ? bias[o] : 0.0f;
-#ifdef GATHER
-    Vec acc[4] = {};
-    for (; k + 4 * LANES <= end; k += 4 * LANES)
-#pragma GCC unroll 4
-      for (int s = 0; s < 4; ++s)
-        acc[s] += load(values + k + s * LANES) * GATHER(x, columns + k + s * LANES);
-    for (; k + LANES <= end; k += LANES) acc[0] += load(values + k) * GATHER(x, columns + k);
-    total += sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
-#else
-    float acc[4] = {};
-    for (; k + 4 <= end; k += 4)
-      for (int s = 0; s < 4; ++s) acc[s] += values[k + s] * x[columns[k + s]];
-    total += (acc[0] + acc[1]) + (acc[2] + acc[3]);
-#endif
-    for (; k < end; ++k) total += values[k] * x[columns[k]];
-    y[o - first] = activate_one(total, activation);
+    const float total = product(crow[o], crow[o + 1], columns, values, x);
+    y[o - first] = activate_one(bias ? total + bias[o] : total, activation);
+  }
+}
+
+void gather4(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
+             const float* values, const float* bias, const float* x, float* y,
+             Activation activation) {
+  for (int64_t o = first; o < last; ++o) {
+    Quad total = product(crow[o], crow[o + 1], columns, values, reinterpret_cast<const Quad*>(x));
+    if (bias) total += bias[o];
+    for (int b = 0; b < 4; ++b) y[(o - first) * 4 + b] = activate_one(total[b], activation);
   }
 }
 
@@ -430,8 +497,10 @@ void copy(int64_t lines, int64_t length, const float* from, int64_t from_step, f
   }
 }
 
-const RowSparseKernels kKernels = {rows, pixels, interleave, separate,
-                                   dots, gather, copy,       MAX_ROWS};
+#include "channels_body.h"
+
+const RowSparseKernels kKernels = {rows, pixels, interleave, separate, channels, weave, finish,
+                                   dots, gather, gather4, copy,       MAX_ROWS, MAX_UNITS};
 
 }  // namespace
 }  // namespace sparse_ops

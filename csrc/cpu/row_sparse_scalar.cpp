@@ -4,6 +4,12 @@
 #define LANES 4
 #define TILES(R) ((R) == 1 ? 8 : (R) == 2 ? 4 : 2)
 #define MAX_ROWS 4
+// A unit is four vectors.
+#define MAX_UNITS 1
+#define TILE_SIZES_1(X) \
+  X(1, 2, 1) X(1, 1, 2) X(1, 1, 1)
+#define TILE_SIZES_2(X)
+#define KEEP_APART(sum)
 #include "row_sparse_body.h"
 
 namespace sparse_ops {

@@ -7,7 +7,7 @@ namespace sparse_ops {
 // periodic_conv2d and csr_conv2d: filter o keeps the columns of class o mod (number of classes).
 Tensor row_sparse_conv2d(const RowSparseKernels& kernels, const Tensor& x, const Tensor& crow,
                          const Tensor& col, const Tensor& values, const std::optional<Tensor>& bias,
-                         const Numbers& shape, const Numbers& stride, const Numbers& padding,
+                         const std::optional<Tensor>& residual, const Numbers& shape, const Numbers& stride, const Numbers& padding,
                          const Numbers& dilation, int64_t groups, int64_t activation);
 
 // (dx, dvalues) of the same; what is not needed comes back empty.
@@ -18,7 +18,8 @@ std::tuple<Tensor, Tensor> row_sparse_conv2d_backward(
 
 Tensor channel_pruned_conv2d(const RowSparseKernels& kernels, const Tensor& x, const Tensor& values,
                              const Tensor& out_channels, const Tensor& in_channels,
-                             const std::optional<Tensor>& bias, const Numbers& shape,
+                             const std::optional<Tensor>& bias,
+                             const std::optional<Tensor>& residual, const Numbers& shape,
                              const Numbers& stride, const Numbers& padding, const Numbers& dilation,
                              int64_t activation);
 

@@ -7,6 +7,7 @@ from sparse_ops.cli.convert import convert
 from sparse_ops.cli.demo import demo
 from sparse_ops.cli.errors import one_line
 from sparse_ops.cli.info import info
+from sparse_ops.cli.recipes import recipes
 from sparse_ops.cli.train import train
 
 app = typer.Typer(
@@ -16,5 +17,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # To add a command, add a line.
-for command in (train, convert, bench, info, demo):
+for command in (train, recipes, convert, bench, info, demo):
     app.command()(one_line(command))

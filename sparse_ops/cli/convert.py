@@ -11,7 +11,9 @@ MODEL_HELP = "One of ours, such as lenet300 or resnet18, or your own as package.
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="A state dict: torch.save or .safetensors.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A state dict: torch.save, .safetensors, .hdf5, .npz.")
+    ],
     out: Annotated[Path, typer.Option(help="The packed file to write.")],
     model: Annotated[str, typer.Option(help=MODEL_HELP + " Default: from result.json.")] = "",
     masks: Annotated[

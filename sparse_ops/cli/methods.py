@@ -36,26 +36,36 @@ def make_method(
     for option in options:
         if option not in takes:
             raise UserError(f"{name} takes no --{option}")
+    kinds = {key: kind for key, field in takes.items() if (kind := _kind(field)) is not None}
     for option in more:
         key, _, text = option.partition("=")
-        # Numbers, words and switches; what else there is has an option of its own.
-        default = takes[key].default if key in takes else None
-        if not isinstance(default, bool | int | float | str):
-            able = [n for n, f in takes.items() if isinstance(f.default, bool | int | float | str)]
+        if key not in kinds:
             raise UserError(
-                f"{name} has no {key!r} to --set; it has {', '.join(able) or 'nothing'}"
+                f"{name} has no {key!r} to --set; it has {', '.join(kinds) or 'nothing'}"
             )
-        options[key] = words[key] = _like(default, key, text)
+        options[key] = words[key] = _said(kinds[key], key, text)
     return method(**options), words
 
 
-def _like(default: bool | int | float | str, key: str, text: str) -> bool | int | float | str:
-    """What `text` says, in the type of `default`."""
-    if isinstance(default, bool):
+def _kind(field: Any) -> type | None:
+    """Of what type an option is: a number, a word or a switch; others have an option of their own.
+
+    By its default, or by what it is declared to be where that is None.
+    """
+    if isinstance(field.default, bool | int | float | str):
+        return type(field.default)
+    declared: dict[Any, type] = {int | None: int, float | None: float}
+    return declared.get(field.type) if field.default is None else None
+
+
+def _said(kind: type, key: str, text: str) -> bool | int | float | str:
+    """What `text` says, in the type wanted."""
+    if kind is bool:
         if text not in ("true", "false"):
             raise UserError(f"--set {key} must be true or false, got {text!r}")
         return text == "true"
     try:
-        return type(default)(text)
+        value: bool | int | float | str = kind(text)
     except ValueError:
-        raise UserError(f"--set {key} must be a {type(default).__name__}, got {text!r}") from None
+        raise UserError(f"--set {key} must be a {kind.__name__}, got {text!r}") from None
+    return value

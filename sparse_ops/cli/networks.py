@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparse_ops.cli.errors import UserError
 from sparse_ops.convert.checkpoint import read
-from sparse_ops.masks import Masks
+from sparse_ops.masks import Masks, plain_state
 
 _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 
@@ -78,10 +78,10 @@ def random_example(batch: int, shape: tuple[int, ...]) -> tuple[Tensor]:
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], Masks]:
-    """A checkpoint's tensors, and the masks that `torch.nn.utils.prune` has left among them.
+    """A checkpoint's tensors, and the masks that pruning tools of torch's have left among them.
 
-    Reads what `torch.save(model.state_dict())` wrote, without running anything that is in it, and
-    safetensors files.
+    Reads what `torch.save(model.state_dict())` wrote, without running anything that is in it,
+    safetensors files, and the HDF5 (.hdf5, .h5) and .npz files of the GSM authors.
 
     Raises:
         UserError: the file holds no state dict, or something other than tensors.
@@ -91,16 +91,17 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Masks]:
         metadata, state = read(path)
         if "format" in metadata and metadata["format"].startswith("sparse_ops."):
             raise UserError(f"{path} holds {metadata['format']}, not a dense model's tensors")
+    elif path.suffix in (".hdf5", ".h5", ".npz"):
+        from sparse_ops.training import hdf5
+
+        found = hdf5.load(path)
+        state = {str(name): value for name, value in found.items() if name != hdf5.DEPS}
     else:
         state = _torch_load(path)
-    masks: Masks = {}
-    for name in [n for n in state if n.endswith("_orig")]:
-        base = name[: -len("_orig")]
-        if f"{base}_mask" in state:
-            mask = state.pop(f"{base}_mask").bool()
-            state[base] = state.pop(name) * mask
-            masks[base] = mask
-    return state, masks
+    try:
+        return plain_state(state)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _torch_load(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,12 @@ from sparse_ops.cli.errors import UserError
 
 @dataclass(frozen=True)
 class PhaseRun:
-    """What `result.json` says of a phase; accuracies are on the test split, of its last weights."""
+    """What `result.json` says of a phase; accuracies are on the test split, of its last weights.
+
+    Attributes:
+        best_epoch, best_validation: the epoch that was best on the images held out, and its top-1
+            there; None where none are.
+    """
 
     name: str
     method: str
@@ -22,11 +27,19 @@ class PhaseRun:
     loss: float
     sparsity: float
     seconds: float
+    best_epoch: int | None
+    best_validation: float | None
 
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """What `result.json` says of a recipe that was carried out."""
+    """What `result.json` says of a recipe that was carried out.
+
+    Attributes:
+        parameters: all that learn, those removed included.
+        weights, nnz: of Conv2d and Linear, and how many of them are kept.
+        dense_macs, kept_macs: multiply-accumulates of one image, with all weights and those kept.
+    """
 
     recipe: str
     title: str
@@ -41,6 +54,11 @@ class RecipeRun:
     phases: tuple[PhaseRun, ...]
     accuracy: float
     sparsity: float
+    parameters: int
+    weights: int
+    nnz: int
+    dense_macs: int
+    kept_macs: int
     masks: dict[str, float]
 
 
@@ -77,6 +95,8 @@ def run_recipe(
     from sparse_ops import masks as masks_
     from sparse_ops._files import replacing
     from sparse_ops.cli.processes import joined, made_folder
+    from sparse_ops.data import batches
+    from sparse_ops.report import count_macs
     from sparse_ops.report.results import write_json
     from sparse_ops.training import recipes
     from sparse_ops.training.recipes.runs import load_data
@@ -102,6 +122,8 @@ def run_recipe(
     with replacing(out / "model.pt") as temporary:
         torch.save({key: value.cpu() for key, value in model.state_dict().items()}, temporary)
     masks_.save(last.masks, out / "masks.safetensors")
+    image, _ = next(iter(batches(data.test, 1, shuffle=False)))
+    layers = count_macs(model, image.to(where))
     result = RecipeRun(
         recipe=recipe.name,
         title=recipe.title,
@@ -113,21 +135,14 @@ def run_recipe(
         model=recipe.model["name"],
         data=data.name,
         seed=seed,
-        phases=tuple(
-            PhaseRun(
-                o.name,
-                o.method,
-                o.epochs,
-                o.accuracy.top1,
-                o.accuracy.top5,
-                o.accuracy.loss,
-                o.sparsity,
-                o.seconds,
-            )
-            for o in outcomes
-        ),
+        phases=tuple(_phase_run(outcome) for outcome in outcomes),
         accuracy=last.accuracy.top1,
         sparsity=last.sparsity,
+        parameters=sum(p.numel() for p in model.parameters()),
+        weights=sum(layer.weights for layer in layers),
+        nnz=sum(layer.nnz for layer in layers),
+        dense_macs=sum(layer.dense for layer in layers),
+        kept_macs=sum(layer.kept for layer in layers),
         masks={key: 1 - float(mask.float().mean()) for key, mask in last.masks.items()},
     )
     write_json(result, out / "result.json")
@@ -140,5 +155,25 @@ def run_recipe(
             f"top-5 {phase.top5:.2%}, sparsity {phase.sparsity:.2%}"
         )
     figures = ", ".join(f"{key} {value:g}" for key, value in recipe.published.items())
+    typer.echo(
+        f"{result.nnz:,} of {result.weights:,} weights, "
+        f"{result.kept_macs:,} of {result.dense_macs:,} multiply-accumulates an image"
+    )
     typer.echo(f"published: {figures or 'no figure'}. {recipe.remark}".strip())
     typer.echo(f"wrote {out}")
+
+
+def _phase_run(outcome: Any) -> PhaseRun:
+    best = outcome.history.best()
+    return PhaseRun(
+        outcome.name,
+        outcome.method,
+        outcome.epochs,
+        outcome.accuracy.top1,
+        outcome.accuracy.top5,
+        outcome.accuracy.loss,
+        outcome.sparsity,
+        outcome.seconds,
+        None if best is None else best.epoch,
+        None if best is None else best.top1,
+    )

@@ -18,6 +18,7 @@ class Run:
     method: str
     options: dict[str, Any]
     data: str
+    validation: float | None
     epochs: int
     seed: int
     accuracy: float
@@ -56,6 +57,10 @@ def train(
         str | None, typer.Option(help="The data set; default: fashion-mnist-subset.")
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the data set is.")] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(help="Fraction of the training images to hold out and watch, as SABR does."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the images; default: 5.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; default: the method's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step; default: 128.")] = None,
@@ -85,6 +90,7 @@ def train(
             "data.name": data,
             "data.folder": None if folder is None else str(folder),
             "data.batch_size": batch_size,
+            "data.validation": validation,
         }
         changes = {key: value for key, value in given.items() if value is not None}
         run_recipe(
@@ -112,6 +118,7 @@ def train(
             data or "fashion-mnist-subset",
             5 if epochs is None else epochs,
             128 if batch_size is None else batch_size,
+            validation,
             seed,
         ),
         chosen,
@@ -135,6 +142,7 @@ class Plain:
     data: str
     epochs: int
     batch_size: int
+    validation: float | None
     seed: int
 
 
@@ -155,11 +163,14 @@ def _train(
     from sparse_ops._files import replacing
     from sparse_ops.cli import networks
     from sparse_ops.cli.processes import joined, made_folder
-    from sparse_ops.data import load
+    from sparse_ops.data import hold_out, load
     from sparse_ops.report.results import write_json
     from sparse_ops.training import evaluate, fit
 
     dataset = load(asked.data, folder)
+    learned, watched = dataset.train, None
+    if asked.validation is not None:
+        learned, watched = hold_out(learned, asked.validation)
     with joined(device) as (world, where):
         made_folder(out)
         checkpoint = out / "checkpoint.pt"
@@ -175,12 +186,13 @@ def _train(
         network.to(where)
         found = fit(
             network,
-            dataset,
+            learned,
             method,
             epochs=asked.epochs,
             lr=lr,
             batch_size=asked.batch_size,
             amp=amp,
+            validation=watched,
             seed=asked.seed,
             checkpoint=checkpoint,
             log=out / "log.csv",
@@ -197,6 +209,7 @@ def _train(
         method=asked.method,
         options=asked.options,
         data=asked.data,
+        validation=asked.validation,
         epochs=asked.epochs,
         seed=asked.seed,
         accuracy=test.top1,

@@ -9,6 +9,7 @@ from sparse_ops.convert.candidates import LAYERS
 from sparse_ops.convert.fold import ACTIVATION, Folded, Folding
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.prepare import replaced
+from sparse_ops.convert.shrink import MARK
 from sparse_ops.nn import SparseLayer
 
 
@@ -28,6 +29,11 @@ class LayerPlan:
         measured: the packed layer, or the best candidate for it, against the dense one; None if
             there was nothing to measure.
         reason: why, in words.
+        left: the weight's shape without the channels that were removed; None if none was.
+        constant: whether no weight is left, so that its bias took the layer's place.
+        dead_kept: how many outputs are always the same number and yet had to stay.
+        dead_why: why they had to, in words.
+        zeros: the regularity of its zeros, in words.
     """
 
     name: str
@@ -40,6 +46,11 @@ class LayerPlan:
     activation: str | None
     measured: Comparison | None
     reason: str
+    left: tuple[int, ...] | None = None
+    constant: bool = False
+    dead_kept: int = 0
+    dead_why: str = ""
+    zeros: str = ""
 
     @property
     def weights(self) -> int:
@@ -81,6 +92,8 @@ def packed_layer(dense: nn.Module, mask: Tensor, layer: LayerPlan) -> SparseLaye
         dense, mask, activation=layer.activation, backend=layer.backend
     )
     packed.train(dense.training)
+    if hasattr(dense, MARK):
+        setattr(packed, MARK, getattr(dense, MARK))
     packed.values.requires_grad_(dense.get_parameter("weight").requires_grad)
     if packed.bias is not None:
         packed.bias.requires_grad_(dense.get_parameter("bias").requires_grad)

@@ -1,8 +1,9 @@
 """Packed checkpoints: one safetensors file, tensors and a description of every packed layer.
 
 The tensors are the converted model's `state_dict()`. The metadata holds `format`, `version` and, as
-JSON, what `describe.py` says of the packed layers and of the modules that were folded away. Nothing
-in a file is run, and everything in it is checked before a kernel sees it.
+JSON, what `describe.py` says of the packed layers, of the modules that were folded away, and of
+those that channels were removed from. Nothing in a file is run, and everything in it is checked
+before a kernel sees it.
 """
 
 import json
@@ -20,10 +21,13 @@ from sparse_ops.convert.describe import (
     describe,
     folded_modules,
     packed_from,
+    shrunk_modules,
     smallest_input,
 )
 from sparse_ops.convert.fold import ACTIVATION, BATCH_NORM, Folded, activation_name
 from sparse_ops.convert.prepare import copied, make_plain_, replaced
+from sparse_ops.convert.resize import resize_
+from sparse_ops.convert.shrink import MARK
 from sparse_ops.nn import SparseLayer
 
 FORMAT, VERSION = "sparse_ops.packed", "1"
@@ -41,7 +45,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         for name, module in model.named_modules()
         if isinstance(module, SparseLayer)
     }
-    description = json.dumps({"layers": layers, "folded": folded_modules(model)})
+    parts = {"layers": layers, "folded": folded_modules(model), "shrunk": shrunk_modules(model)}
+    description = json.dumps(parts)
     tensors = {}
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
@@ -71,9 +76,10 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     """
     metadata, tensors = read(path)
     try:
-        layers, folded = parse(metadata)
+        layers, folded, shrunk = parse(metadata)
         fast = copied(model)
         make_plain_(fast)
+        resize_(fast, shrunk, layers.keys())
         _check_folding(fast, layers, folded)
         fast = _pack(fast, layers, tensors)
         fast = _fold_away(fast, folded)
@@ -103,8 +109,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor
         raise ValueError(f"{os.fspath(path)} is not a whole safetensors file: {error}") from error
 
 
-def parse(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the metadata says of packed layers and of folded modules; layers are checked later.
+def parse(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What the metadata says of packed layers, of folded and of shrunk modules; checked later.
 
     Raises:
         ValueError: it is not the metadata of a packed model, or is of a newer version.
@@ -120,12 +126,14 @@ def parse(metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its description is not JSON: {error}") from error
     parts = []
-    for key in ("layers", "folded"):
-        part = description.get(key) if isinstance(description, dict) else None
+    for key in ("layers", "folded", "shrunk"):
+        # Files of models that were not shrunk need not say so.
+        missing: Any = {} if key == "shrunk" else None
+        part = description.get(key, missing) if isinstance(description, dict) else None
         if not isinstance(part, dict) or not all(isinstance(v, dict) for v in part.values()):
             raise ValueError(f"its description must have {key!r}, a table by module name")
         parts.append(part)
-    return parts[0], parts[1]
+    return parts[0], parts[1], parts[2]
 
 
 def _pack(model: nn.Module, layers: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
@@ -142,6 +150,8 @@ def _pack(model: nn.Module, layers: dict[str, Any], tensors: dict[str, Tensor]) 
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from error
         packed.train(module.training)
+        if hasattr(module, MARK):
+            setattr(packed, MARK, getattr(module, MARK))
         if packed.backend not in ("auto", REFERENCE):
             x = smallest_input(packed)
             if backend_refuses(packed, packed.backend, x) is not None:
@@ -183,7 +193,8 @@ def _check_norm(name: str, norm: nn.Module, layer: nn.Module) -> None:
     if isinstance(layer, SparseLayer):
         width = layer.shape[0]
     elif type(layer) in (nn.Conv2d, nn.Linear):
-        width = len(layer.get_parameter("weight"))
+        # A BatchNorm that is folded away is as wide as its layer was before it was shrunk.
+        width = getattr(layer, MARK, layer.get_parameter("weight").shape)[0]
     else:
         raise ValueError(f"it folds {name!r} into a {type(layer).__name__}, which cannot be")
     if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.num_features != width:

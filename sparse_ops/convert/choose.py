@@ -5,7 +5,7 @@ model must be faster in the median, or layers go back to dense until it is.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,10 +30,12 @@ class Context:
     """What all steps of one planning share.
 
     Attributes:
-        base: the masked copy, BatchNorm folded, in eval mode.
+        dense: the masked copy, BatchNorm folded, in eval mode: what is to be beaten.
+        base: the same without the channels that were removed; `dense` itself if none was.
         measure: what compares two callables within some seconds.
     """
 
+    dense: nn.Module
     base: nn.Module
     masks: Mapping[str, Tensor]
     example: tuple[Any, ...]
@@ -82,7 +84,8 @@ def _back_to_dense(layer: LayerPlan, reason: str) -> LayerPlan:
     return replace(layer, becomes=None, backend=None, activation=None, reason=reason)
 
 
-def _converted(context: Context, layers: list[LayerPlan]) -> nn.Module:
+def converted(context: Context, layers: Sequence[LayerPlan]) -> nn.Module:
+    """A copy of the base with these layers packed."""
     return assemble_(copy.deepcopy(context.base), context.masks, layers, context.folding)
 
 
@@ -97,11 +100,11 @@ def _failure(model: nn.Module, example: tuple[Any, ...]) -> str | None:
 
 def _drop_unusable(context: Context, layers: list[LayerPlan]) -> list[LayerPlan]:
     """Sends back to dense the layers with which the model fails, for it reads their weight, say."""
-    if _failure(_converted(context, layers), context.example) is None:
+    if _failure(converted(context, layers), context.example) is None:
         return layers
     kept = []
     for layer in layers:
-        alone = layer.becomes and _failure(_converted(context, [layer]), context.example)
+        alone = layer.becomes and _failure(converted(context, [layer]), context.example)
         reason = f"the model fails with the packed layer ({alone})"
         kept.append(_back_to_dense(layer, reason) if alone else layer)
     return kept
@@ -110,11 +113,11 @@ def _drop_unusable(context: Context, layers: list[LayerPlan]) -> list[LayerPlan]
 def _to_beat(context: Context, budget_s: float) -> tuple[Run, str | None]:
     """The faster of the dense model as it is and in channels_last; a note if it is the latter."""
     example = context.example
-    plain = partial(context.base, *example)
+    plain = partial(context.dense, *example)
     images = any(isinstance(x, Tensor) and x.dim() == 4 for x in example)
-    if not images or not any(isinstance(m, nn.Conv2d) for m in context.base.modules()):
+    if not images or not any(isinstance(m, nn.Conv2d) for m in context.dense.modules()):
         return plain, None
-    planar = channels_last_call(context.base, example)
+    planar = channels_last_call(context.dense, example)
     measured = context.measure(plain, planar, budget_s)
     if measured.speedup <= 1:
         return plain, None
@@ -140,17 +143,21 @@ def settle(
     """Times the whole model; while it is not faster, what gains least goes back to dense.
 
     Returns:
-        The layers; how the whole compares, or None if no layer is packed; a note, or None.
+        The layers; how the whole compares, or None if nothing is faster; a note, or None.
     """
     layers = _drop_unusable(context, layers)
     whole = note = None
     share = budget_s / 2
-    if any(layer.becomes is not None for layer in layers):
+    shrunk = context.base is not context.dense
+    if shrunk or any(layer.becomes is not None for layer in layers):
         dense, note = _to_beat(context, budget_s / 4)
-    while packed := [layer for layer in layers if layer.becomes is not None]:
-        fast = _converted(context, layers)
+    while (packed := [layer for layer in layers if layer.becomes is not None]) or shrunk:
+        fast = converted(context, layers)
         whole = context.measure(dense, partial(fast, *context.example), share)
         if whole.speedup > 1:
+            break
+        if not packed:
+            whole = None
             break
         worst = min(packed, key=_gain)
         reason = f"faster alone, but the whole model was not faster with it ({whole.speedup:.2f})"

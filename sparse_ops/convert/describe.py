@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from sparse_ops.convert.candidates import LAYERS, Entry, entry_of
 from sparse_ops.convert.fold import Folded
+from sparse_ops.convert.resize import shrunk_size
+from sparse_ops.convert.shrink import MARK
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PackedWeight, PeriodicWeight
 from sparse_ops.nn import PeriodicConv2d, SparseLayer
 from sparse_ops.nn._conv import SparseConv2d
@@ -51,6 +53,13 @@ def folded_modules(model: nn.Module) -> dict[str, dict[str, str]]:
         name: {"into": module.into, "what": module.what}
         for name, module in model.named_modules()
         if isinstance(module, Folded)
+    }
+
+
+def shrunk_modules(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Name -> what is left, of the modules that channels were removed from."""
+    return {
+        name: shrunk_size(module) for name, module in model.named_modules() if hasattr(module, MARK)
     }
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from sparse_ops.convert.prepare import Call, keeps_dense, replaced
+from sparse_ops.convert.tracing import trace
 from sparse_ops.nn._layer import ACTIVATION_MODULES
 
 BATCH_NORM, ACTIVATION = "batch_norm", "activation"
@@ -87,11 +88,9 @@ def find(model: nn.Module, calls: Mapping[str, Call]) -> tuple[Folding, str | No
     Returns:
         The folding, and None or why nothing could be found out.
     """
-    try:
-        graph = fx.Tracer().trace(model)
-    except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        return Folding(), f"torch.fx cannot trace the model, so nothing was folded: {first}"
+    graph, reason = trace(model)
+    if graph is None:
+        return Folding(), f"nothing was folded: {reason}"
     uses: dict[str, int] = {}
     for node in graph.nodes:
         if node.op == "call_module":

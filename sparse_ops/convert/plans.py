@@ -1,6 +1,5 @@
 """Plan: what conversion does to a model, what was measured, and why."""
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,9 @@ from torch import Tensor, nn
 from sparse_ops.convert.assemble import LayerPlan, assemble_, packed_layer, weight_name
 from sparse_ops.convert.fold import Folding, activation_name, fold_batch_norms_
 from sparse_ops.convert.measure import Comparison
-from sparse_ops.convert.prepare import masked_copy, watch
+from sparse_ops.convert.prepare import copied, masked_copy, watch
+from sparse_ops.convert.shrink import Shrinking
+from sparse_ops.convert.shrunk import shrunk_copy
 from sparse_ops.convert.verify import check_layer, check_model
 
 
@@ -22,11 +23,12 @@ class Plan:
     Attributes:
         layers: every Conv2d and Linear, in order of definition.
         whole: the converted model against the masked dense one, the latter in channels_last where
-            that is faster; None if no layer changes.
+            that is faster; None if nothing changes.
         notes: what else there is to know, in words.
         folding: which BatchNorm and activations are done by the layers before them.
         masks: the masks that the plan was made for.
         example: the example that it was made with, which every packed layer is verified on.
+        shrinking: which channels are removed.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -35,6 +37,7 @@ class Plan:
     folding: Folding = field(default_factory=Folding, repr=False)
     masks: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     example: tuple[Any, ...] = field(default=(), repr=False)
+    shrinking: Shrinking = field(default_factory=Shrinking, repr=False)
 
     @property
     def packed(self) -> tuple[LayerPlan, ...]:
@@ -49,30 +52,50 @@ class Plan:
 
         Raises:
             ValueError: the model has not the layers and shapes that were planned, or the plan folds
-                BatchNorm and the model is in training mode.
-            Mismatch: a packed layer does not compute what the dense one does.
+                BatchNorm or removes channels and the model is in training mode, or its weights
+                need channels that the plan removes.
+            Mismatch: a packed layer, or the model, does not compute what the dense one does.
         """
         self._check(model)
         masked = masked_copy(model, self.masks)
-        if not self.packed:
+        if self.whole is None:
             return masked
         modes = {name: module.training for name, module in masked.named_modules()}
         masked.eval()
-        base = copy.deepcopy(masked)
+        base, masks = self._shrunk(masked)
         fold_batch_norms_(base, self.folding)
         dense = {layer.name: base.get_submodule(layer.name) for layer in self.packed}
         calls = watch(base, dense, self.example)
         for layer in self.packed:
-            mask = self.masks[weight_name(layer.name)]
+            mask = masks[weight_name(layer.name)]
             packed = packed_layer(dense[layer.name], mask, layer)
             check_layer(layer.name, dense[layer.name], packed, calls[layer.name].x)
-        fast = assemble_(base, self.masks, self.layers, self.folding)
+        fast = assemble_(base, masks, self.layers, self.folding)
         check_model(masked, fast, self.example)
         for name, module in fast.named_modules():
             module.training = modes.get(name, model.training)
         return fast
 
+    def _shrunk(self, masked: nn.Module) -> tuple[nn.Module, Mapping[str, Tensor]]:
+        """A copy of the masked model without the channels that the plan removes, and its masks."""
+        done = self.shrinking
+        if not done.changes:
+            return copied(masked), self.masks
+        options = {"multiple": done.multiple, "untouched": done.untouched}
+        base, again = shrunk_copy(masked, self.example, self.masks, **options)  # type: ignore[arg-type]
+        if not again.same_as(done):
+            raise ValueError(
+                "the plan removes channels that nothing needs in the model that it was made for; "
+                "in this one they are others: plan it anew"
+            )
+        return base, again.masks
+
     def _check(self, model: nn.Module) -> None:
+        if self.shrinking.changes and any(module.training for module in model.modules()):
+            raise ValueError(
+                "the plan removes channels, which training would need: "
+                "call model.eval() first, or plan with shrink=False"
+            )
         modules = dict(model.named_modules())
         for layer in self.layers:
             module = modules.get(layer.name)

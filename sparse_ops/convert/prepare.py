@@ -89,6 +89,16 @@ def _unparametrize_(module: nn.Module) -> None:
         module.register_parameter(name, nn.Parameter(value, learns))
 
 
+def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The Conv2d and Linear layers of a plain model, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, masks_.PRUNABLE)
+        and isinstance(module._parameters.get("weight"), Tensor)
+    }
+
+
 def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     """A plain copy of the model with its masks applied, and no denormal weights.
 

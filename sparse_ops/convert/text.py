@@ -30,30 +30,44 @@ def speed(measured: Comparison | None) -> str:
     return f"{measured.speedup:.2f} ({measured.low:.2f} to {measured.high:.2f})"
 
 
+def _shape(layer: LayerPlan) -> str:
+    shapes = [layer.shape] if layer.left is None else [layer.shape, layer.left]
+    return "\n→ ".join("×".join(str(size) for size in shape) for shape in shapes)
+
+
+def _why(layer: LayerPlan) -> str:
+    if not layer.dead_kept:
+        return layer.reason
+    return f"{layer.reason}; {layer.dead_kept} dead outputs stay: {layer.dead_why}"
+
+
 def plan_text(layers: Sequence[LayerPlan], whole: Comparison | None, notes: Sequence[str]) -> str:
     """The plan's table, its verdict on the whole model, and its notes."""
     table = Table(box=None, pad_edge=False)
     table.add_column("layer", overflow="fold")
     table.add_column("weight")
+    table.add_column("zeros", overflow="fold")
     for title in ("sparsity", "MMACs", "kept", "dense ms", "packed ms", "speed-up"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("becomes")
     table.add_column("why", overflow="fold", min_width=24)
     for layer in layers:
         becomes = f"{layer.becomes} ({layer.backend})" if layer.becomes else "dense"
+        becomes = "constant" if layer.constant else becomes
         if layer.activation:
             becomes += f" + {layer.activation}"
         times = (layer.dense_ms, layer.packed_ms)
         table.add_row(
             layer.name or layer.kind,
-            "×".join(str(size) for size in layer.shape),
+            _shape(layer),
+            layer.zeros or "-",
             f"{layer.sparsity:.1%}",
             f"{layer.macs / 1e6:.3f}",
             f"{layer.kept_macs / 1e6:.3f}",
             *("-" if ms is None else f"{ms:.3f}" for ms in times),
             speed(layer.measured),
             becomes,
-            layer.reason,
+            _why(layer),
         )
     lines: list[Table | str] = [table, ""]
     if whole is not None:

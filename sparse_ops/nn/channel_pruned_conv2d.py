@@ -112,8 +112,8 @@ class ChannelPrunedConv2d(SparseConv2d):
             self.values, self.kept_out_channels, self.kept_in_channels, self.shape
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, I, H, W) -> (N, O, H', W')."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
         return F.channel_pruned_conv2d(
             self.padded(x),
             self.weight,
@@ -122,5 +122,6 @@ class ChannelPrunedConv2d(SparseConv2d):
             self._inner,
             self.dilation,
             activation=self.activation,
+            residual=residual,
             backend=self.backend,
         )

@@ -96,8 +96,8 @@ class CSRConv2d(SparseConv2d):
     def weight(self) -> CSRWeight:
         return CSRWeight(self.crow_indices, self.col_indices, self.values, self.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, I, H, W) -> (N, O, H', W')."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
         return F.csr_conv2d(
             self.padded(x),
             self.weight,
@@ -107,5 +107,6 @@ class CSRConv2d(SparseConv2d):
             self.dilation,
             self.groups,
             activation=self.activation,
+            residual=residual,
             backend=self.backend,
         )

@@ -114,10 +114,15 @@ class CSRLinear(SparseLayer):
     def weight(self) -> CSRWeight:
         return CSRWeight(self.crow_indices, self.col_indices, self.values, self.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (*, in_features) -> (*, out_features)."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x (*, in_features) -> (*, out_features); a residual is added before the activation."""
         return F.csr_linear(
-            x, self.weight, self.bias, activation=self.activation, backend=self.backend
+            x,
+            self.weight,
+            self.bias,
+            activation=self.activation,
+            residual=residual,
+            backend=self.backend,
         )
 
     def extra_repr(self) -> str:

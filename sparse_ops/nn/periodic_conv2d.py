@@ -110,8 +110,8 @@ class PeriodicConv2d(SparseConv2d):
             self.values, self.class_crow_indices, self.class_col_indices, self.pattern, self.shape
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, I, H, W) -> (N, O, H', W')."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
         return F.periodic_conv2d(
             self.padded(x),
             self.weight,
@@ -121,6 +121,7 @@ class PeriodicConv2d(SparseConv2d):
             self.dilation,
             self.groups,
             activation=self.activation,
+            residual=residual,
             backend=self.backend,
         )
 

@@ -19,3 +19,8 @@ def check_activation(activation: str | None) -> None:
     if activation not in ACTIVATIONS:
         have = ", ".join(str(name) for name in ACTIVATIONS)
         raise ValueError(f"activation must be one of {have}, got {activation!r}")
+
+
+def add_and_activate(y: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
+    """activation(y + residual): what kernels do to their results."""
+    return ACTIVATIONS[activation](y if residual is None else y + residual)

@@ -43,6 +43,6 @@ def choose(backends: Sequence[Backend], name: str, *arguments: Any) -> Backend:
     raise RuntimeError("no backend for these arguments; " + "; ".join(reasons))
 
 
-def needs_gradient(x: Tensor, values: Tensor, bias: Tensor | None) -> bool:
+def needs_gradient(*arguments: Tensor | None) -> bool:
     """Whether any of an operator's arguments wants a gradient."""
-    return x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
+    return any(a is not None and a.requires_grad for a in arguments)

@@ -16,10 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
-from sparse_ops.ops._activation import ACTIVATIONS, check_activation
+from sparse_ops.ops._activation import add_and_activate, check_activation
 from sparse_ops.ops._backend import Backend, choose, needs_gradient
-from sparse_ops.ops._native import refuses_isa
-from sparse_ops.ops._shapes import Pair, check_conv2d, check_index_devices, pair
+from sparse_ops.ops._native import channels_last, refuses_isa
+from sparse_ops.ops._shapes import (
+    Pair,
+    check_conv2d,
+    check_index_devices,
+    check_residual,
+    conv2d_output_size,
+    pair,
+)
 from sparse_ops.ops._triton import refuses_triton
 
 Weight = TypeVar("Weight", CSRWeight, PeriodicWeight, ChannelPrunedWeight)
@@ -40,9 +47,11 @@ def reference(
     bias: Tensor | None,
     geometry: Geometry,
     activation: str | None,
+    residual: Tensor | None,
 ) -> Tensor:
     """The definition, in PyTorch: unpack and convolve. Any device and dtype; slow."""
-    return ACTIVATIONS[activation](F.conv2d(x, weight.to_dense(), bias, *geometry))
+    y = F.conv2d(x, weight.to_dense(), bias, *geometry)
+    return add_and_activate(y, residual, activation)
 
 
 def reference_backward(
@@ -84,12 +93,14 @@ def compiled(
         bias: Tensor | None,
         geometry: Geometry,
         activation: str | None,
+        residual: Tensor | None,
     ) -> Tensor:
         if x.dtype == torch.float32:
-            return run(x, weight, bias, geometry, activation)
+            return run(x, weight, bias, geometry, activation, residual)
         wide = weight.with_values(weight.values.float())
         bias = None if bias is None else bias.float()
-        return run(x.float(), wide, bias, geometry, activation).to(x.dtype)
+        residual = None if residual is None else residual.float()
+        return run(x.float(), wide, bias, geometry, activation, residual).to(x.dtype)
 
     def refuses(x: Tensor, weight: Any, *rest: object) -> str | None:
         return refuses_isa(isa, x)
@@ -130,7 +141,7 @@ class _Conv2d(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, values)
         ctx.weight, ctx.backend, ctx.geometry = weight, backend, geometry
-        return backend.run(x, weight.with_values(values), bias, geometry, None)
+        return backend.run(x, weight.with_values(values), bias, geometry, None, None)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -156,6 +167,7 @@ def conv2d(
     dilation: int | Sequence[int],
     groups: int,
     activation: str | None,
+    residual: Tensor | None,
     backend: str,
 ) -> Tensor:
     """Checks the arguments, chooses among the backends, and runs one, with a gradient if wanted."""
@@ -171,17 +183,24 @@ def conv2d(
         dtype = torch.get_autocast_dtype(x.device.type)
         x, values = x.to(dtype), values.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+        residual = None if residual is None else residual.to(dtype)
         weight = weight.with_values(values)
     batched = x if x.dim() == 4 else x[None] if x.dim() == 3 else x
     check_conv2d(batched, weight.shape, values, bias, *geometry)
     check_index_devices(x, _indices(weight))
 
-    chosen = choose(backends, backend, batched, weight, bias, geometry, activation)
-    if torch.is_grad_enabled() and needs_gradient(x, values, bias):
+    if residual is not None:
+        steps = geometry.stride, geometry.padding, geometry.dilation
+        out: list[int] = conv2d_output_size(batched.shape[2:], weight.shape[2:], *steps)
+        residual = residual if x.dim() == 4 else residual[None]
+        check_residual(residual, x, (batched.shape[0], weight.shape[0], *out))
+
+    chosen = choose(backends, backend, batched, weight, bias, geometry, activation, residual)
+    if torch.is_grad_enabled() and needs_gradient(x, values, bias, residual):
         y = _Conv2d.apply(batched, values, bias, weight, chosen, geometry)
-        y = ACTIVATIONS[activation](y)
+        y = add_and_activate(y, residual, activation)
     else:
-        y = chosen.run(batched, weight, bias, geometry, activation)
-    if not batched.is_contiguous() and batched.is_contiguous(memory_format=torch.channels_last):
+        y = chosen.run(batched, weight, bias, geometry, activation, residual)
+    if channels_last(batched):
         y = y.contiguous(memory_format=torch.channels_last)
     return y if x.dim() == 4 else y[0]

@@ -19,11 +19,12 @@ LIBRARY = torch.library.Library("sparse_ops", "DEF")
 LIBRARY.define("cpu_supports(str isa) -> bool")
 
 # Rows are filters. Filter o keeps the columns of class o mod (number of classes), a column being
-# (i * kH + y) * kW + x; values stand filter by filter.
+# (i * kH + y) * kW + x; values stand filter by filter. y is channels_last if x is. A residual, of
+# y's shape, is added before the activation.
 CONV = (
     "(Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, Tensor? bias, "
-    "int[] weight_shape, int[] stride, int[] padding, int[] dilation, int groups, int activation)"
-    " -> Tensor"
+    "Tensor? residual, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
+    "int groups, int activation) -> Tensor"
 )
 CONV_BACKWARD = (
     "(Tensor dy, Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, "
@@ -32,11 +33,12 @@ CONV_BACKWARD = (
 )
 CHANNEL_PRUNED = (
     "(Tensor x, Tensor values, Tensor out_channels, Tensor in_channels, Tensor? bias, "
-    "int[] weight_shape, int[] stride, int[] padding, int[] dilation, int activation) -> Tensor"
+    "Tensor? residual, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
+    "int activation) -> Tensor"
 )
 LINEAR = (
     "(Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, Tensor? bias, "
-    "int activation) -> Tensor"
+    "Tensor? residual, int activation) -> Tensor"
 )
 LINEAR_BACKWARD = (
     "(Tensor dy, Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, "
@@ -47,12 +49,22 @@ LINEAR_BACKWARD = (
 ACTIVATION_CODES = {None: 0, "relu": 1, "relu6": 2, "silu": 3, "hardswish": 4}
 
 
+def channels_last(x: Tensor) -> bool:
+    """Whether (N, C, H, W) is stored as (N, H, W, C), and not in both ways at once."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _in_layout_of(x: Tensor, y: Tensor) -> Tensor:
+    return torch.empty_like(y, memory_format=torch.channels_last) if channels_last(x) else y
+
+
 def conv_fake(
     x: Tensor,
     crow_indices: Tensor,
     col_indices: Tensor,
     values: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     weight_shape: list[int],
     stride: list[int],
     padding: list[int],
@@ -61,7 +73,7 @@ def conv_fake(
     activation: int,
 ) -> Tensor:
     size = conv2d_output_size(x.shape[2:], weight_shape[2:], stride, padding, dilation)
-    return x.new_empty(x.shape[0], weight_shape[0], *size)
+    return _in_layout_of(x, x.new_empty(x.shape[0], weight_shape[0], *size))
 
 
 def channel_pruned_fake(
@@ -70,6 +82,7 @@ def channel_pruned_fake(
     out_channels: Tensor,
     in_channels: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     weight_shape: list[int],
     stride: list[int],
     padding: list[int],
@@ -77,7 +90,7 @@ def channel_pruned_fake(
     activation: int,
 ) -> Tensor:
     size = conv2d_output_size(x.shape[2:], weight_shape[2:], stride, padding, dilation)
-    return x.new_empty(x.shape[0], weight_shape[0], *size)
+    return _in_layout_of(x, x.new_empty(x.shape[0], weight_shape[0], *size))
 
 
 def linear_fake(
@@ -86,6 +99,7 @@ def linear_fake(
     col_indices: Tensor,
     values: Tensor,
     bias: Tensor | None,
+    residual: Tensor | None,
     activation: int,
 ) -> Tensor:
     return x.new_empty(x.shape[0], crow_indices.shape[0] - 1)

@@ -32,12 +32,14 @@ def row_sparse_run(name: str) -> Callable[..., Tensor]:
         bias: Tensor | None,
         geometry: Geometry,
         activation: str | None,
+        residual: Tensor | None,
     ) -> Tensor:
         return operator(
             x,
             *columns_of(weight),
             weight.values,
             bias,
+            residual,
             weight.shape,
             *geometry,
             _native.ACTIVATION_CODES[activation],

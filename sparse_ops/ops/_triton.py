@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sparse_ops.ops import _native
+from sparse_ops.ops._activation import add_and_activate
 
 # The oldest Triton with which all kernels were interpreted and compiled.
 OLDEST = (3, 6)
@@ -62,32 +64,31 @@ def _tf32() -> bool:
     return cudnn.conv.fp32_precision == "tf32"
 
 
+def _launch(kernel: Callable[..., Tensor], arguments: tuple[Any, ...], bias: int) -> Tensor:
+    """Runs a kernel on a schema's arguments, of which the one after the bias is the residual."""
+    before, residual, after = arguments[: bias + 1], arguments[bias + 1], arguments[bias + 2 :]
+    if residual is None:
+        return kernel(*before, *after)
+    activation = next(a for a, code in _native.ACTIVATION_CODES.items() if code == after[-1])
+    return add_and_activate(kernel(*before, *after[:-1], 0), residual, activation)
+
+
 def _periodic_conv2d(*arguments: Any) -> Tensor:
-    return _kernels("periodic_conv2d").periodic_conv2d(*arguments, tf32=_tf32())
+    kernel = partial(_kernels("periodic_conv2d").periodic_conv2d, tf32=_tf32())
+    return _launch(kernel, arguments, 4)
 
 
 def _channel_pruned_conv2d(*arguments: Any) -> Tensor:
-    return _kernels("channel_pruned_conv2d").channel_pruned_conv2d(*arguments, tf32=_tf32())
+    kernel = partial(_kernels("channel_pruned_conv2d").channel_pruned_conv2d, tf32=_tf32())
+    return _launch(kernel, arguments, 4)
 
 
 def _csr_conv2d(*arguments: Any) -> Tensor:
-    return _kernels("csr_conv2d").csr_conv2d(*arguments)
+    return _launch(_kernels("csr_conv2d").csr_conv2d, arguments, 4)
 
 
 def _csr_linear(*arguments: Any) -> Tensor:
-    return _kernels("csr_linear").csr_linear(*arguments)
-
-
-def _in_layout_of_x(fake: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The shape that `fake` says, in channels_last if x is: these kernels write either."""
-
-    def laid_out(x: Tensor, *arguments: Any) -> Tensor:
-        y = fake(x, *arguments)
-        if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-            y = torch.empty_like(y, memory_format=torch.channels_last)
-        return y
-
-    return laid_out
+    return _launch(_kernels("csr_linear").csr_linear, arguments, 4)
 
 
 # name -> what launches the kernel, its schema and its shapes: those of the compiled operators.
@@ -104,8 +105,7 @@ _OPERATORS: dict[str, tuple[Callable[..., Tensor], str, Callable[..., Tensor]]] 
 
 for _name, (_, _schema, _fake) in _OPERATORS.items():
     _native.LIBRARY.define(f"{_name}_triton{_schema}", tags=[torch.Tag.pt2_compliant_tag])
-    _shaped = _fake if _name == "csr_linear" else _in_layout_of_x(_fake)
-    torch.library.register_fake(f"sparse_ops::{_name}_triton", _shaped, lib=_native.LIBRARY)
+    torch.library.register_fake(f"sparse_ops::{_name}_triton", _fake, lib=_native.LIBRARY)
 
 
 def _load() -> str | None:

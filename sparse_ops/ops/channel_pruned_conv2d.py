@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight
 from sparse_ops.ops import _native
-from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._activation import add_and_activate
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import Geometry, compiled, conv2d, on_triton, reference
 
@@ -20,6 +20,7 @@ def gather(
     bias: Tensor | None,
     geometry: Geometry,
     activation: str | None,
+    residual: Tensor | None,
 ) -> Tensor:
     """Convolves the kept channels with the dense library, and puts the result in its place."""
     out, inp = weight.out_channels, weight.in_channels
@@ -32,7 +33,7 @@ def gather(
         size = (y.shape[0], weight.shape[0], *y.shape[2:])
         full = y.new_zeros(size) if bias is None else bias[:, None, None].expand(size).clone()
         y = full.index_copy_(1, out.long(), y)
-    return ACTIVATIONS[activation](y)
+    return add_and_activate(y, residual, activation)
 
 
 def _gather_refuses(
@@ -40,7 +41,7 @@ def _gather_refuses(
     weight: ChannelPrunedWeight,
     bias: Tensor | None,
     geometry: Geometry,
-    activation: str | None,
+    *rest: object,
 ) -> str | None:
     if geometry.groups != 1:
         return f"groups is {geometry.groups}, not 1"
@@ -85,6 +86,7 @@ def _run(kernels: str) -> Callable[..., Tensor]:
         bias: Tensor | None,
         geometry: Geometry,
         activation: str | None,
+        residual: Tensor | None,
     ) -> Tensor:
         return operator(
             x,
@@ -92,6 +94,7 @@ def _run(kernels: str) -> Callable[..., Tensor]:
             weight.out_channels,
             weight.in_channels,
             bias,
+            residual,
             weight.shape,
             geometry.stride,
             geometry.padding,
@@ -108,9 +111,9 @@ def _without_groups(always: Backend) -> Backend:
         weight: ChannelPrunedWeight,
         bias: Tensor | None,
         geometry: Geometry,
-        activation: str | None,
+        *rest: object,
     ) -> str | None:
-        return always.refuses(x, weight) or _gather_refuses(x, weight, bias, geometry, activation)
+        return always.refuses(x, weight) or _gather_refuses(x, weight, bias, geometry)
 
     return replace(always, refuses=refuses, backward=gather_backward)
 
@@ -142,6 +145,7 @@ def channel_pruned_conv2d(
     groups: int = 1,
     *,
     activation: str | None = None,
+    residual: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Convolves with the kept channels of a weight; a removed output channel is its bias.
@@ -153,6 +157,7 @@ def channel_pruned_conv2d(
         stride, padding, dilation: as in torch.nn.functional.conv2d; padding in numbers.
         groups: 1; more are refused by all backends but the reference.
         activation: None, "relu", "relu6", "silu" or "hardswish", applied to the output.
+        residual: (N, O, H', W'), of x's dtype, added before the activation, or None.
         backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
 
     Returns:
@@ -163,4 +168,16 @@ def channel_pruned_conv2d(
         ValueError: shapes, dtypes or devices do not fit, or there is no such backend or activation.
         RuntimeError: the backend asked for refuses these arguments; the message says why.
     """
-    return conv2d(BACKENDS, x, weight, bias, stride, padding, dilation, groups, activation, backend)
+    return conv2d(
+        BACKENDS,
+        x,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        activation,
+        residual,
+        backend,
+    )

@@ -30,6 +30,7 @@ def csr_conv2d(
     groups: int = 1,
     *,
     activation: str | None = None,
+    residual: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Convolves with an unstructured sparse weight.
@@ -40,6 +41,7 @@ def csr_conv2d(
         bias: (O), or None.
         stride, padding, dilation, groups: as in torch.nn.functional.conv2d; padding in numbers.
         activation: None, "relu", "relu6", "silu" or "hardswish", applied to the output.
+        residual: (N, O, H', W'), of x's dtype, added before the activation, or None.
         backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
 
     Returns:
@@ -52,4 +54,16 @@ def csr_conv2d(
     """
     if len(weight.shape) != 4:
         raise ValueError(f"weight must be (O, I / groups, kH, kW), got {weight.shape}")
-    return conv2d(BACKENDS, x, weight, bias, stride, padding, dilation, groups, activation, backend)
+    return conv2d(
+        BACKENDS,
+        x,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        activation,
+        residual,
+        backend,
+    )

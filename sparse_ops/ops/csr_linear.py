@@ -13,16 +13,22 @@ from torch.nn import functional as F
 
 from sparse_ops.formats import CSRWeight
 from sparse_ops.ops import _native
-from sparse_ops.ops._activation import ACTIVATIONS, check_activation
+from sparse_ops.ops._activation import add_and_activate, check_activation
 from sparse_ops.ops._backend import Backend, choose, needs_gradient
 from sparse_ops.ops._native import refuses_isa
-from sparse_ops.ops._shapes import check_dtypes, check_index_devices
+from sparse_ops.ops._shapes import check_dtypes, check_index_devices, check_residual
 from sparse_ops.ops._triton import refuses_triton
 
 
-def reference(x: Tensor, weight: CSRWeight, bias: Tensor | None, activation: str | None) -> Tensor:
+def reference(
+    x: Tensor,
+    weight: CSRWeight,
+    bias: Tensor | None,
+    activation: str | None,
+    residual: Tensor | None,
+) -> Tensor:
     """The definition, in PyTorch: unpack and multiply. Any device and dtype; slow."""
-    return ACTIVATIONS[activation](F.linear(x, weight.to_dense(), bias))
+    return add_and_activate(F.linear(x, weight.to_dense(), bias), residual, activation)
 
 
 def reference_backward(
@@ -37,13 +43,21 @@ def _compiled(isa: str) -> Backend:
     forward_operator = getattr(torch.ops.sparse_ops, f"csr_linear_{isa}")
     backward_operator = getattr(torch.ops.sparse_ops, f"csr_linear_backward_{isa}")
 
-    def run(x: Tensor, weight: CSRWeight, bias: Tensor | None, activation: str | None) -> Tensor:
+    def run(
+        x: Tensor,
+        weight: CSRWeight,
+        bias: Tensor | None,
+        activation: str | None,
+        residual: Tensor | None,
+    ) -> Tensor:
         values, wide = weight.values, x
         if x.dtype != torch.float32:
             values, wide = values.float(), x.float()
             bias = None if bias is None else bias.float()
+            residual = None if residual is None else residual.float()
+        indices = weight.crow_indices, weight.col_indices
         code = _native.ACTIVATION_CODES[activation]
-        y = forward_operator(wide, weight.crow_indices, weight.col_indices, values, bias, code)
+        y = forward_operator(wide, *indices, values, bias, residual, code)
         return y if x.dtype == torch.float32 else y.to(x.dtype)
 
     def backward(
@@ -66,10 +80,16 @@ def _compiled(isa: str) -> Backend:
     return Backend(isa, run, lambda x, *_: refuses_isa(isa, x), backward)
 
 
-def _triton(x: Tensor, weight: CSRWeight, bias: Tensor | None, activation: str | None) -> Tensor:
+def _triton(
+    x: Tensor,
+    weight: CSRWeight,
+    bias: Tensor | None,
+    activation: str | None,
+    residual: Tensor | None,
+) -> Tensor:
     code = _native.ACTIVATION_CODES[activation]
     indices = weight.crow_indices, weight.col_indices
-    return torch.ops.sparse_ops.csr_linear_triton(x, *indices, weight.values, bias, code)
+    return torch.ops.sparse_ops.csr_linear_triton(x, *indices, weight.values, bias, residual, code)
 
 
 # In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
@@ -96,7 +116,7 @@ class _CSRLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, values)
         ctx.weight, ctx.backend = weight, backend
-        return backend.run(x, weight.with_values(values), bias, None)
+        return backend.run(x, weight.with_values(values), bias, None, None)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -116,6 +136,7 @@ def csr_linear(
     bias: Tensor | None = None,
     *,
     activation: str | None = None,
+    residual: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Applies a sparse linear layer.
@@ -125,6 +146,7 @@ def csr_linear(
         weight: packed (out_features, in_features).
         bias: (out_features), or None.
         activation: None, "relu", "relu6", "silu" or "hardswish", applied to the output.
+        residual: (*, out_features), of x's dtype, added before the activation, or None.
         backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
 
     Returns:
@@ -145,14 +167,19 @@ def csr_linear(
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.with_values(weight.values.to(dtype))
         bias = None if bias is None else bias.to(dtype)
+        residual = None if residual is None else residual.to(dtype)
     check_dtypes(x, weight.values, bias, O)
     indices = {"crow_indices": weight.crow_indices, "col_indices": weight.col_indices}
     check_index_devices(x, indices)
 
+    check_residual(residual, x, (*x.shape[:-1], O))
+
     rows = x if x.dim() == 2 else x.reshape(-1, I)
-    chosen = choose(BACKENDS, backend, rows, weight, bias, activation)
-    if torch.is_grad_enabled() and needs_gradient(x, weight.values, bias):
-        y = ACTIVATIONS[activation](_CSRLinear.apply(rows, weight.values, bias, weight, chosen))
+    added = residual if residual is None or x.dim() == 2 else residual.reshape(-1, O)
+    chosen = choose(BACKENDS, backend, rows, weight, bias, activation, added)
+    if torch.is_grad_enabled() and needs_gradient(x, weight.values, bias, residual):
+        y = _CSRLinear.apply(rows, weight.values, bias, weight, chosen)
+        y = add_and_activate(y, added, activation)
     else:
-        y = chosen.run(rows, weight, bias, activation)
+        y = chosen.run(rows, weight, bias, activation, added)
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], O)

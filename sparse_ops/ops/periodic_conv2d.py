@@ -30,6 +30,7 @@ def periodic_conv2d(
     groups: int = 1,
     *,
     activation: str | None = None,
+    residual: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Convolves with a periodically sparse weight.
@@ -40,6 +41,7 @@ def periodic_conv2d(
         bias: (O), or None.
         stride, padding, dilation, groups: as in torch.nn.functional.conv2d; padding in numbers.
         activation: None, "relu", "relu6", "silu" or "hardswish", applied to the output.
+        residual: (N, O, H', W'), of x's dtype, added before the activation, or None.
         backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
 
     Returns:
@@ -50,4 +52,16 @@ def periodic_conv2d(
         ValueError: shapes, dtypes or devices do not fit, or there is no such backend or activation.
         RuntimeError: the backend asked for refuses these arguments; the message says why.
     """
-    return conv2d(BACKENDS, x, weight, bias, stride, padding, dilation, groups, activation, backend)
+    return conv2d(
+        BACKENDS,
+        x,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        activation,
+        residual,
+        backend,
+    )

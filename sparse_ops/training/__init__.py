@@ -1,16 +1,16 @@
 """Training methods: each turns an ordinary training run into a masked model and its masks."""
 
 from sparse_ops.training import hdf5
+from sparse_ops.training.art import HyperSparse
 from sparse_ops.training.evaluation import Evaluation, evaluate
 from sparse_ops.training.fixed import Fixed
 from sparse_ops.training.gsm import GSM
 from sparse_ops.training.history import History, Row
-from sparse_ops.training.hypersparse import HyperSparse
 from sparse_ops.training.loop import fit
 from sparse_ops.training.lottery import lottery_ticket
 from sparse_ops.training.magnitude import Magnitude, cut_
 from sparse_ops.training.method import Dense, Epoch, Settings, SparsityMethod
-from sparse_ops.training.penalties import hypersparse_grad_, hypersparse_loss, l1_loss, l2_loss
+from sparse_ops.training.penalties import hypersparse, hypersparse_grad_, l1_loss, l2_loss
 from sparse_ops.training.predefined import Aperiodic, Predefined
 from sparse_ops.training.sabr import SABR, double_softmax_cross_entropy
 from sparse_ops.training.schedules import Cosine, MultiStep, Plateau, Schedule
@@ -53,8 +53,8 @@ __all__ = [
     "evaluate",
     "fit",
     "hdf5",
+    "hypersparse",
     "hypersparse_grad_",
-    "hypersparse_loss",
     "l1_loss",
     "l2_loss",
     "lottery_ticket",

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.data import Split, batches
+from sparse_ops.masks import weights
+
+# The measure of a weight that is not zero in the SABR code: most penalties leave none exactly so.
+SMALL = 1e-5
 
 # Anything that gives (x, labels) each time it is iterated over, such as a DataLoader.
 BatchSource = Iterable[tuple[Tensor, Tensor]]
@@ -59,6 +63,14 @@ def evaluate(model: nn.Module, data: Split | BatchSource, *, batch_size: int = 5
     if count == 0:
         raise ValueError("there is nothing to evaluate on: the data has no examples")
     return Evaluation(int(right1) / count, int(right5) / count, float(loss) / count, count)
+
+
+@torch.no_grad()
+def small_weights(model: nn.Module) -> float:
+    """The fraction of the weights of Conv2d and Linear that are below 1e-5 in size; 0 for none."""
+    found = list(weights(model).values())
+    small = sum(int((weight.abs() < SMALL).sum()) for weight in found)
+    return small / max(1, sum(weight.numel() for weight in found))
 
 
 def check_logits(logits: Tensor, labels: Tensor) -> None:

@@ -18,7 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparse_ops.masks import Masks, keep_largest, prunable
+from sparse_ops._selection import keep_only_, kth_smallest, parts
+from sparse_ops.masks import Masks, prunable
 from sparse_ops.training.magnitude import cut_
 from sparse_ops.training.method import Epoch, Settings, SparsityMethod, check_sparsity, share
 
@@ -48,6 +49,8 @@ class GSM(SparsityMethod):
     sparsity: float = 0.9
     _active: int = field(init=False, repr=False, compare=False, default=0)
     _undecided: Tensor | None = field(init=False, repr=False, compare=False, default=None)
+    # Not a field: it is no part of the method's state.
+    _scores = None
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
@@ -60,7 +63,7 @@ class GSM(SparsityMethod):
         """
         total = sum(weight.numel() for weight in prunable(model).values())
         self._active = share(total, 1 - self.sparsity)
-        self._undecided = None
+        self._undecided, self._scores = None, None
         if self._active < 1:
             raise ValueError(
                 f"sparsity {self.sparsity} of the model's {total} weights of Conv2d and Linear "
@@ -69,16 +72,33 @@ class GSM(SparsityMethod):
 
     @torch.no_grad()
     def after_backward(self, model: nn.Module) -> None:
-        weights = {n: w for n, w in prunable(model).items() if w.grad is not None}
-        gradients = {n: w.grad for n, w in weights.items() if w.grad is not None}
-        scores = {n: (weights[n] * gradient).abs_() for n, gradient in gradients.items()}
-        total = sum(score.numel() for score in scores.values())
-        active = keep_largest(scores, min(self._active, total))
-        for name, gradient in gradients.items():
-            gradient.masked_fill_(~active[name], 0)
+        pairs = [(w, w.grad) for w in prunable(model).values() if w.grad is not None]
+        if not pairs:
+            return
+        scores = self._room(pairs)
+        for (weight, gradient), score in zip(pairs, scores, strict=True):
+            torch.mul(weight, gradient, out=score).abs_()
+        total = sum(score.numel() for score in scores)
+        cut = kth_smallest(scores, total - min(self._active, total) + 1)
+        for (_, gradient), score in zip(pairs, scores, strict=True):
+            for values, sizes in parts(gradient, score):
+                keep_only_(values, sizes >= cut)
         # All tie when fewer than Q scores are above zero: then every weight learns in this step.
-        every = torch.stack([mask.all() for mask in active.values()]).all()
-        self._undecided = every.long() + (0 if self._undecided is None else self._undecided)
+        every = (cut == 0).long()
+        self._undecided = every + (0 if self._undecided is None else self._undecided)
+
+    def _room(self, pairs: list[tuple[nn.Parameter, Tensor]]) -> list[Tensor]:
+        """Memory for the scores, laid out as the weights; kept from step to step."""
+        if (
+            self._scores is None
+            or not all(
+                s.shape == w.shape and s.stride() == w.stride() and s.device == w.device
+                for s, (w, _) in zip(self._scores, pairs, strict=False)
+            )
+            or len(self._scores) != len(pairs)
+        ):
+            self._scores = [torch.empty_like(w, requires_grad=False) for w, _ in pairs]
+        return self._scores
 
     def end_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: Epoch) -> bool:
         if self.sparsity and self._undecided is not None and int(self._undecided):
@@ -92,4 +112,5 @@ class GSM(SparsityMethod):
         return True
 
     def finalize(self, model: nn.Module) -> Masks:
+        self._scores = None
         return cut_(model, self.sparsity)

@@ -21,6 +21,8 @@ class Row:
         seconds: of its steps; the evaluation after them is not counted.
         examples_per_second: learned from, by all processes together.
         top1, top5, validation_loss: on the validation data after the epoch; None without such.
+        sparsity: fraction of the weights of Conv2d and Linear that are below 1e-5 in size, before
+            the method does what it does at the end of an epoch.
     """
 
     epoch: int
@@ -32,6 +34,7 @@ class Row:
     top1: float | None = None
     top5: float | None = None
     validation_loss: float | None = None
+    sparsity: float = 0.0
 
 
 @dataclass
@@ -44,7 +47,7 @@ class History:
 
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, epoch: Epoch, seconds: float, examples: int) -> None:
+    def add(self, epoch: Epoch, seconds: float, examples: int, sparsity: float) -> None:
         found = epoch.validation
         self.rows.append(
             Row(
@@ -57,6 +60,7 @@ class History:
                 None if found is None else found.top1,
                 None if found is None else found.top5,
                 None if found is None else found.loss,
+                sparsity,
             )
         )
 
@@ -85,6 +89,17 @@ class History:
         if not found:
             raise ValueError("there has been no evaluation in the last epochs")
         return sum(found) / len(found)
+
+    def mean_loss(self, count: int = 10) -> float:
+        """Mean loss over the last `count` epochs.
+
+        Raises:
+            ValueError: there have been no epochs.
+        """
+        if not self.rows:
+            raise ValueError("there has been no epoch")
+        losses = [row.loss for row in self.rows[-count:]]
+        return sum(losses) / len(losses)
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [asdict(row) for row in self.rows]

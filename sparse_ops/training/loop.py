@@ -176,6 +176,9 @@ def fit(
                         on_epoch(epoch)
                     if checkpoint is not None:
                         run.save(checkpoint)
+        except BaseException:
+            method.abandon(model)
+            raise
         finally:
             logs.close()
         steps.zero_grad()

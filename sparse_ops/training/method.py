@@ -92,6 +92,9 @@ class SparsityMethod(ABC):
         """Whether the method wants more epochs."""
         return True
 
+    def abandon(self, model: nn.Module) -> None:
+        """Leaves the model with the parameters it came with, where `fit` ends by an error."""
+
     @abstractmethod
     def finalize(self, model: nn.Module) -> Masks:
         """Masks `model` in place, leaves it with the parameters it came with, returns the masks."""

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from sparse_ops.data import Split
 from sparse_ops.training.checkpoint import Run
 from sparse_ops.training.distribution import begin_epoch, steps_of
-from sparse_ops.training.evaluation import BatchSource, Evaluation, check_logits, evaluate
+from sparse_ops.training.evaluation import (
+    BatchSource,
+    Evaluation,
+    check_logits,
+    evaluate,
+    small_weights,
+)
 from sparse_ops.training.method import Epoch
 from sparse_ops.training.progress import Bar
 from sparse_ops.training.schedules import Plateau
@@ -91,7 +97,7 @@ def one_epoch(
         lr=float(optimizer.param_groups[0]["lr"]),
         validation=found,
     )
-    run.history.add(epoch, seconds, int(seen))
+    run.history.add(epoch, seconds, int(seen), small_weights(run.model))
     run.epoch = number
     return epoch
 

@@ -1,5 +1,11 @@
 """Penalties that make weights small, for anyone's training loop.
 
+    loss = criterion(model(x), y) + strength * hypersparse(model, sparsity)
+
+or, in one pass and without a graph, after `loss.backward()`:
+
+    hypersparse_grad_(model, sparsity, strength)
+
 The HyperSparse loss over the N weights w of a model, a = |w|, has the value 0 and only a gradient.
 With a_(j) the j-th smallest, j = int(sparsity · N) counted from 0, and [·] taken as a constant:
 
@@ -19,7 +25,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from sparse_ops.masks import kth_smallest, prunable
+from sparse_ops._selection import kth_smallest, parts
+from sparse_ops.masks import prunable
 from sparse_ops.training.method import check_sparsity, share
 
 # arctanh(1/√3), to the four digits of the authors: there the slope of tanh falls fastest.
@@ -29,7 +36,7 @@ BEND = 0.6585
 Weights = nn.Module | Iterable[Tensor]
 
 
-def hypersparse_loss(weights: Weights, sparsity: float) -> Tensor:
+def hypersparse(weights: Weights, sparsity: float) -> Tensor:
     """The HyperSparse loss: value 0, gradient by autograd. Do not watch it fall.
 
     `hypersparse_grad_` gives the same gradient in one pass, without a graph, and more exactly: here
@@ -42,8 +49,10 @@ def hypersparse_loss(weights: Weights, sparsity: float) -> Tensor:
     Raises:
         ValueError: sparsity is out of range, or there are no weights.
     """
-    size = _flat(_tensors(weights)).abs()
-    scale = _scale(size.detach(), sparsity)
+    tensors = _tensors(weights)
+    size = torch.cat([tensor.flatten() for tensor in tensors]).abs()
+    size = size.to(torch.promote_types(size.dtype, torch.float32))
+    scale = _scale(tensors, sparsity)
     bent = torch.tanh(scale * size)
     total = size.sum()
     ratio = bent.sum() / bent.detach().sum().clamp_min(torch.finfo(bent.dtype).tiny)
@@ -66,17 +75,29 @@ def hypersparse_grad_(weights: Weights, sparsity: float, strength: float = 1.0) 
         ValueError: sparsity is out of range, or there are no weights.
     """
     tensors = _tensors(weights)
-    flat = _flat(tensors)
-    size = flat.abs()
-    scale = _scale(size, sparsity)
-    bent = torch.mul(size, scale).tanh_()
-    tiny = torch.finfo(bent.dtype).tiny
-    factor = strength * scale * size.sum() / bent.sum().clamp_min(tiny)
-    gradient = bent.square_().neg_().add_(1).mul_(factor).mul_(flat.sign_())
-    for tensor, part in zip(tensors, gradient.split([t.numel() for t in tensors]), strict=True):
-        if tensor.requires_grad:
-            part = part.view(tensor.shape).to(tensor.dtype)
-            tensor.grad = part.clone() if tensor.grad is None else tensor.grad.add_(part)
+    scale = _scale(tensors, sparsity)
+    tiny = torch.finfo(scale.dtype).tiny
+    bent, total = torch.zeros_like(scale), torch.zeros_like(scale)
+    for tensor in tensors:
+        for (part,) in parts(tensor.detach()):
+            size = part.to(scale.dtype).abs()
+            total += size.sum()
+            bent += _tanh_(size.mul_(scale)).sum()
+    factor = strength * scale * total / bent.clamp_min(tiny)
+    for tensor in tensors:
+        if not tensor.requires_grad:
+            continue
+        if tensor.grad is None:
+            tensor.grad = torch.zeros_like(tensor)
+        for part, gradient in parts(tensor.detach(), tensor.grad):
+            signs = part.sign().to(scale.dtype)
+            slope = _tanh_(part.to(scale.dtype) * scale).square_().neg_().add_(1)
+            gradient += slope.mul_(signs).mul_(factor)
+
+
+def _tanh_(x: Tensor) -> Tensor:
+    """tanh in place, as 2σ(2x) - 1: six times as fast on a CPU; exact to a rounding of 1."""
+    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
 def l1_loss(weights: Weights) -> Tensor:
@@ -96,16 +117,13 @@ def _tensors(weights: Weights) -> list[Tensor]:
     return found
 
 
-def _flat(tensors: list[Tensor]) -> Tensor:
-    """All weights in one row, of float32 at least, in memory of its own."""
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    return flat.to(torch.promote_types(flat.dtype, torch.float32))
-
-
-def _scale(size: Tensor, sparsity: float) -> Tensor:
-    """s, or 0 where the weights are that sparse already."""
+def _scale(tensors: list[Tensor], sparsity: float) -> Tensor:
+    """s, of float32 at least, or 0 where the weights are that sparse already."""
     check_sparsity(sparsity)
-    edge = kth_smallest(size, share(size.numel(), sparsity) + 1)
+    count = sum(tensor.numel() for tensor in tensors)
+    edge = kth_smallest(tensors, share(count, sparsity) + 1, of_size=True)
+    edge = edge.to(torch.promote_types(edge.dtype, torch.float32))
+    largest = torch.stack([t.detach().abs().amax().to(edge.dtype) for t in tensors if t.numel()])
     # What is smaller than this beside the largest weight is rounding; 1/edge would be its noise.
-    least = torch.finfo(size.dtype).eps * size.max()
+    least = torch.finfo(edge.dtype).eps * largest.max()
     return torch.where(edge > least, BEND / edge, torch.zeros_like(edge))

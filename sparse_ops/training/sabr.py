@@ -23,12 +23,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from sparse_ops.masks import PRUNABLE, Masks, apply_
+from sparse_ops.training.evaluation import SMALL
 from sparse_ops.training.method import Epoch, Settings, SparsityMethod, agreed
 
 _log = logging.getLogger(__name__)
-
-# The authors' measure of a weight that is not zero.
-NONZERO = 1e-5
 
 
 def std_threshold(weight: Tensor, theta: float, gamma: float) -> Tensor:
@@ -154,6 +152,12 @@ class SABR(SparsityMethod):
             _log.info("%s is frozen, with %d weights that are not zero", chosen, left[chosen])
         self._best = max(best, accuracy)
 
+    def abandon(self, model: nn.Module) -> None:
+        """Turns dropout on again."""
+        for name, p in self._dropout.items():
+            _set_dropout(model, name, p)
+        self._dropout = {}
+
     @torch.no_grad()
     def finalize(self, model: nn.Module) -> Masks:
         masks = {}
@@ -173,9 +177,7 @@ class SABR(SparsityMethod):
                 float(_std(weight)),
             )
         apply_(model, masks)
-        for name, p in self._dropout.items():
-            _set_dropout(model, name, p)
-        self._dropout = {}
+        self.abandon(model)
         return masks
 
     def _tensors(self, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -196,7 +198,7 @@ class SABR(SparsityMethod):
 
 def nonzero(weight: Tensor) -> int:
     """How many weights have a size of 1e-5 or more."""
-    return int((weight.detach().abs() >= NONZERO).sum())
+    return int((weight.detach().abs() >= SMALL).sum())
 
 
 def _std(weight: Tensor) -> Tensor:

@@ -20,13 +20,13 @@ def _warm_up(step: int, steps: int) -> float:
 class MultiStep:
     """Multiplies by `gamma` after each of some numbers of epochs.
 
-    Code that steps its scheduler at the start of an epoch drops one epoch early; for the same rates
-    name each boundary one less.
-
     Attributes:
         boundaries: in epochs, ascending.
         gamma: above 0.
-        warm_up: in how many epochs the rate first rises from 0, step by step.
+        warm_up: in how many epochs the rate first rises, step by step.
+        warm_up_from: the factor that it rises from.
+        offset: epochs by which all boundaries are moved; -1 for the rates of code that steps its
+            scheduler at the start of each epoch.
 
     Raises:
         ValueError: one of them is out of its range.
@@ -35,6 +35,8 @@ class MultiStep:
     boundaries: tuple[int, ...]
     gamma: float = 0.1
     warm_up: int = 0
+    warm_up_from: float = 0.0
+    offset: int = 0
 
     def __post_init__(self) -> None:
         boundaries = tuple(self.boundaries)
@@ -45,10 +47,13 @@ class MultiStep:
             raise ValueError(f"gamma must be above 0, got {self.gamma}")
         if self.warm_up < 0:
             raise ValueError(f"warm_up must be 0 or more, got {self.warm_up}")
+        if not 0 <= self.warm_up_from <= 1:
+            raise ValueError(f"warm_up_from must be in [0, 1], got {self.warm_up_from}")
 
     def factor(self, step: int, steps_per_epoch: int, epochs: int) -> float:
-        passed = sum(step >= boundary * steps_per_epoch for boundary in self.boundaries)
-        return self.gamma**passed * _warm_up(step, self.warm_up * steps_per_epoch)
+        passed = sum(step >= (b + self.offset) * steps_per_epoch for b in self.boundaries)
+        risen = _warm_up(step, self.warm_up * steps_per_epoch)
+        return self.gamma**passed * (self.warm_up_from + (1 - self.warm_up_from) * risen)
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,12 @@ class Spred(MaskedMethod):
             self._cut(model, now, optimizer)
         return True
 
+    def abandon(self, model: nn.Module) -> None:
+        if self._followers is not None:
+            self._followers.leave()
+            self._followers = None
+        fold_(model)
+
     @torch.no_grad()
     def finalize(self, model: nn.Module) -> Masks:
         if self._followers is not None:

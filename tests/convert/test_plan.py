@@ -83,7 +83,8 @@ def test_layers_go_back_to_dense_until_the_whole_model_is_faster():
         return so.convert.Comparison(ratio, 1, ratio, 0.9 * ratio, ratio, 20)
 
     models = []
-    plan = so.plan(model, torch.randn(EXAMPLE), masks, measure=measure, progress=False)
+    options = {"shrink": False, "progress": False}
+    plan = so.plan(model, torch.randn(EXAMPLE), masks, measure=measure, **options)
     assert len(models) == 3 and len(plan.packed) == 2
     assert sum("whole model was not faster" in layer.reason for layer in plan.layers) == 2
     assert plan.whole.speedup > 1

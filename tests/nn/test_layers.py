@@ -268,3 +268,12 @@ def test_a_pattern_without_any_tap_is_its_bias():
     layer = snn.PeriodicConv2d(4, 6, 3, pattern=Periodic(((),)))
     y = layer(torch.randn(2, 4, 5, 5))
     torch.testing.assert_close(y, layer.bias[:, None, None].expand(2, 6, 3, 3))
+
+
+@every_layer
+def test_a_residual_is_added_before_the_activation(which):
+    layer, x = layers()[which]
+    before = layer(x)
+    layer.activation = "relu"
+    residual = torch.randn_like(before)
+    torch.testing.assert_close(layer(x, residual), F.relu(before + residual))

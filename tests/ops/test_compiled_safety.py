@@ -26,6 +26,7 @@ def good_conv():
         "col": i32(0, 17, 4),
         "values": torch.randn(3),
         "bias": torch.randn(3),
+        "residual": None,
         "shape": [3, 2, 3, 3],
         "stride": [1, 1],
         "padding": [1, 1],
@@ -48,6 +49,9 @@ def good_conv():
         ({"values": torch.randn(2)}, r"values must be \(3\), got 2"),
         ({"values": torch.randn(3).double()}, "values must be float32"),
         ({"bias": torch.randn(2)}, "bias must have 3 values, got 2"),
+        ({"residual": torch.randn(1, 3, 5, 4)}, r"residual must be \(1, 3, 5, 5\)"),
+        ({"residual": torch.randn(75)}, r"residual must be \(1, 3, 5, 5\)"),
+        ({"residual": torch.randn(1, 3, 5, 5).double()}, r"residual must be float32"),
         ({"x": torch.randn(1, 3, 5, 5)}, r"x must be \(N, 2, H, W\)"),
         ({"x": torch.randn(2, 5, 5)}, r"x must be \(N, 2, H, W\)"),
         ({"x": torch.randn(1, 2, 5, 5).int()}, "x must be float32"),
@@ -88,6 +92,7 @@ def test_convolution_gradient_refuses(isa, dy, words):
         ({"inp": i32(-5)}, r"in_channels must be in \[0, 2\)"),
         ({"out": i32()}, "no channel is left"),
         ({"values": torch.randn(2, 2, 3, 3)}, r"values must be \(2, 1, 3, 3\)"),
+        ({"residual": torch.randn(1, 2, 5, 5)}, r"residual must be \(1, 3, 5, 5\)"),
     ],
 )
 def test_channel_pruned_convolution_refuses(isa, change, words):
@@ -96,8 +101,10 @@ def test_channel_pruned_convolution_refuses(isa, change, words):
         "values": torch.randn(2, 1, 3, 3),
         "out": i32(0, 2),
         "inp": i32(1),
+        "bias": None,
+        "residual": None,
     }
-    rest = (None, [3, 2, 3, 3], [1, 1], [1, 1], [1, 1], 0)
+    rest = ([3, 2, 3, 3], [1, 1], [1, 1], [1, 1], 0)
     operator = getattr(torch.ops.sparse_ops, f"channel_pruned_conv2d_{isa}")
     operator(*good.values(), *rest)
     with pytest.raises(RuntimeError, match=words):
@@ -113,6 +120,7 @@ def test_channel_pruned_convolution_refuses(isa, change, words):
         ({"crow": i32(0, 4, 3)}, "never fall"),
         ({"values": torch.randn(4)}, r"values must be \(3\), got 4"),
         ({"bias": torch.randn(3)}, "bias must have 2 values, got 3"),
+        ({"residual": torch.randn(2, 3)}, "residual must"),
     ],
 )
 def test_linear_refuses(isa, batch, change, words):
@@ -122,6 +130,7 @@ def test_linear_refuses(isa, batch, change, words):
         "col": i32(0, 5, 1),
         "values": torch.randn(3),
         "bias": torch.randn(2),
+        "residual": None,
     }
     operator = getattr(torch.ops.sparse_ops, f"csr_linear_{isa}")
     operator(*good.values(), 0)

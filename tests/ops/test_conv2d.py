@@ -69,6 +69,47 @@ def test_forward_is_exact_up_to_rounding(name, backend, case):
     assert_within_rounding(y, *exact(x, weight, bias, case), terms(case))
 
 
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+@pytest.mark.parametrize("case", CONV + CONV_LARGE, ids=str)
+@pytest.mark.parametrize(("name", "backend"), EVERY, ids=IDS)
+def test_residual_is_added_before_the_activation(name, backend, case, layout):
+    x, weight, bias = problem(name, case)
+    skip_if_refused(backend, x, weight, bias, case)
+    y, magnitude = exact(x, weight, bias, case)
+    residual = torch.randn(y.shape)
+    # Each in its own layout: the operator's is that of x.
+    if layout == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    else:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    found = OPERATORS[name][0](
+        x,
+        weight,
+        bias,
+        *case.geometry,
+        activation="relu",
+        residual=residual,
+        backend=backend.name,
+    )
+    expected = F.relu(y + residual.double())
+    assert_within_rounding(found, expected, magnitude + residual.abs().double(), terms(case) + 1)
+    if layout == "contiguous":
+        assert found.is_contiguous()
+    elif x.numel() and not x.is_contiguous():
+        assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("name", "backend"), EVERY, ids=IDS)
+def test_residual_has_a_gradient(name, backend):
+    case = CONV[1]
+    x, weight, bias = problem(name, case)
+    skip_if_refused(backend, x, weight, bias, case)
+    residual = torch.randn(2, 16, 8, 8, requires_grad=True)
+    y = OPERATORS[name][0](x, weight, bias, *case.geometry, residual=residual, backend=backend.name)
+    dy = torch.randn_like(y)
+    assert torch.equal(torch.autograd.grad(y, residual, dy)[0], dy)
+
+
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a])
 @pytest.mark.parametrize(("name", "backend"), EVERY, ids=IDS)
 def test_activation_and_missing_bias(name, backend, activation):
@@ -197,6 +238,11 @@ def test_bad_arguments_are_named(name):
         ({"padding": -1}, r"padding must be a number or a pair of at least 0, got -1"),
         ({"dilation": (1, 2, 3)}, r"dilation must be"),
         ({"groups": 3}, r"groups must be a number that divides 16 output channels, got 3"),
+        (
+            {"residual": x, "padding": 1},
+            r"residual must be \(2, 16, 8, 8\), got \(2, 8, 8, 8\)",
+        ),
+        ({"residual": x.double(), "padding": 1}, r"residual must be"),
         ({"activation": "tanh"}, r"activation must be one of None, relu, .*, got 'tanh'"),
         ({"backend": "avx"}, r"unknown backend 'avx'; have .*scalar, triton, reference"),
     ):

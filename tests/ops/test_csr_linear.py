@@ -56,6 +56,19 @@ def test_activation(backend, activation, batch):
 
 
 @pytest.mark.parametrize("case", LINEAR, ids=str)
+def test_residual_is_added_before_the_activation(backend, case):
+    x, weight, bias = problem(case)
+    skip_if_refused(backend, x, weight, bias, "relu")
+    y, magnitude = exact(x, weight, bias)
+    residual = torch.randn(case.out_features, case.batch).T
+    found = csr_linear(x, weight, bias, activation="relu", residual=residual, backend=backend.name)
+    expected = F.relu(y + residual.double())
+    assert_within_rounding(
+        found, expected, magnitude + residual.abs().double(), case.in_features + 2
+    )
+
+
+@pytest.mark.parametrize("case", LINEAR, ids=str)
 def test_gradients_are_exact_up_to_rounding(backend, case):
     x, weight, bias = problem(case)
     skip_if_refused(backend, x, weight, bias, None)

@@ -26,13 +26,14 @@ def arguments():
     rows = (csr.crow_indices, csr.col_indices, csr.values)
     line = (linear.crow_indices, linear.col_indices, linear.values)
     dy = torch.randn(2, 16, 3, 1)
+    last = x.contiguous(memory_format=torch.channels_last)
     kept = (channels.values, channels.out_channels, channels.in_channels)
     return {
-        "periodic_conv2d": (x, *classes, bias, shape, *geometry, 1),
-        "csr_conv2d": (x, *rows, None, shape, *geometry, 0),
-        "channel_pruned_conv2d": (x, *kept, bias, shape, *geometry[:3], 2),
+        "periodic_conv2d": (x, *classes, bias, torch.randn(2, 16, 3, 1), shape, *geometry, 1),
+        "csr_conv2d": (x, *rows, None, None, shape, *geometry, 0),
+        "channel_pruned_conv2d": (last, *kept, bias, None, shape, *geometry[:3], 2),
         "sparse_conv2d_backward": (dy, x, *rows, shape, *geometry, True, False),
-        "csr_linear": (torch.randn(6, 9), *line, torch.randn(7), 3),
+        "csr_linear": (torch.randn(6, 9), *line, torch.randn(7), torch.randn(6, 7), 3),
         "csr_linear_backward": (torch.randn(6, 7), torch.randn(6, 9), *line, False, True),
     }
 

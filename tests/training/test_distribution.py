@@ -68,6 +68,7 @@ METHODS: dict[str, SparsityMethod] = {
     "hypersparse": HyperSparse(sparsity=0.6, warm_up=1, max_epochs=1, fine_tune=1),
     "sabr": SABR(strength=0.01),
     "spred": Spred(sparsity=0.5, mode="filter", exempt=(), fine_tune=1),
+    "by and by": Spred(sparsity=0.5, exempt=(), begin=0, end=2),
     "penalized": Penalized(sparsity=0.6),
 }
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparse_ops.models import lenet5, lenet300
+from sparse_ops.models import lenet5, lenet300, resnet56
 from sparse_ops.training import GSM, Cosine, Dense, MultiStep, Settings, fit
 from sparse_ops.training.magnitude import largest
 from sparse_ops.training.method import Epoch
@@ -239,6 +239,8 @@ def test_fit_decays_weights_in_the_momentum_and_biases_not_at_all():
         (lenet300, 1 - 1 / 60, 4436, 4437),
         (lenet5, 1 - 1 / 125, 3444, 3444),
         (lenet5, 1 - 1 / 300, 1435, 1435),
+        (resnet56, 0.9, 85_150, 85_151),
+        (resnet56, 0.85, 127_725, 127_726),
     ],
 )
 def test_as_many_weights_learn_and_stay_as_in_the_paper(make, sparsity, active, kept):
@@ -250,7 +252,7 @@ def test_as_many_weights_learn_and_stay_as_in_the_paper(make, sparsity, active, 
     assert method._active == active
     masks = largest(model, sparsity)
     # Float32 weights tie now and then, and ties are all kept.
-    assert kept <= sum(int(mask.sum()) for mask in masks.values()) <= kept + 2
+    assert kept <= sum(int(mask.sum()) for mask in masks.values()) <= kept + 3
 
 
 def test_one_of_ten_weights_is_one_in_spite_of_rounding():

@@ -10,13 +10,16 @@ from torch import nn
 from sparse_ops.data import Split
 from sparse_ops.training import (
     GSM,
+    SABR,
     Cosine,
     Dense,
     Evaluation,
     History,
     Magnitude,
+    MultiStep,
     Plateau,
     Predefined,
+    Spred,
     fit,
 )
 from sparse_ops.training.history import Row
@@ -147,6 +150,19 @@ def test_the_fourth_bad_epoch_triggers_a_plateau_of_patience_three():
     assert factors == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25]
 
 
+def test_a_plateau_falls_as_in_the_published_run_of_sabr():
+    # Its losses are not published; these get no better where its rates say that they did not.
+    losses = [1.9, 1.8, 1.77, *[1.77] * 4, 1.76, *[1.76] * 12]
+    plateau, rates = Plateau(gamma=0.51, patience=3, least=0.1), {}
+    for epoch, loss in enumerate(losses, start=1):
+        plateau.observe(loss)
+        rates[epoch] = 1e-4 * plateau.factor(0, 1, 1)
+    falls = [epoch for epoch in rates if epoch > 1 and rates[epoch] < rates[epoch - 1]]
+    assert falls == [7, 12, 16, 20]
+    found = [rates[epoch] for epoch in falls]
+    assert found == pytest.approx([5.1e-5, 2.601e-5, 1.32651e-5, 1e-5], rel=1e-12)
+
+
 def test_a_plateau_does_as_torch_does():
     losses = torch.rand(200, generator=torch.Generator().manual_seed(0)).tolist()
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -201,6 +217,31 @@ def test_cosine_by_epoch_has_one_rate_an_epoch():
         Cosine(warm_up=0.5, by_epoch=True)
 
 
+def test_the_log_tells_how_many_weights_are_as_good_as_zero():
+    model, history = small_net(), History()
+    with torch.no_grad():
+        model[3].weight.view(-1)[:900] = torch.tensor([0.0, 9e-6, -9e-6]).repeat(300)
+    # 72 + 1,152 + 48 weights; those of 1e-5 count as not zero.
+    model[8].weight.data.fill_(1e-5)
+    run(Dense(), model, lr=1e-30, history=history, epochs=1)
+    assert history.rows[0].sparsity == 900 / 1272
+    # Weights that are products are seen as the products.
+    run(Spred(sparsity=0.5, fine_tune=1), model, lr=1e-30, history=history, epochs=2)
+    assert [row.sparsity for row in history.rows] == [900 / 1272] * 2
+
+
+def test_a_warm_up_may_begin_above_zero_and_boundaries_may_be_moved():
+    schedule = MultiStep((4,), warm_up=2, warm_up_from=0.2, offset=-1)
+    factors = [schedule.factor(step, 2, 5) for step in range(10)]
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 0.1, 0.1, 0.1, 0.1])
+    # The authors' milestones of pre-defined sparsity, as their code steps.
+    early = MultiStep((40, 80, 100, 115, 130, 140), gamma=0.2, offset=-1)
+    drops = [e for e in range(1, 150) if early.factor(e, 1, 150) < early.factor(e - 1, 1, 150)]
+    assert drops == [39, 79, 99, 114, 129, 139]
+    with pytest.raises(ValueError, match=r"warm_up_from must be in \[0, 1\]"):
+        MultiStep((), warm_up_from=2)
+
+
 def rows(*top1: float) -> History:
     history = History()
     history.load_state_dict(
@@ -223,6 +264,10 @@ def test_best_is_the_first_of_the_best_epochs_and_last_the_last():
     assert history.mean_top1() == pytest.approx(0.58)
     with pytest.raises(ValueError, match="no evaluation"):
         History().mean_top1()
+    history.load_state_dict([{**r, "loss": n} for n, r in enumerate(history.state_dict())])
+    assert (history.mean_loss(2), history.mean_loss()) == (3.5, 2)
+    with pytest.raises(ValueError, match="no epoch"):
+        History().mean_loss()
 
 
 def test_a_history_has_what_the_epochs_reported():
@@ -296,4 +341,22 @@ def test_tensorboard_is_told_every_number(tmp_path, monkeypatch):
         "lr",
         "seconds",
         "examples_per_second",
+        "sparsity",
     }
+
+
+@pytest.mark.parametrize("method", [Spred(0.5, mode="filter"), SABR()], ids=["spred", "sabr"])
+def test_an_error_leaves_the_model_with_the_parameters_it_came_with(method):
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 1), nn.Dropout(0.3), nn.Flatten(), nn.Linear(16, 3)
+    )
+    names = [name for name, _ in model.named_parameters()]
+
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    batches = [(torch.randn(8, 1, 4, 4), torch.randint(3, (8,)))]
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, batches, method, epochs=3, on_epoch=stop)
+    assert [name for name, _ in model.named_parameters()] == names
+    assert model[2].p == 0.3

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparse_ops.models import vgg11
 from sparse_ops.report import count_macs
 from sparse_ops.training import SABR, Epoch, Evaluation, double_softmax_cross_entropy, fit
 from sparse_ops.training.sabr import nonzero, std_threshold
@@ -274,26 +275,12 @@ def test_options_out_of_range_are_refused(options, words):
         SABR(**options)
 
 
-def vgg11_14():
-    """The authors' VGG11 for 14 gestures, without its softmax; (layers in order) for 128×128."""
-    layers: list[nn.Module] = []
-    before = 3
-    for width in (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"):
-        if width == "M":
-            layers.append(nn.MaxPool2d(2))
-        else:
-            layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
-            before = width
-    head = [nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(25088, 512), nn.ReLU()]
-    return nn.Sequential(*layers, *head, nn.Dropout(0.5), nn.Linear(512, 14))
-
-
 # Percent of zeros in each tensor after the published cut.
 VGG11_SPARSITY = [47.22, 87.81, 91.40, 93.51, 95.49, 97.25, 97.23, 98.12, 98.36, 48.55]
 
 
 def test_the_published_sparsities_of_vgg11_give_its_published_macs():
-    model = vgg11_14().eval()
+    model = vgg11(14).eval()
     weights = [p for n, p in model.named_parameters() if n.endswith("weight")]
     with torch.no_grad():
         for weight, percent in zip(weights, VGG11_SPARSITY, strict=True):

@@ -17,6 +17,7 @@ from sparse_ops.data import Dataset, Normalize, hold_out
 from sparse_ops.masks import Masks, sparsity
 from sparse_ops.models import MODELS
 from sparse_ops.training.evaluation import Evaluation, evaluate
+from sparse_ops.training.history import History
 from sparse_ops.training.loop import fit
 from sparse_ops.training.method import Epoch
 from sparse_ops.training.recipes.phase import Phase
@@ -32,6 +33,7 @@ class PhaseOutcome:
         accuracy: on the test split, after the phase's cut, of its last weights.
         masks, sparsity: none and 0 for a dense phase.
         seconds: of this process; less than the whole if it was resumed.
+        history: of its epochs; validation in it is of the images held out, if there are such.
     """
 
     name: str
@@ -41,6 +43,7 @@ class PhaseOutcome:
     masks: Masks
     sparsity: float
     seconds: float
+    history: History
 
 
 def build_model(recipe: Recipe, data: Dataset, seed: int) -> nn.Module:
@@ -123,7 +126,7 @@ def run(
     masks: Masks = {}
     outcomes = []
     for phase in recipe.phases:
-        begin = time.perf_counter()
+        begin, history = time.perf_counter(), History()
         if phase.restart:
             model.load_state_dict(first)
         masks = fit(
@@ -135,6 +138,7 @@ def run(
             batch_size=int(recipe.data.get("batch_size", 128)),
             validation=validation,
             seed=seed,
+            history=history,
             checkpoint=None if folder is None else Path(folder) / f"{phase.name}.checkpoint.pt",
             log=None if folder is None else Path(folder) / f"{phase.name}.csv",
             progress=progress,
@@ -145,7 +149,14 @@ def run(
         accuracy = evaluate(model, data.test)
         outcomes.append(
             PhaseOutcome(
-                phase.name, phase.method, phase.epochs, accuracy, masks, sparsity(masks), seconds
+                phase.name,
+                phase.method,
+                phase.epochs,
+                accuracy,
+                masks,
+                sparsity(masks),
+                seconds,
+                history,
             )
         )
     return model, outcomes

@@ -129,25 +129,27 @@ def arguments():
     classes = (wide.class_crow_indices, wide.class_col_indices, wide.values)
     kept = (pruned.values, pruned.out_channels, pruned.in_channels)
     return {
-        "periodic_conv2d": (last, *classes, torch.randn(48), wide.shape, *geometry, 1, 1),
+        "periodic_conv2d": (last, *classes, torch.randn(48), None, wide.shape, *geometry, 1, 1),
         "csr_conv2d": (
             x,
             csr.crow_indices,
             csr.col_indices,
             csr.values,
             None,
+            None,
             csr.shape,
             *geometry,
             1,
             0,
         ),
-        "channel_pruned_conv2d": (last, *kept, torch.randn(16), shape, *geometry, 2),
+        "channel_pruned_conv2d": (last, *kept, torch.randn(16), None, shape, *geometry, 2),
         "csr_linear": (
             torch.randn(6, 9),
             linear.crow_indices,
             linear.col_indices,
             linear.values,
             torch.randn(7),
+            torch.randn(6, 7),
             3,
         ),
     }

@@ -50,12 +50,12 @@ def larger(model: nn.Module, sparsity: float) -> Masks:
 
     Of N weights that differ, N - int(N · sparsity) - 1 are kept.
     """
-    sizes = {name: weight.detach().abs() for name, weight in prunable(model).items()}
-    if not sizes:
+    weights = prunable(model)
+    if not weights:
         raise ValueError("the model has no weight of a Conv2d or Linear to prune")
-    flat = torch.cat([size.flatten() for size in sizes.values()])
-    edge = kth_smallest(flat, share(len(flat), sparsity) + 1)
-    return {name: size > edge for name, size in sizes.items()}
+    total = sum(weight.numel() for weight in weights.values())
+    edge = kth_smallest(list(weights.values()), share(total, sparsity) + 1, of_size=True)
+    return {name: weight.detach().abs() > edge for name, weight in weights.items()}
 
 
 def better(best: Copy | None, recent: list[Copy], half: int, faithful: bool) -> Copy:
@@ -232,6 +232,8 @@ class HyperSparse(MaskedMethod):
         if optimizer is not None:
             forget_(optimizer)
         self.impose(model, self._best["masks"])
+        for name, mask in self.masks.items():
+            _log.info("%s: %d of %d weights kept", name, int(mask.sum()), mask.numel())
         self._recent, self._best = [], None
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from sparse_ops.masks import prunable
 from sparse_ops.training import Dense, Epoch, HyperSparse, MultiStep, fit
-from sparse_ops.training.hypersparse import better, forget_, larger
+from sparse_ops.training.art import better, forget_, larger
 from sparse_ops.training.method import share
 from tests.training.small import OPTIMIZERS, ConvAndLinear, small_net, small_task
 

@@ -1,0 +1,107 @@
+// What the ways to run a sparse convolution on the CPU have in common.
+//
+//   conv2d_planar.cpp    vectors of pixels; any weight, any batch
+//   conv2d_lanes.cpp     vectors of images; batches of 16 on small maps
+//   conv2d_channels.cpp  vectors of filters; where enough of them keep the same columns
+#pragma once
+#include <algorithm>
+#include <limits>
+
+#include "panel.h"
+#include "tensors.h"
+
+namespace sparse_ops {
+
+// A convolution, its arguments checked.
+struct Convolution {
+  int64_t batch, channels, height, width, filters, groups;
+  Axis rows, columns;
+
+  Convolution(const Tensor& x, const Numbers& shape, const Numbers& stride, const Numbers& padding,
+              const Numbers& dilation, int64_t groups);
+
+  int64_t in_size() const { return height * width; }
+  int64_t out_size() const { return rows.out * columns.out; }
+  int64_t taps() const { return rows.kernel * columns.kernel; }
+  int64_t group_channels() const { return channels / groups; }
+  int64_t group_filters() const { return filters / groups; }
+
+  // The largest number of images per chunk, evened out over all of them.
+  int64_t chunk(int64_t planes, int64_t all) const;
+};
+
+// Which columns each filter keeps, and where its values start.
+struct Rows {
+  const int32_t* crow;
+  const int32_t* col;
+  const float* values;
+  int64_t classes;
+  std::vector<int64_t> start;  // (filters + 1)
+
+  Rows(const Tensor& crow, const Tensor& col, const Tensor& values, int64_t filters,
+       int64_t columns);
+
+  const int32_t* columns_of(int64_t o) const { return col + crow[o % classes]; }
+  int64_t length(int64_t o) const { return crow[o % classes + 1] - crow[o % classes]; }
+};
+
+// One convolution to be done; pointers are to checked data.
+struct Job {
+  const RowSparseKernels& kernels;
+  const Convolution& conv;
+  const Rows& rows;
+  const float* bias;           // by filter of `rows`, or null
+  const int32_t* in_channels;  // those of x to read, or null: all
+  const int32_t* out_channels; // of each filter, or null: the filter's own number
+  Activation activation;
+  const float* x;
+  Layout in;
+  float* y;
+  Layout out;
+  const float* residual;       // of y's layout, or null
+
+  // What a kernel applies itself: with a residual, that is still to be added.
+  Activation inner() const { return residual ? kNone : activation; }
+  int64_t in_channel(int64_t c) const { return in_channels ? in_channels[c] : c; }
+  int64_t out_channel(int64_t o) const { return out_channels ? out_channels[o] : o; }
+  // Where an image begins in x, and in y.
+  const float* image(int64_t n) const { return x + n * in.image; }
+  int64_t out_image(int64_t n) const { return n * out.image; }
+  // Adds the residual to filters [first, last) of `pixels` pixels from `pixel` on, and activates.
+  void finish(int64_t n, int64_t pixel, int64_t pixels, int64_t first, int64_t last) const;
+};
+
+// Up to kMaxRows filters of one group that keep the same columns.
+struct Block {
+  int64_t filter[kMaxRows];
+  int count;
+};
+
+// Neighbouring filters whose results are written together, and the blocks they are computed in.
+struct Range {
+  int64_t first, last;
+  std::vector<Block> blocks;
+
+  int64_t filters() const { return last - first; }
+};
+
+std::vector<Range> ranges_of(const Job& job);
+int64_t widest(const std::vector<Range>& ranges);
+
+// Into how many parts work on the same images is cut, so that threads get equal shares: work is dealt
+// out beforehand, so with few pieces a thread more or less waits for the others.
+inline int64_t parts_for(int64_t pieces, int64_t most, int64_t threads) {
+  if (threads == 1 || pieces >= 8 * threads) return 1;
+  return std::min(most, (8 * threads + pieces - 1) / pieces);
+}
+
+// By column: where a panel has it, in steps of `scale` values.
+std::vector<int32_t> offsets_of(const Convolution& conv, const Panel& panel, int64_t scale);
+
+// Images [from, to).
+void forward_planar(const Job& job, int64_t from, int64_t to);
+void forward_lanes(const Job& job, int64_t from, int64_t to);
+bool wide_classes(const Job& job);
+void forward_channels(const Job& job);
+
+}  // namespace sparse_ops

@@ -1,0 +1,147 @@
+// Vectors of pixels: images as flat, padded planes, one channel after the other.
+#include "conv2d.h"
+#include "scratch.h"
+
+namespace sparse_ops {
+namespace {
+
+// A run of positions is as long as the part of the panel under it fits half of a 1 MiB L2 cache, and
+// the results of it a quarter.
+constexpr int64_t kSlab = 1 << 17;
+constexpr int64_t kResults = 1 << 16;
+
+// Never of the number of threads: where runs end decides in which order sums are added up.
+int64_t run_length(const Panel& panel, const std::vector<Range>& ranges) {
+  const int64_t reach = panel.rows.reach * panel.pitch() + panel.columns.reach;
+  const int64_t fits = kSlab / std::max<int64_t>(1, panel.channels * panel.phases) - reach;
+  int64_t length = std::min(fits, kResults / widest(ranges));
+  // With few ranges of filters, threads have to share positions.
+  if (ranges.size() < 8) length = std::min(length, panel.positions / 8);
+  // Multiples of the tiles of 1, 4 and 8 rows.
+  if (length >= 672) return length / 672 * 672;
+  return std::max<int64_t>(96, length / 96 * 96);
+}
+
+void pack(const Job& job, const Panel& panel, int64_t image, float* to) {
+  const float* x = job.image(image);
+  if (job.in.channel == 1 && !job.in_channels) {
+    const int64_t whole = panel.channels / kLanes * kLanes;
+    torch::stable::parallel_for(0, (panel.channels + kLanes - 1) / kLanes, 1,
+                                [&](int64_t b0, int64_t b1) {
+      for (int64_t b = b0; b < b1; ++b) {
+        if (b * kLanes < whole) {
+          panel.pack_lanes_of_channels(job.kernels, x + b * kLanes, job.in, b * kLanes, to);
+          continue;
+        }
+        for (int64_t c = whole; c < panel.channels; ++c)
+          panel.pack(job.kernels, x + c, job.in, c, to);
+      }
+    });
+    return;
+  }
+  torch::stable::parallel_for(0, panel.channels, 8, [&](int64_t c0, int64_t c1) {
+    for (int64_t c = c0; c < c1; ++c)
+      panel.pack(job.kernels, x + job.in_channel(c) * job.in.channel, job.in, c, to);
+  });
+}
+
+// A block of filters over positions [from, to), to lines of results that are `ld` apart.
+void compute(const Job& job, const Block& block, const Panel& panel, const float* planes,
+             const int32_t* offsets, int64_t from, int64_t to, float* results, int64_t ld) {
+  const int64_t group_size = job.conv.group_channels() * panel.phases * panel.plane_size;
+  const float* weights[kMaxRows];
+  float bias[kMaxRows];
+  for (int i = 0; i < block.count; ++i) {
+    weights[i] = job.rows.values + job.rows.start[block.filter[i]];
+    bias[i] = job.bias ? job.bias[block.filter[i]] : 0.0f;
+  }
+  const int64_t o = block.filter[0];
+  job.kernels.rows(block.count, job.rows.length(o), job.rows.columns_of(o), offsets, weights, bias,
+                   planes + o / job.conv.group_filters() * group_size + from, to - from, results, ld,
+                   job.inner());
+}
+
+// One filter's results to its channel of an image.
+void write_filter(const Job& job, const Segment& run, const Panel& panel, int64_t o, float* y,
+                  const float* results) {
+  const int64_t width = job.conv.columns.out;
+  float* channel = y + job.out_channel(o) * job.out.channel;
+  if (job.out.pixel == 1) {
+    job.kernels.copy(run.lines, run.length, results, panel.pitch(), channel, width, 0);
+    return;
+  }
+  for (int64_t l = 0; l < run.lines; ++l)
+    for (int64_t i = 0; i < run.length; ++i)
+      channel[(l * width + i) * job.out.pixel] = results[l * panel.pitch() + i];
+}
+
+// All filters of a range over positions [from, to), by way of a buffer (filters, ld).
+void run_range(const Job& job, const Range& range, const Panel& panel, const float* planes,
+               const int32_t* offsets, const std::vector<Segment>& runs, int64_t image,
+               int64_t from, int64_t to, float* buffer, int64_t ld) {
+  const bool last = job.out.channel == 1 && !job.out_channels;
+  for (const Block& block : range.blocks) {
+    const int64_t o = block.filter[0], step = block.count > 1 ? block.filter[1] - o : 1;
+    // Channels last wants all results of a pixel at once; otherwise each block is written while hot.
+    float* results = last ? buffer + (o - range.first) * ld : buffer;
+    const int64_t apart = last ? step * ld : ld;
+    compute(job, block, panel, planes, offsets, from, to, results, apart);
+    if (last) continue;
+    for (const Segment& run : runs) {
+      float* y = job.y + job.out_image(image + run.image) + run.pixel * job.out.pixel;
+      for (int i = 0; i < block.count; ++i)
+        write_filter(job, run, panel, block.filter[i], y, results + i * ld + run.position - from);
+    }
+  }
+  for (const Segment& run : runs) {
+    float* y = job.y + job.out_image(image + run.image) + run.pixel * job.out.pixel;
+    const float* results = buffer + run.position - from;
+    if (last) {
+      const int64_t width = job.conv.columns.out;
+      int64_t o = range.first;
+      for (; o + kLanes <= range.last; o += kLanes)
+        for (int64_t l = 0; l < run.lines; ++l)
+          job.kernels.interleave(run.length, results + (o - range.first) * ld + l * panel.pitch(),
+                                 ld, 1, y + l * width * job.out.pixel + o, job.out.pixel);
+      for (; o < range.last; ++o)
+        write_filter(job, run, panel, o, y, results + (o - range.first) * ld);
+    }
+    // Several lines are whole ones: nothing lies between them.
+    job.finish(image + run.image, run.pixel, run.lines * run.length, range.first, range.last);
+  }
+}
+
+}  // namespace
+
+void forward_planar(const Job& job, int64_t from, int64_t to) {
+  const Convolution& conv = job.conv;
+  const int64_t chunk = conv.chunk(conv.channels, to - from);
+  const Scratch<float> planes(Panel(conv.rows, conv.columns, conv.channels, chunk).size);
+  const std::vector<Range> ranges = ranges_of(job);
+  const int64_t count = static_cast<int64_t>(ranges.size()), filters = widest(ranges);
+
+  for (int64_t n = from; n < to; n += chunk) {
+    const Panel panel(conv.rows, conv.columns, conv.channels, std::min(chunk, to - n));
+    const std::vector<int32_t> offsets = offsets_of(conv, panel, 1);
+    pack(job, panel, n, planes.get());
+    std::fill(planes.get() + panel.size - kOverrun, planes.get() + panel.size, 0.0f);
+
+    const int64_t length = std::min(run_length(panel, ranges), panel.positions);
+    const int64_t runs = (panel.positions + length - 1) / length;
+    const int64_t parts = parts_for(runs, count, torch::stable::get_num_threads());
+    const int64_t ld = (length + kLanes - 1) / kLanes * kLanes;
+    torch::stable::parallel_for(0, runs * parts, 1, [&](int64_t i0, int64_t i1) {
+      const Scratch<float> buffer(filters * ld);
+      for (int64_t i = i0; i < i1; ++i) {
+        const int64_t part = i % parts, first = i / parts * length;
+        const int64_t last = std::min(panel.positions, first + length);
+        const std::vector<Segment> stretches = segments(panel, first, last);
+        for (int64_t r = count * part / parts; r < count * (part + 1) / parts; ++r)
+          run_range(job, ranges[r], panel, planes.get(), offsets.data(), stretches, n, first, last,
+                    buffer.get(), ld);
+      }
+    });
+  }
+}
+
+}  // namespace sparse_ops

@@ -1,0 +1,177 @@
+"""Random small networks with dead channels: the shrunk one gives what the masked one gives."""
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from sparse_ops.convert.prepare import copied, find_masks, masked_copy
+from sparse_ops.convert.shrink import shrink_
+
+KINDS = ("conv", "depthwise", "grouped", "add", "cat", "pool", "act", "gate", "again", "pick")
+
+
+class Random(nn.Module):
+    """Steps that are drawn from a seed; each reads one or two tensors of those before it."""
+
+    def __init__(self, chance, kinds):
+        super().__init__()
+        self.chance = chance
+        self.plan = []
+        self.layers = nn.ModuleList()
+        widths = [self._conv(3, 0)]
+        for kind in kinds:
+            widths.append(getattr(self, f"_{kind}")(widths))
+        self.fc = nn.Linear(widths[-1] * (16 if chance.random() < 0.5 else 1), 3)
+        self.wide = self.fc.in_features != widths[-1]
+
+    def _of(self, *options):
+        return self.chance.choice(options)
+
+    def _norm(self, width):
+        if self.chance.random() < 0.3:
+            return nn.Identity()
+        norm = nn.BatchNorm2d(width)
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 1.5)
+        with torch.no_grad():
+            norm.weight.uniform_(0.5, 1.5)
+            norm.weight[torch.rand(width) < 0.1] = 0
+            norm.bias.uniform_(-1, 1)
+        return norm
+
+    def _conv(self, before, source, groups=1, after=None, kernel=None):
+        kernel = kernel or self._of(1, 3)
+        after = after or self._of(4, 6, 8)
+        mode = self._of("zeros", "zeros", "zeros", "reflect", "circular")
+        bias = self.chance.random() < 0.5
+        conv = nn.Conv2d(
+            before, after, kernel, padding=kernel // 2, groups=groups, bias=bias, padding_mode=mode
+        )
+        with torch.no_grad():
+            conv.weight[torch.rand(after) < self._of(0, 0.3, 0.6, 1.0)] = 0
+            conv.weight[:, torch.rand(before // groups) < self._of(0, 0.3)] = 0
+        self.layers.append(nn.Sequential(conv, self._norm(after)))
+        self.plan.append(("layer", len(self.layers) - 1, source))
+        return after
+
+    def _pair(self, widths):
+        a = self.chance.randrange(len(widths))
+        same = [i for i, w in enumerate(widths) if w == widths[a]]
+        return a, self.chance.choice(same)
+
+    def _source(self, widths):
+        return self.chance.randrange(max(0, len(widths) - 2), len(widths))
+
+    def _conv_step(self, widths, groups):
+        source = self._source(widths)
+        width = widths[source]
+        groups = groups(width)
+        after = self._of(1, 2) * width if groups == width else self._of(4, 8) * groups // 2
+        return self._conv(width, source, groups, after)
+
+    def _grouped(self, widths):
+        return self._conv_step(widths, lambda width: 2)
+
+    def _depthwise(self, widths):
+        return self._conv_step(widths, lambda width: width)
+
+    def _add(self, widths):
+        a, b = self._pair(widths)
+        self.plan.append(("add", a, b))
+        return widths[a]
+
+    def _gate(self, widths):
+        a, b = self._pair(widths)
+        self.plan.append(("gate", a, b))
+        return widths[a]
+
+    def _cat(self, widths):
+        a, b = self._source(widths), self.chance.randrange(len(widths))
+        self.plan.append(("cat", a, b))
+        return widths[a] + widths[b]
+
+    def _pool(self, widths):
+        a = self._source(widths)
+        self.plan.append((self._of("max", "avg", "mean1"), a, None))
+        return widths[a]
+
+    def _act(self, widths):
+        a = self._source(widths)
+        self.plan.append((self._of("relu", "silu", "tanh", "relu_"), a, None))
+        return widths[a]
+
+    def _again(self, widths):
+        """A layer that is called a second time."""
+        index = self.chance.randrange(len(self.layers))
+        conv = self.layers[index][0]
+        fits = [i for i, w in enumerate(widths) if w == conv.in_channels]
+        if not fits:
+            return self._act(widths)
+        self.plan.append(("layer", index, self.chance.choice(fits)))
+        return conv.out_channels
+
+    def _pick(self, widths):
+        a = self._source(widths)
+        self.plan.append(("pick", a, None))
+        return widths[a]
+
+    def forward(self, x):
+        seen = []
+        for kind, a, b in self.plan:
+            if kind == "layer":
+                seen.append(self.layers[a](x if b == 0 and not seen else seen[b]))
+                continue
+            y = seen[a]
+            if kind == "add":
+                y = y + seen[b]
+            elif kind == "gate":
+                y = y * torch.sigmoid(F.adaptive_avg_pool2d(seen[b], 1))
+            elif kind == "cat":
+                y = torch.cat([y, seen[b]], dim=1)
+            elif kind == "max":
+                y = F.max_pool2d(y, 3, 1, 1)
+            elif kind == "avg":
+                y = F.avg_pool2d(y, 3, 1, 1)
+            elif kind == "mean1":
+                y = y - y.mean((2, 3), keepdim=True)
+            elif kind == "relu_":
+                y = F.relu(y, inplace=True)
+            elif kind == "pick":
+                y = y.flip(1)
+            else:
+                y = getattr(torch, kind)(y) if kind != "silu" else F.silu(y)
+            seen.append(y)
+        y = seen[-1]
+        y = F.adaptive_avg_pool2d(y, 4 if self.wide else 1)
+        return self.fc(torch.flatten(y, 1))
+
+
+def shrunk(model, x, **options):
+    masks = find_masks(model)
+    masked = masked_copy(model, masks)
+    copy = copied(masked)
+    return masked, copy, shrink_(copy, (x,), masks, **options)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    chance=st.randoms(use_true_random=False),
+    seed=st.integers(0, 10**6),
+    kinds=st.lists(st.sampled_from(KINDS[1:]), min_size=1, max_size=10),
+    multiple=st.sampled_from((1, 1, 4)),
+)
+def test_a_random_network_gives_what_it_gave(chance, seed, kinds, multiple):
+    torch.manual_seed(seed)
+    model = Random(chance, kinds).double().eval()
+    x = torch.randn(2, 3, 6, 6).double()
+    masked, small, done = shrunk(model, x, multiple=multiple)
+    other = torch.randn(1, 3, 7, 5).double()
+    for image in (x, other):
+        want = masked(image)
+        error = float((small(image) - want).detach().abs().max())
+        assert error <= 1e-10 * max(1.0, float(want.detach().abs().max())), done.cuts
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (masked, small)]
+    # A layer may have got a bias.
+    assert sizes[1] <= sizes[0] + 100
