@@ -153,6 +153,14 @@ def test_an_experiment_that_has_changed_since_is_refused(tiny, monkeypatch):
         tiny("--seeds", "1", "--only", "tiny-gsm")
 
 
+def test_the_committed_runs_are_of_the_experiments_as_they_are():
+    done = methods.finished(methods.RESULTS)
+    assert len(done) > 50
+    for run in json.loads(methods.RESULTS.read_text())["runs"]:
+        assert run["network"] == EXPERIMENTS[run["experiment"]].network
+        assert 0 < run["kept"] <= run["weights"] and run["commit"]
+
+
 def test_names_that_are_nothing_are_refused(tiny, capsys):
     with pytest.raises(SystemExit):
         tiny("--only", "x")
