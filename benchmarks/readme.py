@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+from benchmarks.methods_table import methods_table
 from sparse_ops._files import replacing
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +49,8 @@ def filled(text: str) -> str:
 
     def fill(match: re.Match) -> str:
         data = json.loads((ROOT / "benchmarks" / "results" / match[1]).read_text())
-        return f"<!-- results: {match[1]} -->\n{table(data)}\n<!-- end -->"
+        made = methods_table(data) if "runs" in data else table(data)
+        return f"<!-- results: {match[1]} -->\n{made}\n<!-- end -->"
 
     return BLOCK.sub(fill, text)
 

@@ -4,7 +4,9 @@ import copy
 import inspect
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +19,8 @@ from sparse_ops.models import MODELS
 from sparse_ops.training.evaluation import Evaluation, evaluate
 from sparse_ops.training.history import History
 from sparse_ops.training.loop import fit
+from sparse_ops.training.method import Epoch
+from sparse_ops.training.recipes.phase import Phase
 from sparse_ops.training.recipes.recipe import Recipe
 from sparse_ops.training.recipes.small import fresh
 
@@ -85,6 +89,8 @@ def run(
     device: str | torch.device = "cpu",
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    channels_last: bool = False,
+    on_epoch: Callable[[Phase, nn.Module, Epoch], None] | None = None,
 ) -> tuple[nn.Module, list[PhaseOutcome]]:
     """Carries out a recipe; the test split is only reported on.
 
@@ -98,6 +104,8 @@ def run(
         folder: where `<phase>.checkpoint.pt` and `<phase>.csv` are written after each epoch; a run
             goes on from the checkpoints it finds there.
         progress: whether to show bars.
+        channels_last: whether weights are laid out so; most convolutions learn faster then.
+        on_epoch: is called with the phase, the network and what is known after each epoch.
 
     Returns:
         The network after the last phase, and what each has left.
@@ -111,6 +119,9 @@ def run(
     if "validation" in recipe.data:
         learned, validation = hold_out(data.train, recipe.data["validation"])
     model = build_model(recipe, data, seed).to(device)
+    if channels_last:
+        # torch's type stubs do not know this form of `to`.
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     first = copy.deepcopy(model.state_dict())
     masks: Masks = {}
     outcomes = []
@@ -131,6 +142,7 @@ def run(
             checkpoint=None if folder is None else Path(folder) / f"{phase.name}.checkpoint.pt",
             log=None if folder is None else Path(folder) / f"{phase.name}.csv",
             progress=progress,
+            on_epoch=None if on_epoch is None else partial(on_epoch, phase, model),
             **phase.arguments(),
         )
         seconds = time.perf_counter() - begin
