@@ -277,3 +277,22 @@ def test_a_residual_is_added_before_the_activation(which):
     layer.activation = "relu"
     residual = torch.randn_like(before)
     torch.testing.assert_close(layer(x, residual), F.relu(before + residual))
+
+
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("rows", [(), (0,), (1,), (6,), (2, 3)])
+def test_a_linear_layer_without_gradient_gives_the_same(rows, activation):
+    layer = linear()
+    layer.activation = activation
+    x = torch.randn(*rows, 20)
+    expected = layer(x).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), expected)
+        turned = x.T.contiguous().T if x.dim() == 2 else x
+        torch.testing.assert_close(layer(turned), expected)
+        with pytest.raises(ValueError, match=r"x must be \(\*, 20\), got"):
+            layer(torch.randn(*rows, 21))
+        with pytest.raises(ValueError, match="one dtype"):
+            layer(x.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
