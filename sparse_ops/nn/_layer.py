@@ -1,13 +1,14 @@
 """What all sparse layers have in common: parameters, checkpoints, and the way back to dense."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sparse_ops.formats import PackedWeight
 from sparse_ops.ops._activation import check_activation
+from sparse_ops.ops._native import ACTIVATION_CODES
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -31,6 +32,10 @@ class SparseLayer(nn.Module):
     """
 
     fused: bool = False
+    # backend -> its compiled operator, and what that is given after x.
+    OPERATORS: ClassVar[dict[str, Any]] = {}
+    ARGUMENTS: ClassVar[tuple[str, ...]] = ()
+
     values: nn.Parameter
     bias: nn.Parameter | None
 
@@ -63,6 +68,35 @@ class SparseLayer(nn.Module):
     def mask(self) -> Tensor:
         """The mask, bool, of the dense weight's shape."""
         return self.weight.scatter(torch.ones_like(self.values.detach())) != 0
+
+    def _direct(self, x: Tensor, residual: Tensor | None, *geometry: Any) -> Tensor | None:
+        """What the compiled operator itself gives, or None where more is to be done.
+
+        The functions check and convert, which on small layers takes as long as the arithmetic. The
+        operator checks all that could make it read out of bounds; x's dimensions are the caller's.
+        """
+        values = self._parameters["values"]
+        if (
+            torch.is_grad_enabled()
+            or (residual is not None and residual.dtype is not torch.float32)
+            or self.backend not in self.OPERATORS
+            or x.dtype is not torch.float32
+            or values is None
+            or values.dtype is not torch.float32
+            or not x.is_cpu
+            or torch.is_autocast_enabled("cpu")
+            or torch.compiler.is_compiling()
+        ):
+            return None
+        given = [values if n == "values" else self._buffers[n] for n in self.ARGUMENTS]
+        code = ACTIVATION_CODES[self.activation]
+        try:
+            return self.OPERATORS[self.backend](
+                x, *given, self._parameters["bias"], residual, *geometry, code
+            )
+        except RuntimeError:
+            # Whatever is wrong, the function has the words for it.
+            return None
 
     def followed_by_activation(self, dense: nn.Module) -> nn.Module:
         """The dense layer, with the activation after it if this layer has one."""

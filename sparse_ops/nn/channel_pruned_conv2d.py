@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sparse_ops import functional as F
 from sparse_ops.formats import ChannelPrunedWeight
 from sparse_ops.nn._conv import Pair, SparseConv2d, not_a_conv2d
+from sparse_ops.ops._native import compiled_operators
 from sparse_ops.patterns import Channels
 
 
@@ -28,6 +29,10 @@ class ChannelPrunedConv2d(SparseConv2d):
         ValueError: the mask is not bool of the weight's shape or removes other than whole channels,
             groups is not 1, or nn.Conv2d refuses its arguments.
     """
+
+    # "auto" is the dense library here, not a kernel of ours.
+    OPERATORS = compiled_operators("channel_pruned_conv2d", auto=False)
+    ARGUMENTS = ("values", "kept_out_channels", "kept_in_channels")
 
     kept_out_channels: Tensor
     kept_in_channels: Tensor
@@ -114,8 +119,13 @@ class ChannelPrunedConv2d(SparseConv2d):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
+        x = self.padded(x)
+        if x.dim() == 4:
+            y = self._direct(x, residual, self.shape, self.stride, self._inner, self.dilation)
+            if y is not None:
+                return y
         return F.channel_pruned_conv2d(
-            self.padded(x),
+            x,
             self.weight,
             self.bias,
             self.stride,

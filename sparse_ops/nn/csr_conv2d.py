@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sparse_ops import functional as F
 from sparse_ops.formats import CSRWeight
 from sparse_ops.nn._conv import Pair, SparseConv2d, not_a_conv2d
+from sparse_ops.ops._native import compiled_operators
 
 
 class CSRConv2d(SparseConv2d):
@@ -25,6 +26,9 @@ class CSRConv2d(SparseConv2d):
     Raises:
         ValueError: the mask is not bool of the weight's shape, or nn.Conv2d refuses its arguments.
     """
+
+    OPERATORS = compiled_operators("csr_conv2d")
+    ARGUMENTS = ("crow_indices", "col_indices", "values")
 
     crow_indices: Tensor
     col_indices: Tensor
@@ -98,8 +102,15 @@ class CSRConv2d(SparseConv2d):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
+        x = self.padded(x)
+        if x.dim() == 4:
+            y = self._direct(
+                x, residual, self.shape, self.stride, self._inner, self.dilation, self.groups
+            )
+            if y is not None:
+                return y
         return F.csr_conv2d(
-            self.padded(x),
+            x,
             self.weight,
             self.bias,
             self.stride,

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from sparse_ops import functional as F
 from sparse_ops.formats import CSRWeight
 from sparse_ops.nn._layer import SparseLayer
-from sparse_ops.ops._native import ACTIVATION_CODES
-from sparse_ops.ops.csr_linear import COMPILED
+from sparse_ops.ops._native import compiled_operators
 
 
 class CSRLinear(SparseLayer):
@@ -27,6 +26,9 @@ class CSRLinear(SparseLayer):
     Raises:
         ValueError: the mask is not bool of the weight's shape.
     """
+
+    OPERATORS = compiled_operators("csr_linear")
+    ARGUMENTS = ("crow_indices", "col_indices", "values")
 
     crow_indices: Tensor
     col_indices: Tensor
@@ -118,16 +120,10 @@ class CSRLinear(SparseLayer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """x (*, in_features) -> (*, out_features); a residual is added before the activation."""
-        if self._is_plain(x, residual):
-            return COMPILED[self.backend](
-                x,
-                self._buffers["crow_indices"],
-                self._buffers["col_indices"],
-                self._parameters["values"],
-                self._parameters["bias"],
-                None,
-                ACTIVATION_CODES[self.activation],
-            )
+        if x.dim() == 2 and x.shape[1] == self.shape[1]:
+            y = self._direct(x, residual)
+            if y is not None:
+                return y
         return F.csr_linear(
             x,
             self.weight,
@@ -135,21 +131,6 @@ class CSRLinear(SparseLayer):
             activation=self.activation,
             residual=residual,
             backend=self.backend,
-        )
-
-    def _is_plain(self, x: Tensor, residual: Tensor | None) -> bool:
-        """Whether the compiled operator can be called as it is: nothing to check or convert."""
-        return (
-            not torch.is_grad_enabled()
-            and residual is None
-            and self.backend in COMPILED
-            and x.dim() == 2
-            and x.dtype is torch.float32
-            and x.is_cpu
-            and x.shape[1] == self.shape[1]
-            and self._parameters["values"].dtype is torch.float32  # type: ignore[union-attr]
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
         )
 
     def extra_repr(self) -> str:

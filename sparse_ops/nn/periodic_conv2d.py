@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sparse_ops import functional as F
 from sparse_ops.formats import PeriodicWeight
 from sparse_ops.nn._conv import Pair, SparseConv2d, not_a_conv2d
+from sparse_ops.ops._native import compiled_operators
 from sparse_ops.patterns import Periodic
 
 
@@ -26,6 +27,9 @@ class PeriodicConv2d(SparseConv2d):
     Raises:
         ValueError: the pattern has another kernel_size, or nn.Conv2d refuses its arguments.
     """
+
+    OPERATORS = compiled_operators("periodic_conv2d")
+    ARGUMENTS = ("class_crow_indices", "class_col_indices", "values")
 
     class_crow_indices: Tensor
     class_col_indices: Tensor
@@ -112,8 +116,15 @@ class PeriodicConv2d(SparseConv2d):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
+        x = self.padded(x)
+        if x.dim() == 4:
+            y = self._direct(
+                x, residual, self.shape, self.stride, self._inner, self.dilation, self.groups
+            )
+            if y is not None:
+                return y
         return F.periodic_conv2d(
-            self.padded(x),
+            x,
             self.weight,
             self.bias,
             self.stride,

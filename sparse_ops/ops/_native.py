@@ -6,6 +6,7 @@ The schemas and the shapes of the compiled operators are defined here, in Python
 """
 
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,3 +157,15 @@ def refuses_isa(isa: str, x: Tensor) -> str | None:
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"x is {x.dtype}, not float32, float16 or bfloat16"
     return None
+
+
+def compiled_operators(name: str, *, auto: bool = True) -> dict[str, Any]:
+    """Backend -> the compiled operator itself, of those that run here; with `auto`, "auto" is the
+    best of them.
+
+    For callers that have nothing to check or convert: on small layers the checks of the functions
+    take as long as the arithmetic.
+    """
+    here = [isa for isa in ISAS if REFUSES[isa] is None]
+    operators = {isa: getattr(torch.ops.sparse_ops, f"{name}_{isa}").default for isa in here}
+    return operators | {"auto": operators[here[0]]} if here and auto else operators

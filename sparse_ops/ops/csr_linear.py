@@ -125,17 +125,6 @@ BACKENDS = (
 )
 
 
-# backend -> the compiled operator itself, of those that run here, for callers that have checked the
-# arguments: on small layers the checks of `csr_linear` take as long as the product.
-COMPILED: dict[str, Any] = {
-    isa: getattr(torch.ops.sparse_ops, f"csr_linear_{isa}").default
-    for isa in _native.ISAS
-    if _native.REFUSES[isa] is None
-}
-if COMPILED:
-    COMPILED["auto"] = next(iter(COMPILED.values()))
-
-
 class _CSRLinear(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -296,3 +296,19 @@ def test_a_linear_layer_without_gradient_gives_the_same(rows, activation):
             layer(x.double())
         with torch.autocast("cpu", torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16
+
+
+@every_layer
+def test_a_call_without_gradient_gives_the_same_and_refuses_the_same(which):
+    layer, x = layers()[which]
+    y = layer(x).detach()
+    residual = torch.randn_like(y)
+    with torch.inference_mode():
+        for backend in ("auto", "scalar"):
+            layer.backend = backend
+            torch.testing.assert_close(layer(x), y)
+            torch.testing.assert_close(layer(x, residual), y + residual)
+        with pytest.raises(ValueError, match="residual must be"):
+            layer(x, residual[:1])
+        with pytest.raises(ValueError, match="x must be"):
+            layer(x[:, :1])
