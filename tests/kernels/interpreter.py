@@ -5,6 +5,7 @@ rounds to nearest even when it narrows to bfloat16. And it runs whatever a GPU w
 the end of a tensor, programs that overwrite each other. With `install` called,
 
 * bfloat16 products are right, and narrowing rounds to nearest even;
+* masks are truth values, also where the interpreter's arithmetic has made integers of them;
 * a scalar of a kernel is a number under numpy 2.4 too, which Triton before 3.7 is too old for;
 * a load or store that is not in one of the tensors the kernel was called with is an error;
 * two programs, or two lanes, that store to one address are an error.
@@ -44,6 +45,11 @@ def _rounded(handle: Any) -> Any:
     wide = torch.from_numpy(np.ascontiguousarray(handle.data, dtype=np.float32))
     bits = wide.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     return interpreter.TensorHandle(bits.reshape(handle.data.shape), tl.bfloat16)
+
+
+def _mask(handle: Any) -> Any:
+    """A mask as truth values: numpy's `&` of them may have left integers, which Triton 3.9 refuses."""
+    return interpreter.TensorHandle(handle.data.astype(bool), tl.int1)
 
 
 def _narrows(handle: Any, to: Any) -> bool:
@@ -123,7 +129,7 @@ def install() -> None:
 
     def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
         strict.checked(pointers, mask, "load")
-        return load(self, pointers, mask, *rest)
+        return load(self, pointers, _mask(mask), *rest)
 
     def create_masked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
         addresses = strict.checked(pointers, mask, "store")
@@ -134,7 +140,7 @@ def install() -> None:
             x, y, z = self.grid_idx
             program = (z * self.grid_dim[1] + y) * self.grid_dim[0] + x
             strict.launch.stored.append((once, program))
-        return store(self, pointers, value, mask, *rest)
+        return store(self, pointers, value, _mask(mask), *rest)
 
     def patch_lang_tensor(tensor: Any, scope: Any) -> None:
         patch(tensor, scope)
