@@ -48,7 +48,7 @@ def _rounded(handle: Any) -> Any:
 
 
 def _mask(handle: Any) -> Any:
-    """A mask as truth values: numpy's `&` of them may have left integers, which Triton 3.9 refuses."""
+    """A mask as truth values: arithmetic may have left integers, which Triton 3.9 refuses."""
     return interpreter.TensorHandle(handle.data.astype(bool), tl.int1)
 
 
