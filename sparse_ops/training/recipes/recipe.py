@@ -17,6 +17,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def read(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not name.endswith(".toml") and name not in names():
-        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(names())}")
+        near = get_close_matches(name, names(), 3, 0.4)
+        alike = f"; there are {', '.join(near)}" if near else ""
+        raise ValueError(f"there is no recipe {name!r}{alike}; `sparse-ops recipes` lists them all")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
