@@ -272,7 +272,7 @@ def test_an_override_for_nothing_is_refused(key, words):
 def test_what_is_not_there_is_answered_with_what_is():
     with pytest.raises(ValueError, match="no recipe 'x'; `sparse-ops recipes` lists them all"):
         read("x")
-    with pytest.raises(ValueError, match="no recipe .*; there are .*gsm-lenet300-60x.*; `sparse"):
+    with pytest.raises(ValueError, match=r"no recipe .*; there are .*gsm-lenet300-60x.*; `sparse"):
         read("gsm-lenet300-60")
     with pytest.raises(ValueError, match=r"no recipe '\.\./small'"):
         read("../small")
