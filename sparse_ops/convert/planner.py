@@ -251,7 +251,7 @@ class _Packer:
         if left or shrinking.changes:
             with steps("timing", left + 2, self.progress) as step:
                 settled = _measured(context, rows, calls, self.fold, budget_s, step)
-        notes = []
+        notes = [settled.unfused] if settled.unfused else []
         if shrinking.multiple > 1:
             notes.append(
                 f"widths were rounded up to multiples of {shrinking.multiple}, measured faster"

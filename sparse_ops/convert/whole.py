@@ -67,6 +67,7 @@ class Settled:
         whole: how the whole compares, or None if nothing is faster.
         dense, packed: the forms of the two models.
         fusions: what is fused in the graph of the packed one.
+        unfused: what stands against a graph of it, in words; "" if nothing does.
     """
 
     layers: list[LayerPlan]
@@ -74,6 +75,7 @@ class Settled:
     dense: Forms
     packed: Forms
     fusions: Sequence[Fusion] = ()
+    unfused: str = ""
 
 
 class Compiled:
@@ -158,7 +160,16 @@ def settle(
         fast = converted(context, layers)
         about = _about(layers)
         packed_forms, call = fastest_layout(context, fast, about, share / 2)
-        fusions, fast, call = _fused(context, fast, packed_forms, call, about, fuses, share / 2)
+        fusions: list[Fusion] = []
+        unfused = ""
+        if fuses:
+            try:
+                fusions, fast, call = _fused(context, fast, packed_forms, call, about, share / 2)
+            except Mismatch:
+                raise
+            except Exception as error:
+                # Without a graph the model is as fast as it was; the plan says so.
+                unfused = f"nothing was fused in the model's graph: {failure(error)}"
         about += " fused" if fusions else ""
         whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup <= 1 and dense_forms.fastest == COMPILED:
@@ -168,7 +179,7 @@ def settle(
                 whole = _against(context, dense_forms, to_beat, *both, about, share)
         if whole.speedup > 1:
             step()
-            return Settled(layers, whole, dense_forms, packed_forms, fusions)
+            return Settled(layers, whole, dense_forms, packed_forms, fusions, unfused)
         if not packed:
             break
         layers = _some_back(layers, packed, whole)
@@ -183,23 +194,14 @@ def _fused(
     forms: Forms,
     call: Call,
     about: str,
-    fuses: bool,
     seconds: float,
 ) -> tuple[list[Fusion], nn.Module, Call]:
     """What is fused in the graph, the model with it and its call: where that is surely faster."""
-    if not fuses:
+    found = fuse.find(fast, fuse.shapes_of(fast, context.example))
+    if not found:
         return [], fast, call
-    try:
-        found = fuse.find(fast, fuse.shapes_of(fast, context.example))
-        if not found:
-            return [], fast, call
-        model: nn.Module = fuse.fused(sharing_copy(fast), found)
-        check_model(fast, model, context.example)
-    except Mismatch:
-        raise
-    except Exception:
-        # Whatever stands against a graph of this model: without one it is as fast as it was.
-        return [], fast, call
+    model: nn.Module = fuse.fused(sharing_copy(fast), found)
+    check_model(fast, model, context.example)
     if forms.fastest == CHANNELS_LAST:
         take_channels_last_(model)
     one: Call = partial(model, *context.example)

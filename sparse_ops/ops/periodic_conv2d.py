@@ -47,7 +47,8 @@ def periodic_conv2d(
 
     Returns:
         (N, O, H', W') or (O, H', W'), of x's dtype and device; channels_last if x is. Beside it,
-        compiled backends take scratch memory of about the padded input.
+        compiled backends take scratch memory of about the padded input and the kept weights, and
+        for each thread of some lines of the output.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or there is no such backend or activation.

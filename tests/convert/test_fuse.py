@@ -246,3 +246,17 @@ def test_find_gives_what_can_be_fused_and_leaves_the_model_alone():
     assert model.conv.activation is None and not model.conv.fused
     with pytest.raises(ValueError, match="no place"):
         fuse.fused(model, [Fusion("conv", "silu", False)])
+
+
+def test_a_graph_that_cannot_be_made_is_a_note_and_the_model_is_packed_all_the_same(monkeypatch):
+    def fails(*arguments):
+        raise TypeError("no graph today")
+
+    model = block()
+    with torch.no_grad():
+        for weight in so.masks.weights(model).values():
+            weight.mul_(torch.rand_like(weight) > 0.7)
+    monkeypatch.setattr(fuse, "find", fails)
+    plan = so.plan(model, torch.randn(X), measure=says(2.0), shrink=False, progress=False)
+    assert plan.packed and not plan.fusions
+    assert any(note.endswith("TypeError: no graph today") for note in plan.notes)
