@@ -42,6 +42,25 @@ struct ChannelWork {
   Activation activation;
 };
 
+// A stretch of `rows` rows: those weights from cursors[r] on, up to ends[r], whose columns come before
+// the limit, and at the end all that are left:
+//     sums[r][p] += sum_k  values[k] * panel[columns[k]][p]
+// over the positions of `units` cache lines. Sums start with the bias at the beginning, and pass
+// through the activation at the end. Cursors move on; a few weights past the limit may be taken.
+struct Stretch {
+  int64_t rows;
+  const int32_t* ends;
+  int32_t* cursors;
+  const int32_t* columns;
+  const float* values;
+  int64_t limit;
+  const float* panel;
+  float* sums;
+  const float* bias;
+  bool begin, end;
+  Activation activation;
+};
+
 struct RowSparseKernels {
   // `rows` rows (1 to max_rows) that keep the same k columns, over positions [0, positions).
   // Writes all of out (rows, ld), ld >= positions rounded up to 16. Reads the panel up to
@@ -90,6 +109,12 @@ struct RowSparseKernels {
                   const float* values, const float* bias, const float* x, float* y,
                   Activation activation);
 
+  // See Stretch; 1 to max_stretch units.
+  void (*stretch)(int units, const Stretch& stretch);
+
+  // Whether all are in [0, limit), limit at least 1.
+  bool (*in_range)(const int32_t* index, int64_t count, int64_t limit);
+
   // Copies `lines` lines of `length` floats, whose starts are `from_step` and `to_step` apart, and
   // writes zeros from each line's end up to `gap` floats further.
   void (*copy)(int64_t lines, int64_t length, const float* from, int64_t from_step, float* to,
@@ -100,6 +125,9 @@ struct RowSparseKernels {
 
   // The most units that `channels` takes at once.
   int max_units;
+
+  // The most units that `stretch` takes at once.
+  int max_stretch;
 };
 
 // For one instruction set, or null where this library was not compiled for it.
