@@ -62,15 +62,17 @@ Rows::Rows(const RowSparseKernels& kernels, const Tensor& crow_tensor, const Ten
                   "values must be (", start[filters], "), got ", values_tensor.numel());
 }
 
-void Job::finish(int64_t n, int64_t pixel, int64_t pixels, int64_t first, int64_t last) const {
-  if (!residual) return;
-  const int64_t at = out_image(n) + pixel * out.pixel + first * out.channel;
-  if (out.pixel == 1)
-    kernels.finish(last - first, pixels, out.channel, residual + at, y + at, activation);
-  else if (last - first == out.pixel)
-    kernels.finish(1, pixels * out.pixel, 0, residual + at, y + at, activation);
-  else
-    kernels.finish(pixels, last - first, out.pixel, residual + at, y + at, activation);
+void Job::put(const Spot& first, const Spot& step, int64_t lines, int64_t length,
+              const float* from, int64_t from_step) const {
+  const void* more = residual.at ? (residual + added.of(first)).at : nullptr;
+  kernels.ends[y.type].put(lines, length, from, from_step, more, added.of(step),
+                           (y + out.of(first)).at, out.of(step), residual.at ? activation : kNone);
+}
+
+void Job::write(const Spot& first, int64_t length, const float* from, int64_t from_step) const {
+  const void* more = residual.at ? (residual + added.of(first)).at : nullptr;
+  kernels.ends[y.type].write(length, from, from_step, more, added.pixel, (y + out.of(first)).at,
+                             out.pixel, residual.at ? activation : kNone);
 }
 
 std::vector<Range> ranges_of(const Job& job) {

@@ -78,7 +78,7 @@ void for_each_part(const Panel& panel, const Part& part) {
     }
 }
 
-void Panel::pack(const RowSparseKernels& kernels, const float* x, const Layout& layout,
+void Panel::pack(const RowSparseKernels& kernels, const Source& x, const Layout& layout,
                  int64_t channel, float* panel) const {
   const int64_t step = rows.stride * columns.size * layout.pixel;
   const int64_t pixel = columns.stride * layout.pixel;
@@ -86,20 +86,21 @@ void Panel::pack(const RowSparseKernels& kernels, const float* x, const Layout& 
                            int64_t lines, int64_t n) {
     float* plane = panel + (channel * phases + phase) * plane_size;
     std::fill(plane + done, plane + to, 0.0f);
-    const float* source = x + n * layout.image + from * layout.pixel;
+    const Source source = x + n * layout.image + from * layout.pixel;
+    const EndKernels& ends = kernels.ends[x.type];
     if (pixel == 1) {
-      kernels.copy(lines, length, source, step, plane + to, pitch(), pitch() - length);
+      ends.copy(lines, length, source.at, step, plane + to, pitch(), pitch() - length);
       return;
     }
     for (int64_t y = 0; y < lines; ++y) {
       float* line = plane + to + y * pitch();
-      for (int64_t i = 0; i < length; ++i) line[i] = source[y * step + i * pixel];
+      ends.read(length, (source + y * step).at, pixel, line, 1);
       std::fill(line + length, line + pitch(), 0.0f);
     }
   });
 }
 
-void Panel::pack_lanes_of_channels(const RowSparseKernels& kernels, const float* x,
+void Panel::pack_lanes_of_channels(const RowSparseKernels& kernels, const Source& x,
                                    const Layout& layout, int64_t channel, float* panel) const {
   const int64_t between = phases * plane_size;
   for_each_part(*this, [&](int64_t phase, int64_t done, int64_t to, int64_t from, int64_t length,
@@ -107,18 +108,19 @@ void Panel::pack_lanes_of_channels(const RowSparseKernels& kernels, const float*
     float* plane = panel + (channel * phases + phase) * plane_size;
     for (int64_t l = 0; l < kLanes; ++l)
       std::fill(plane + l * between + done, plane + l * between + to, 0.0f);
-    const float* source = x + n * layout.image + from * layout.pixel;
+    const Source source = x + n * layout.image + from * layout.pixel;
     for (int64_t y = 0; y < lines; ++y) {
       float* line = plane + to + y * pitch();
-      kernels.separate(length, source + y * rows.stride * columns.size * layout.pixel,
-                       columns.stride * layout.pixel, line, between);
+      kernels.ends[x.type].separate(
+          length, (source + y * rows.stride * columns.size * layout.pixel).at,
+          columns.stride * layout.pixel, line, between);
       for (int64_t l = 0; l < kLanes; ++l)
         for (int64_t i = length; i < pitch(); ++i) line[l * between + i] = 0.0f;
     }
   });
 }
 
-void Panel::pack_images(const RowSparseKernels& kernels, const float* x, const Layout& layout,
+void Panel::pack_images(const RowSparseKernels& kernels, const Source& x, const Layout& layout,
                         int64_t channel, float* panel) const {
   for_each_part(*this, [&](int64_t phase, int64_t done, int64_t to, int64_t from, int64_t length,
                            int64_t lines, int64_t n) {
@@ -126,14 +128,15 @@ void Panel::pack_images(const RowSparseKernels& kernels, const float* x, const L
     std::fill(plane + done * kLanes, plane + to * kLanes, 0.0f);
     for (int64_t y = 0; y < lines; ++y) {
       float* line = plane + (to + y * pitch()) * kLanes;
-      kernels.interleave(length, x + (from + y * rows.stride * columns.size) * layout.pixel,
-                         layout.image, columns.stride * layout.pixel, line, kLanes);
+      kernels.ends[x.type].interleave(
+          length, (x + (from + y * rows.stride * columns.size) * layout.pixel).at, layout.image,
+          columns.stride * layout.pixel, line, kLanes);
       std::fill(line + length * kLanes, line + pitch() * kLanes, 0.0f);
     }
   });
 }
 
-void Panel::pack_images_of_channels(const RowSparseKernels& kernels, const float* x,
+void Panel::pack_images_of_channels(const RowSparseKernels& kernels, const Source& x,
                                     const Layout& layout, int64_t channel, float* panel) const {
   const int64_t between = phases * plane_size * kLanes;
   for_each_part(*this, [&](int64_t phase, int64_t done, int64_t to, int64_t from, int64_t length,
@@ -143,10 +146,10 @@ void Panel::pack_images_of_channels(const RowSparseKernels& kernels, const float
       std::fill(plane + l * between + done * kLanes, plane + l * between + to * kLanes, 0.0f);
     for (int64_t y = 0; y < lines; ++y) {
       float* line = plane + (to + y * pitch()) * kLanes;
-      const float* source = x + (from + y * rows.stride * columns.size) * layout.pixel;
+      const Source source = x + (from + y * rows.stride * columns.size) * layout.pixel;
       for (int64_t i = 0; i < length; ++i)
-        kernels.interleave(kLanes, source + i * columns.stride * layout.pixel, layout.image, 1,
-                           line + i * kLanes, between);
+        kernels.ends[x.type].interleave(kLanes, (source + i * columns.stride * layout.pixel).at,
+                                        layout.image, 1, line + i * kLanes, between);
       for (int64_t l = 0; l < kLanes; ++l)
         std::fill(line + l * between + length * kLanes, line + l * between + pitch() * kLanes, 0.0f);
     }

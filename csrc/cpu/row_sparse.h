@@ -61,6 +61,38 @@ struct Stretch {
   Activation activation;
 };
 
+// The types of what operators are given and give; they compute in float.
+enum Element { kFloat = 0, kHalf = 1, kBFloat = 2 };
+
+// The ends of an operator, for one Element T: from tensors of T to the kernels' floats, and back.
+// Pointers without a type are to T; steps are counted in values. Results are rounded to nearest, ties
+// to even; NaN stays NaN.
+struct EndKernels {
+  // Copies `lines` lines of `length` values, whose starts are `from_step` and `to_step` apart, and
+  // writes zeros from each line's end up to `gap` floats further.
+  void (*copy)(int64_t lines, int64_t length, const void* from, int64_t from_step, float* to,
+               int64_t to_step, int64_t gap);
+
+  // to[i * to_step] = from[i * step] for i in [0, length).
+  void (*read)(int64_t length, const void* from, int64_t step, float* to, int64_t to_step);
+
+  // As those of RowSparseKernels.
+  void (*interleave)(int64_t length, const void* from, int64_t lane_step, int64_t step, float* to,
+                     int64_t to_step);
+  void (*separate)(int64_t length, const void* from, int64_t from_step, float* to,
+                   int64_t lane_step);
+
+  // to = activation(from + residual), for lines of `length` values that start a step apart in each.
+  // residual may be null; `to` must not overlap `from`.
+  void (*put)(int64_t lines, int64_t length, const float* from, int64_t from_step,
+              const void* residual, int64_t residual_step, void* to, int64_t to_step,
+              Activation activation);
+
+  // The same for one line of values that are a step apart in each.
+  void (*write)(int64_t length, const float* from, int64_t from_step, const void* residual,
+                int64_t residual_step, void* to, int64_t to_step, Activation activation);
+};
+
 struct RowSparseKernels {
   // `rows` rows (1 to max_rows) that keep the same k columns, over positions [0, positions).
   // Writes all of out (rows, ld), ld >= positions rounded up to 16. Reads the panel up to
@@ -115,11 +147,6 @@ struct RowSparseKernels {
   // Whether all are in [0, limit), limit at least 1.
   bool (*in_range)(const int32_t* index, int64_t count, int64_t limit);
 
-  // Copies `lines` lines of `length` floats, whose starts are `from_step` and `to_step` apart, and
-  // writes zeros from each line's end up to `gap` floats further.
-  void (*copy)(int64_t lines, int64_t length, const float* from, int64_t from_step, float* to,
-               int64_t to_step, int64_t gap);
-
   // The most rows that `rows` takes at once: 8 or 4. A block of rows is 1, 2, 4 or 8.
   int max_rows;
 
@@ -128,6 +155,9 @@ struct RowSparseKernels {
 
   // The most units that `stretch` takes at once.
   int max_stretch;
+
+  // By Element.
+  EndKernels ends[3];
 };
 
 // For one instruction set, or null where this library was not compiled for it.

@@ -8,6 +8,7 @@
 //   MAX_UNITS, TILE_SIZES_1, TILE_SIZES_2  for channels_body.h
 //   STRETCH_UNITS  cache lines of positions whose sums linear_body.h keeps in registers: 1, 2 or 4
 //   KEEP_APART  a statement that keeps a scalar sum in a register of its own
+//   HALF_CONVERSIONS  1 where <immintrin.h> is included and the F16C instructions may be used, or 0
 // and has set the instruction set for everything that follows.
 
 namespace sparse_ops {
@@ -301,92 +302,6 @@ INLINE void transpose4(Quad& a, Quad& b, Quad& c, Quad& d) {
 INLINE Quad& quad(float* p) { return *reinterpret_cast<Quad*>(p); }
 INLINE Quad quad(const float* p) { return *reinterpret_cast<const Quad*>(p); }
 
-#if LANES == 16
-// Stage S of four: bit S of the row's number and of the column's change places.
-#define PICK(S, l) ((l) & (S) ? 16 + (l) - (S) : (l))
-#define PICK_HIGH(S, l) ((l) & (S) ? 16 + (l) : (l) + (S))
-#define ALL(P, S)                                                                               \
-  P(S, 0), P(S, 1), P(S, 2), P(S, 3), P(S, 4), P(S, 5), P(S, 6), P(S, 7), P(S, 8), P(S, 9),     \
-      P(S, 10), P(S, 11), P(S, 12), P(S, 13), P(S, 14), P(S, 15)
-#define STAGE(S)                                                          \
-  _Pragma("GCC unroll 16") for (int i = 0; i < 16; ++i) if (!(i & (S))) { \
-    const Vec a = v[i], b = v[i + (S)];                                   \
-    v[i] = __builtin_shufflevector(a, b, ALL(PICK, S));                   \
-    v[i + (S)] = __builtin_shufflevector(a, b, ALL(PICK_HIGH, S));        \
-  }
-INLINE void transpose16(const float* from, int64_t from_step, float* to, int64_t to_step) {
-  Vec v[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) v[i] = load(from + i * from_step);
-  STAGE(1)
-  STAGE(2)
-  STAGE(4)
-  STAGE(8)
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) store(to + i * to_step, v[i]);
-}
-#undef PICK
-#undef PICK_HIGH
-#undef ALL
-#undef STAGE
-#endif
-
-// Sixteen lines a power of two apart, as they often are, would share one cache set: then four lanes
-// are turned at a time, and otherwise sixteen, where registers hold them.
-INLINE bool crowded(int64_t step) { return step % 512 == 0; }
-
-void interleave(int64_t length, const float* from, int64_t lane_step, int64_t step, float* to,
-                int64_t to_step) {
-  int64_t done = 0;
-#if LANES == 16
-  if (step == 1 && !crowded(lane_step))
-    for (; done + 16 <= length; done += 16)
-      transpose16(from + done, lane_step, to + done * to_step, to_step);
-#endif
-  for (int64_t l = 0; l < kLanes; l += 4) {
-    const float* p = from + l * lane_step;
-    int64_t i = done;
-    if (step == 1)
-      for (; i + 4 <= length; i += 4) {
-        Quad a = quad(p + i), b = quad(p + lane_step + i), c = quad(p + 2 * lane_step + i),
-             d = quad(p + 3 * lane_step + i);
-        transpose4(a, b, c, d);
-        float* q = to + i * to_step + l;
-        quad(q) = a;
-        quad(q + to_step) = b;
-        quad(q + 2 * to_step) = c;
-        quad(q + 3 * to_step) = d;
-      }
-    for (; i < length; ++i)
-      for (int64_t j = 0; j < 4; ++j) to[i * to_step + l + j] = p[j * lane_step + i * step];
-  }
-}
-
-void separate(int64_t length, const float* from, int64_t from_step, float* to, int64_t lane_step) {
-  int64_t done = 0;
-#if LANES == 16
-  if (!crowded(lane_step))
-    for (; done + 16 <= length; done += 16)
-      transpose16(from + done * from_step, from_step, to + done, lane_step);
-#endif
-  for (int64_t l = 0; l < kLanes; l += 4) {
-    float* q = to + l * lane_step;
-    int64_t i = done;
-    for (; i + 4 <= length; i += 4) {
-      const float* p = from + i * from_step + l;
-      Quad a = quad(p), b = quad(p + from_step), c = quad(p + 2 * from_step),
-           d = quad(p + 3 * from_step);
-      transpose4(a, b, c, d);
-      quad(q + i) = a;
-      quad(q + lane_step + i) = b;
-      quad(q + 2 * lane_step + i) = c;
-      quad(q + 3 * lane_step + i) = d;
-    }
-    for (; i < length; ++i)
-      for (int64_t j = 0; j < 4; ++j) q[j * lane_step + i] = from[i * from_step + l + j];
-  }
-}
-
 INLINE float sum(Vec v) {
   float total = 0;
 #pragma GCC unroll 16
@@ -433,31 +348,17 @@ INLINE float activate_one(float f, Activation activation) {
   return activate(splat(f), activation)[0];
 }
 
-// The last vector of a line may lie over the one before it: no tail is copied float by float.
-void copy(int64_t lines, int64_t length, const float* from, int64_t from_step, float* to,
-          int64_t to_step, int64_t gap) {
-  for (int64_t line = 0; line < lines; ++line, from += from_step, to += to_step) {
-    if (length >= LANES) {
-      int64_t i = 0;
-      for (; i + LANES <= length; i += LANES) store(to + i, load(from + i));
-      if (i < length) store(to + length - LANES, load(from + length - LANES));
-    } else if (length >= 4) {
-      int64_t i = 0;
-      for (; i + 4 <= length; i += 4)
-        quad(to + i) = quad(from + i);
-      if (i < length) quad(to + length - 4) = quad(from + length - 4);
-    } else {
-      for (int64_t i = 0; i < length; ++i) to[i] = from[i];
-    }
-    for (int64_t i = 0; i < gap; ++i) to[length + i] = 0.0f;
-  }
-}
-
 #include "channels_body.h"
 #include "linear_body.h"
+#include "ends_body.h"
 
-const RowSparseKernels kKernels = {rows, pixels, interleave, separate, channels, weave, finish,
-                                   dots, gather, gather4, stretch, in_range, copy,    MAX_ROWS, MAX_UNITS, STRETCH_UNITS};
+#define ENDS(T) {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, write<T>}
+const RowSparseKernels kKernels = {rows,     pixels,   interleave_of<float>, separate_of<float>,
+                                   channels, weave,    finish,               dots,
+                                   gather,   gather4,  stretch,              in_range,
+                                   MAX_ROWS, MAX_UNITS, STRETCH_UNITS,
+                                   {ENDS(float), ENDS(Half), ENDS(BFloat)}};
+#undef ENDS
 
 }  // namespace
 }  // namespace sparse_ops
