@@ -395,7 +395,8 @@ void gather4(int64_t first, int64_t last, const int32_t* crow, const int32_t* co
 #include "channels_body.h"
 #include "ends_body.h"
 
-#define ENDS(T) {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, write<T>}
+#define ENDS(T)                                                                             \
+  {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, pick<T>, scatter<T>, write<T>}
 const RowSparseKernels kKernels = {rows,   pixels,   interleave_of<float>, separate_of<float>,
                                    channels, weave,  finish,               dots,
                                    gather, gather4,  MAX_ROWS,             MAX_UNITS,
