@@ -52,6 +52,9 @@ LINEAR = [
     LinearCase(230, 29, 37, 0.5),
     LinearCase(2, 784, 300, 0.983),
     LinearCase(64, 300, 100, 0.95),
+    # Three cache lines of batch at once, columns in two stretches, rows in two chunks.
+    LinearCase(48, 2900, 400, 0.97),
+    LinearCase(110, 2200, 20, 0.9),
 ]
 
 CONV = [

@@ -46,15 +46,15 @@ int64_t Convolution::chunk(int64_t planes, int64_t all) const {
   return (all + chunks - 1) / chunks;
 }
 
-Rows::Rows(const Tensor& crow_tensor, const Tensor& col_tensor, const Tensor& values_tensor,
-           int64_t filters, int64_t columns)
+Rows::Rows(const RowSparseKernels& kernels, const Tensor& crow_tensor, const Tensor& col_tensor,
+           const Tensor& values_tensor, int64_t filters, int64_t columns)
     : crow(index_data(crow_tensor)),
       col(index_data(col_tensor)),
       values(data(values_tensor)),
       classes(crow_tensor.numel() - 1),
       start(filters + 1) {
   check_pointers(crow_tensor, "crow_indices", col_tensor.numel());
-  check_below(col_tensor, "col_indices", columns);
+  check_below(kernels, col_tensor, "col_indices", columns);
   STD_TORCH_CHECK(classes >= 1 && classes <= filters, "crow_indices must be for 1 to ", filters,
                   " classes, got ", classes);
   for (int64_t o = 0; o < filters; ++o) start[o + 1] = start[o] + length(o);

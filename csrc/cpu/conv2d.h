@@ -39,8 +39,8 @@ struct Rows {
   int64_t classes;
   std::vector<int64_t> start;  // (filters + 1)
 
-  Rows(const Tensor& crow, const Tensor& col, const Tensor& values, int64_t filters,
-       int64_t columns);
+  Rows(const RowSparseKernels& kernels, const Tensor& crow, const Tensor& col, const Tensor& values,
+       int64_t filters, int64_t columns);
 
   const int32_t* columns_of(int64_t o) const { return col + crow[o % classes]; }
   int64_t length(int64_t o) const { return crow[o % classes + 1] - crow[o % classes]; }

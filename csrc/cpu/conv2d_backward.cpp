@@ -49,7 +49,7 @@ std::tuple<Tensor, Tensor> row_sparse_conv2d_backward(
   const Tensor dy = floats(dy_, "dy"), x = floats(x_, "x"), values = floats(values_, "values");
   const Tensor crow = indices(crow_, "crow_indices"), col = indices(col_, "col_indices");
   const Convolution conv(x, shape, stride, padding, dilation, groups);
-  const Rows rows(crow, col, values, conv.filters, shape[1] * shape[2] * shape[3]);
+  const Rows rows(kernels, crow, col, values, conv.filters, shape[1] * shape[2] * shape[3]);
   STD_TORCH_CHECK(dy.dim() == 4 && dy.size(0) == conv.batch && dy.size(1) == conv.filters &&
                       dy.size(2) == conv.rows.out && dy.size(3) == conv.columns.out,
                   "dy must be (", conv.batch, ", ", conv.filters, ", ", conv.rows.out, ", ",

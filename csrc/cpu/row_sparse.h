@@ -42,6 +42,25 @@ struct ChannelWork {
   Activation activation;
 };
 
+// A stretch of `rows` rows: those weights from cursors[r] on, up to ends[r], whose columns come before
+// the limit, and at the end all that are left:
+//     sums[r][p] += sum_k  values[k] * panel[columns[k]][p]
+// over the positions of `units` cache lines. Sums start with the bias at the beginning, and pass
+// through the activation at the end. Cursors move on; a few weights past the limit may be taken.
+struct Stretch {
+  int64_t rows;
+  const int32_t* ends;
+  int32_t* cursors;
+  const int32_t* columns;
+  const float* values;
+  int64_t limit;
+  const float* panel;
+  float* sums;
+  const float* bias;
+  bool begin, end;
+  Activation activation;
+};
+
 // The types of what operators are given and give; they compute in float.
 enum Element { kFloat = 0, kHalf = 1, kBFloat = 2 };
 
@@ -133,11 +152,20 @@ struct RowSparseKernels {
                   const float* values, const float* bias, const float* x, float* y,
                   Activation activation);
 
+  // See Stretch; 1 to max_stretch units.
+  void (*stretch)(int units, const Stretch& stretch);
+
+  // Whether all are in [0, limit), limit at least 1.
+  bool (*in_range)(const int32_t* index, int64_t count, int64_t limit);
+
   // The most rows that `rows` takes at once: 8 or 4. A block of rows is 1, 2, 4 or 8.
   int max_rows;
 
   // The most units that `channels` takes at once.
   int max_units;
+
+  // The most units that `stretch` takes at once.
+  int max_stretch;
 
   // By Element.
   EndKernels ends[3];

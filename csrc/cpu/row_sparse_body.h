@@ -6,6 +6,7 @@
 //             vectors of the panel and a weight have to fit the registers
 //   MAX_ROWS  4 or 8
 //   MAX_UNITS, TILE_SIZES_1, TILE_SIZES_2  for channels_body.h
+//   STRETCH_UNITS  cache lines of positions whose sums linear_body.h keeps in registers: 1, 2 or 4
 //   KEEP_APART  a statement that keeps a scalar sum in a register of its own
 //   HALF_CONVERSIONS  1 where <immintrin.h> is included and the F16C instructions may be used, or 0
 // and has set the instruction set for everything that follows.
@@ -347,59 +348,16 @@ INLINE float activate_one(float f, Activation activation) {
   return activate(splat(f), activation)[0];
 }
 
-// One row times one vector, or times four whose entries stand next to each other. Eight sums, so that
-// additions do not wait for each other; each a register of its own, not a lane filled by a gather: a
-// gather of sixteen takes longer than sixteen loads.
-template <class V>
-INLINE V product(int64_t k, int64_t end, const int32_t* columns, const float* values, const V* x) {
-  V acc[8] = {};
-#define ADD(s, i)                                \
-  {                                              \
-    acc[s] += values[k + i] * x[columns[k + i]]; \
-    KEEP_APART(acc[s]);                          \
-  }
-#pragma GCC unroll 1
-  for (; k + 8 <= end; k += 8) {
-    ADD(0, 0) ADD(1, 1) ADD(2, 2) ADD(3, 3) ADD(4, 4) ADD(5, 5) ADD(6, 6) ADD(7, 7)
-  }
-  if (k + 4 <= end) {
-    ADD(0, 0) ADD(1, 1) ADD(2, 2) ADD(3, 3)
-    k += 4;
-  }
-  if (k < end) ADD(4, 0)
-  if (k + 1 < end) ADD(5, 1)
-  if (k + 2 < end) ADD(6, 2)
-#undef ADD
-  return ((acc[0] + acc[1]) + (acc[2] + acc[3])) + ((acc[4] + acc[5]) + (acc[6] + acc[7]));
-}
-
-void gather(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
-            const float* values, const float* bias, const float* x, float* y,
-            Activation activation) {
-  for (int64_t o = first; o < last; ++o) {
-    const float total = product(crow[o], crow[o + 1], columns, values, x);
-    y[o - first] = activate_one(bias ? total + bias[o] : total, activation);
-  }
-}
-
-void gather4(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
-             const float* values, const float* bias, const float* x, float* y,
-             Activation activation) {
-  for (int64_t o = first; o < last; ++o) {
-    Quad total = product(crow[o], crow[o + 1], columns, values, reinterpret_cast<const Quad*>(x));
-    if (bias) total += bias[o];
-    for (int b = 0; b < 4; ++b) y[(o - first) * 4 + b] = activate_one(total[b], activation);
-  }
-}
-
 #include "channels_body.h"
+#include "linear_body.h"
 #include "ends_body.h"
 
 #define ENDS(T)                                                                             \
   {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, pick<T>, scatter<T>, write<T>}
-const RowSparseKernels kKernels = {rows,   pixels,   interleave_of<float>, separate_of<float>,
-                                   channels, weave,  finish,               dots,
-                                   gather, gather4,  MAX_ROWS,             MAX_UNITS,
+const RowSparseKernels kKernels = {rows,     pixels,   interleave_of<float>, separate_of<float>,
+                                   channels, weave,    finish,               dots,
+                                   gather,   gather4,  stretch,              in_range,
+                                   MAX_ROWS, MAX_UNITS, STRETCH_UNITS,
                                    {ENDS(float), ENDS(Half), ENDS(BFloat)}};
 #undef ENDS
 

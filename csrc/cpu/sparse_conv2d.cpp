@@ -43,7 +43,7 @@ Tensor row_sparse_conv2d(const RowSparseKernels& kernels, const Tensor& x_, cons
   const Tensor crow = indices(crow_, "crow_indices"), col = indices(col_, "col_indices");
   const Convolution conv(x.tensor, shape, stride, padding, dilation, groups);
   const auto bias = widened(kernels, bias_, "bias", x.type, conv.filters);
-  const Rows rows(crow, col, values, conv.filters, shape[1] * shape[2] * shape[3]);
+  const Rows rows(kernels, crow, col, values, conv.filters, shape[1] * shape[2] * shape[3]);
   Output output(x, conv.out_shape(), residual, out);
   forward({kernels, conv, rows, data(bias), nullptr, nullptr, activation_from(activation), x.data(),
            x.layout(), output.data(), output.layout, output.added(), output.added_layout()});
@@ -102,8 +102,8 @@ Tensor channel_pruned_conv2d(const RowSparseKernels& kernels, const Tensor& x_,
   const Convolution whole(x.tensor, shape, stride, padding, dilation, 1);
   const auto bias = widened(kernels, bias_, "bias", x.type, whole.filters);
   const Activation activation = activation_from(activation_number);
-  check_below(out, "out_channels", whole.filters);
-  check_below(in, "in_channels", whole.channels);
+  check_below(kernels, out, "out_channels", whole.filters);
+  check_below(kernels, in, "in_channels", whole.channels);
   const int64_t O = out.numel(), I = in.numel(), taps = whole.taps();
   STD_TORCH_CHECK(O >= 1 && I >= 1, "no channel is left");
   STD_TORCH_CHECK(values.dim() == 4 && values.size(0) == O && values.size(1) == I &&
@@ -119,7 +119,7 @@ Tensor channel_pruned_conv2d(const RowSparseKernels& kernels, const Tensor& x_,
   crow.mutable_data_ptr<int32_t>()[0] = 0;
   crow.mutable_data_ptr<int32_t>()[1] = static_cast<int32_t>(I * taps);
   for (int64_t c = 0; c < I * taps; ++c) col.mutable_data_ptr<int32_t>()[c] = static_cast<int32_t>(c);
-  const Rows rows(crow, col, torch::stable::reshape(values, {-1}), O, I * taps);
+  const Rows rows(kernels, crow, col, torch::stable::reshape(values, {-1}), O, I * taps);
 
   Output output(x, whole.out_shape(), residual, y);
   std::vector<float> kept_bias(O, 0.0f), constants(whole.filters, 0.0f);
