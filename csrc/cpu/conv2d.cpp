@@ -69,6 +69,15 @@ void Job::put(const Spot& first, const Spot& step, int64_t lines, int64_t length
                            (y + out.of(first)).at, out.of(step), residual.at ? activation : kNone);
 }
 
+void Job::scatter(const Spot& first, int64_t length, const int64_t* channels, int64_t lanes,
+                  const float* from, int64_t from_step) const {
+  int64_t index[kLanes];
+  for (int64_t l = 0; l < lanes; ++l) index[l] = channels[l] * out.channel;
+  const void* more = residual.at ? (residual + added.of(first)).at : nullptr;
+  kernels.ends[y.type].scatter(length, lanes, from, from_step, index, more, added.pixel,
+                               (y + out.of(first)).at, out.pixel, activation);
+}
+
 void Job::write(const Spot& first, int64_t length, const float* from, int64_t from_step) const {
   const void* more = residual.at ? (residual + added.of(first)).at : nullptr;
   kernels.ends[y.type].write(length, from, from_step, more, added.pixel, (y + out.of(first)).at,

@@ -81,6 +81,9 @@ struct Job {
   // next one a `step` further. Along a line y's values stand next to each other.
   void put(const Spot& first, const Spot& step, int64_t lines, int64_t length, const float* from,
            int64_t from_step) const;
+  // `lanes` results of each of `length` pixels from `first` on, `from_step` apart, to those channels.
+  void scatter(const Spot& first, int64_t length, const int64_t* channels, int64_t lanes,
+               const float* from, int64_t from_step) const;
   // Results that are `from_step` apart to neighbouring pixels.
   void write(const Spot& first, int64_t length, const float* from, int64_t from_step) const;
 };

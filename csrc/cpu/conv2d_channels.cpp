@@ -189,7 +189,7 @@ class Piece {
         offsets_(offsets),
         panel_(up(conv_.channels, kLanes) * pieces.plane),
         results_(sections.units * pieces.images * pieces.lines * conv_.columns.out * kLanes),
-        dense_(job.direct() ? 0 : job.rows.classes * pieces.lines * conv_.columns.out * kLanes) {}
+        dense_(job.rows.classes * pieces.lines * conv_.columns.out * kLanes) {}
 
   void run(int64_t number) {
     const int64_t part = number % pieces_.parts, place = number / pieces_.parts;
@@ -249,10 +249,14 @@ class Piece {
       return;
     }
     // Channels that are not there have no weights that could read them.
-    for (int64_t l = 0; l < lanes; ++l) {
-      const Source from = x + job_.in_channel(channel + l) * job_.in.channel;
-      ends.read(length, from.at, job_.in.pixel, to + l, kLanes);
+    int64_t index[kLanes];
+    for (int64_t l = 0; l < lanes; ++l)
+      index[l] = job_.in_channel(channel + l) * job_.in.channel;
+    if (job_.in.pixel != 1) {
+      ends.pick(length, lanes, x.at, job_.in.pixel, index, to, kLanes);
+      return;
     }
+    for (int64_t l = 0; l < lanes; ++l) ends.read(length, (x + index[l]).at, 1, to + l, kLanes);
   }
 
   void compute(const Bundle& bundle) {
@@ -301,20 +305,22 @@ class Piece {
   void write_unit(const Bundle& bundle, int u, int64_t n, const float* results) {
     const int64_t classes = job_.rows.classes, filter = bundle.first + u * kLanes * classes;
     const int64_t lanes = std::min<int64_t>(kLanes, bundle.count - u * kLanes);
-    if (lanes == kLanes && job_.out.pixel == 1 && !job_.out_channels) {
-      const Spot first{image_ + n, filter, pixel()};
-      if (job_.direct()) {
-        job_.kernels.separate(pixels(), results, kLanes, job_.floats(first),
-                              classes * job_.out.channel);
-        return;
-      }
-      job_.kernels.separate(pixels(), results, kLanes, dense_.get(), pixels());
-      job_.put(first, {0, classes, 0}, kLanes, pixels(), dense_.get(), pixels());
+    if (job_.out.pixel != 1) {
+      int64_t channels[kLanes];
+      for (int64_t l = 0; l < lanes; ++l) channels[l] = job_.out_channel(filter + l * classes);
+      job_.scatter({image_ + n, 0, pixel()}, pixels(), channels, lanes, results, kLanes);
       return;
     }
+    const Spot first{image_ + n, filter, pixel()};
+    if (lanes == kLanes && !job_.out_channels && job_.direct()) {
+      job_.kernels.separate(pixels(), results, kLanes, job_.floats(first),
+                            classes * job_.out.channel);
+      return;
+    }
+    job_.kernels.separate(pixels(), results, kLanes, dense_.get(), pixels());
     for (int64_t l = 0; l < lanes; ++l)
-      job_.write({image_ + n, job_.out_channel(filter + l * classes), pixel()}, pixels(),
-                 results + l, kLanes);
+      job_.put({first.image, job_.out_channel(filter + l * classes), first.pixel}, {}, 1, pixels(),
+               dense_.get() + l * pixels(), 0);
   }
 
   const Job& job_;

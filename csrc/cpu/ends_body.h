@@ -235,6 +235,34 @@ void separate_from(int64_t length, const void* from, int64_t from_step, float* t
   separate_of(length, static_cast<const T*>(from), from_step, to, lane_step);
 }
 
+template <class T>
+void pick(int64_t length, int64_t lanes, const void* values, int64_t step, const int64_t* index,
+          float* to, int64_t to_step) {
+  const T* from = static_cast<const T*>(values);
+  for (int64_t i = 0; i < length; ++i, from += step, to += to_step)
+    for (int64_t l = 0; l < lanes; ++l) to[l] = one(from + index[l]);
+}
+
+template <class T>
+void scatter(int64_t length, int64_t lanes, const float* from, int64_t from_step,
+             const int64_t* index, const void* added, int64_t residual_step, void* values,
+             int64_t to_step, Activation activation) {
+  const T* residual = static_cast<const T*>(added);
+  T* to = static_cast<T*>(values);
+  float sums[kLanes] = {};
+  for (int64_t i = 0; i < length; ++i, from += from_step, to += to_step) {
+    const float* results = from;
+    if (residual) {
+      for (int64_t l = 0; l < lanes; ++l) sums[l] = from[l] + one(residual + index[l]);
+      for (int64_t l = 0; l < kLanes; l += LANES)
+        store(sums + l, activate(load(sums + l), activation));
+      results = sums;
+      residual += residual_step;
+    }
+    for (int64_t l = 0; l < lanes; ++l) set_one(to + index[l], results[l]);
+  }
+}
+
 // Some values, fewer than a vector or apart from each other.
 template <class T>
 INLINE void put_some(int64_t count, const float* from, int64_t from_step, const T* residual,
@@ -270,6 +298,10 @@ void write(int64_t length, const float* from, int64_t from_step, const void* add
            int64_t residual_step, void* values, int64_t to_step, Activation activation) {
   const T* residual = static_cast<const T*>(added);
   T* to = static_cast<T*>(values);
+  if (!residual && activation == kNone) {
+    for (int64_t i = 0; i < length; ++i) set_one(to + i * to_step, from[i * from_step]);
+    return;
+  }
   for (int64_t i = 0; i < length; i += LANES)
     put_some(length - i < LANES ? length - i : LANES, from + i * from_step, from_step,
              residual ? residual + i * residual_step : nullptr, residual_step, to + i * to_step,

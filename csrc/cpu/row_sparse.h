@@ -88,7 +88,18 @@ struct EndKernels {
               const void* residual, int64_t residual_step, void* to, int64_t to_step,
               Activation activation);
 
-  // The same for one line of values that are a step apart in each.
+  // to[i * to_step + l] = from[i * step + index[l]] for i in [0, length), l in [0, lanes), lanes being up
+  // to kLanes.
+  void (*pick)(int64_t length, int64_t lanes, const void* from, int64_t step, const int64_t* index,
+               float* to, int64_t to_step);
+
+  // to[i * to_step + index[l]] = activation(from[i * from_step + l] + residual[i * residual_step +
+  // index[l]]), likewise; without residual it is from[i * from_step + l].
+  void (*scatter)(int64_t length, int64_t lanes, const float* from, int64_t from_step,
+                  const int64_t* index, const void* residual, int64_t residual_step, void* to,
+                  int64_t to_step, Activation activation);
+
+  // As `put`, for one line of values that are a step apart in each.
   void (*write)(int64_t length, const float* from, int64_t from_step, const void* residual,
                 int64_t residual_step, void* to, int64_t to_step, Activation activation);
 };

@@ -359,7 +359,8 @@ INLINE float activate_one(float f, Activation activation) {
 #include "linear_body.h"
 #include "ends_body.h"
 
-#define ENDS(T) {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, write<T>}
+#define ENDS(T)                                                                             \
+  {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, pick<T>, scatter<T>, write<T>}
 const RowSparseKernels kKernels = {rows,     pixels,   interleave_of<float>, separate_of<float>,
                                    channels, weave,    finish,               dots,
                                    gather,   gather4,  stretch,              in_range,

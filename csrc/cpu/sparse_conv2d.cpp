@@ -62,30 +62,28 @@ float constant(const RowSparseKernels& kernels, float bias, Activation activatio
 
 // Fills the channels of y that `kept` leaves out, each with its constant.
 void fill_removed(const Job& job, const std::vector<bool>& kept, const std::vector<float>& constants) {
-  const int64_t filters = static_cast<int64_t>(kept.size()), pixels = job.conv.out_size();
-  // Neighbours are filled together: [first, last).
-  std::vector<std::pair<int64_t, int64_t>> removed;
-  for (int64_t o = 0; o < filters; ++o) {
+  const int64_t pixels = job.conv.out_size();
+  std::vector<int64_t> removed;
+  std::vector<float> values;
+  for (size_t o = 0; o < kept.size(); ++o) {
     if (kept[o]) continue;
-    if (!removed.empty() && removed.back().second == o)
-      ++removed.back().second;
-    else
-      removed.push_back({o, o + 1});
+    removed.push_back(static_cast<int64_t>(o));
+    values.push_back(constants[o]);
   }
-  if (removed.empty()) return;
+  const int64_t count = static_cast<int64_t>(removed.size());
+  if (count == 0) return;
   torch::stable::parallel_for(0, job.conv.batch, 1, [&](int64_t n0, int64_t n1) {
     const Scratch<float> line(job.out.pixel == 1 ? pixels : 0);
     for (int64_t n = n0; n < n1; ++n) {
-      for (const auto& [first, last] : removed)
-        for (int64_t o = first; job.out.pixel == 1 && o < last; ++o) {
-          std::fill_n(line.get(), pixels, constants[o]);
-          job.put({n, o, 0}, {}, 1, pixels, line.get(), 0);
-        }
+      for (int64_t r = 0; job.out.pixel == 1 && r < count; ++r) {
+        std::fill_n(line.get(), pixels, values[r]);
+        job.put({n, removed[r], 0}, {}, 1, pixels, line.get(), 0);
+      }
       // Some pixels at a time, while they are in cache.
       for (int64_t p = 0; job.out.pixel != 1 && p < pixels; p += kLanes)
-        for (const auto& [first, last] : removed)
-          job.put({n, first, p}, {0, 0, 1}, std::min(kLanes, pixels - p), last - first,
-                  constants.data() + first, 0);
+        for (int64_t r = 0; r < count; r += kLanes)
+          job.scatter({n, 0, p}, std::min(kLanes, pixels - p), removed.data() + r,
+                      std::min(kLanes, count - r), values.data() + r, 0);
     }
   });
 }

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparse_ops._files import replacing
-from sparse_ops.convert import fuse
+from sparse_ops.convert import concat, fuse
 from sparse_ops.convert.candidates import REFERENCE, backend_refuses
 from sparse_ops.convert.describe import (
     check_layer_fits,
@@ -41,6 +41,8 @@ from sparse_ops.convert.shrink import MARK
 from sparse_ops.nn import SparseLayer
 
 FORMAT, VERSION = "sparse_ops.packed", "1"
+# More than any model concatenates.
+MOST_CHANNELS = 2**20
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -67,6 +69,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             each.layer: {"activation": each.activation, "residual": each.residual}
             for each in fusions
         }
+    if concatenations := concat.concatenations_of(model):
+        about["concatenated"] = [each.parts for each in concatenations]
     description = json.dumps(about)
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -106,6 +110,8 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         fast = _pack(fast, layers, tensors)
         fast = _fold_away(fast, folded)
         fast = _fuse(fast, fusions)
+        if about.concatenations:
+            fast = concat.joined(fast, about.concatenations)
         _load_state(fast, tensors)
         if about.layout == CHANNELS_LAST:
             take_channels_last_(fast)
@@ -143,6 +149,7 @@ class Description:
         folded: the modules that were folded away.
         shrunk: the modules that channels were removed from.
         fusions: what packed layers do beside, in a traced model.
+        concatenations: which outputs they write to where they are concatenated, likewise.
         layout: "channels_last", or None.
     """
 
@@ -150,6 +157,7 @@ class Description:
     folded: dict[str, Any]
     shrunk: dict[str, Any]
     fusions: list[fuse.Fusion]
+    concatenations: list[concat.Concatenation]
     layout: str | None
 
 
@@ -186,7 +194,30 @@ def parse(metadata: dict[str, str]) -> Description:
         if not isinstance(activation, str | None) or type(residual) is not bool:
             raise ValueError(f"what is fused into {name!r} must be a name and true or false")
         fusions.append(fuse.Fusion(name, activation, residual))
-    return Description(parts[0], parts[1], parts[2], fusions, layout)
+    concatenations = _concatenations(description.get("concatenated", []))
+    return Description(parts[0], parts[1], parts[2], fusions, concatenations, layout)
+
+
+def _concatenations(described: Any) -> list[concat.Concatenation]:
+    """What a file says of concatenations: for each a list of [layer or null, channels]."""
+    good = isinstance(described, list) and all(
+        isinstance(parts, list)
+        and all(
+            isinstance(part, list)
+            and len(part) == 2
+            and isinstance(part[0], str | None)
+            and type(part[1]) is int
+            and 0 < part[1] < MOST_CHANNELS
+            for part in parts
+        )
+        for parts in described
+    )
+    if not good:
+        raise ValueError(
+            "what is concatenated must be lists of a layer's name or null, and its channels, "
+            f"got {described!r:.80}"
+        )
+    return [concat.Concatenation(tuple((n, c) for n, c in parts)) for parts in described]
 
 
 def _pack(model: nn.Module, layers: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:

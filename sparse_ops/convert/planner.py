@@ -267,6 +267,7 @@ class _Packer:
             settled.dense,
             settled.packed,
             tuple(settled.fusions),
+            tuple(settled.concatenations),
         )
         return made, context
 

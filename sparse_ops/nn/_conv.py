@@ -35,6 +35,15 @@ def _room(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
     )
 
 
+def placed(y: Tensor, into: tuple[Tensor | int, int]) -> Tensor:
+    """y (N, O, H', W') copied to where `into` of `SparseConv2d.forward` says, with its gradient."""
+    whole, first = into
+    if isinstance(whole, int):
+        whole = _room(y, whole, y.shape[2:])
+    whole[:, first : first + y.shape[1]] = y
+    return whole
+
+
 class SparseConv2d(SparseLayer):
     """A convolution on a packed weight; a subclass says which format and operator."""
 
@@ -151,10 +160,7 @@ class SparseConv2d(SparseLayer):
         parts = x, self.values, self.bias, residual
         gradient = torch.is_grad_enabled() and needs_gradient(*parts)
         if gradient or torch.is_autocast_enabled(x.device.type):
-            y = self._convolved(x, residual, None)
-            whole = _room(y, whole, y.shape[2:]) if isinstance(whole, int) else whole
-            whole[:, own] = y
-            return whole
+            return placed(self._convolved(x, residual, None), into)
         if isinstance(whole, int):
             steps = self.stride, self._inner, self.dilation
             whole = _room(x, whole, conv2d_output_size(x.shape[2:], self.shape[2:], *steps))
