@@ -81,7 +81,7 @@ CONV = [
     ConvCase(18, 6, 9, (12, 10), (3, 3), (1, 1), (2, 1), (2, 2), 3),
     ConvCase(32, 3, 4, (20, 3), (5, 1), (3, 1), (2, 0)),
     ConvCase(1, 64, 130, (14, 14)),
-    # Planes of the output's width for each column of the kernel: strides, dilation, borders, groups.
+    # Planes for each column of the kernel: strides, dilation, borders, groups.
     ConvCase(1, 12, 130, (4, 4)),
     ConvCase(3, 9, 250, (8, 8), stride=(2, 1)),
     ConvCase(2, 5, 140, (9, 16), (3, 5), (1, 1), (2, 4), (2, 2)),
