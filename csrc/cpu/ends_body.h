@@ -136,16 +136,19 @@ INLINE void transpose16(const T* from, int64_t from_step, float* to, int64_t to_
 #undef STAGE
 #endif
 
-// Sixteen lines a power of two apart, as they often are, would share one cache set: then four lanes
-// are turned at a time, and otherwise sixteen, where registers hold them.
-INLINE bool crowded(int64_t step) { return step % 512 == 0; }
+// Sixteen lines a power of two apart, as they often are, share one cache set. Where vectors are not whole
+// cache lines, each is needed twice, and gone by then: four lanes are turned at a time, otherwise sixteen,
+// where registers hold them.
+INLINE bool crowded(const void* lines, int64_t step) {
+  return step % 512 == 0 && reinterpret_cast<uintptr_t>(lines) % 64;
+}
 
 template <class T>
 void interleave_of(int64_t length, const T* from, int64_t lane_step, int64_t step, float* to,
                    int64_t to_step) {
   int64_t done = 0;
 #if LANES == 16
-  if (step == 1 && !crowded(lane_step))
+  if (step == 1 && !crowded(from, lane_step))
     for (; done + 16 <= length; done += 16)
       transpose16(from + done, lane_step, to + done * to_step, to_step);
 #endif
@@ -172,7 +175,7 @@ template <class T>
 void separate_of(int64_t length, const T* from, int64_t from_step, float* to, int64_t lane_step) {
   int64_t done = 0;
 #if LANES == 16
-  if (!crowded(lane_step))
+  if (!crowded(to, lane_step))
     for (; done + 16 <= length; done += 16)
       transpose16(from + done * from_step, from_step, to + done, lane_step);
 #endif

@@ -8,11 +8,13 @@ namespace {
 
 // Up to this many output pixels the batch goes into the vectors, if there is enough of it: on small
 // images shifted vectors cross many lines' ends. On larger ones turning the images around costs more
-// than it gains. Filters that stand alone do one load an addition, and gain more by loads of whole
-// cache lines (batch 16 at 0.95, Zen 5, over dense: 16x16 3.7x -> 5.2x, 4x4 2.5x -> 5.4x, but 28x28
-// 3.8x -> 3.7x and 56x56 3.5x -> 2.5x) than those that share their columns.
+// than it gains, the more so where their channels are not next to each other. Filters that stand alone
+// do one load an addition, and gain more by loads of whole cache lines than those that share their
+// columns (batch 16 at 0.95, Zen 5, planar / lanes in time: 28x28 1.3 channels last, 0.9 else; 56x56 1.03
+// and 0.65; PSD2_P8 16x16 1.13).
 constexpr int64_t kLanesPixelsAlone = 400;
-constexpr int64_t kLanesPixelsShared = 100;
+constexpr int64_t kLanesPixelsAloneLast = 1024;
+constexpr int64_t kLanesPixelsShared = 256;
 
 void forward(const Job& job) {
   const Convolution& conv = job.conv;
@@ -24,7 +26,10 @@ void forward(const Job& job) {
   const Panel one(conv.rows, conv.columns, conv.channels, 1);
   const bool alone = job.rows.classes >= conv.group_filters();
   const bool fits = one.size < std::numeric_limits<int32_t>::max() / kLanes;
-  const bool small = conv.out_size() <= (alone ? kLanesPixelsAlone : kLanesPixelsShared);
+  const int64_t most = !alone                  ? kLanesPixelsShared
+                       : job.in.channel == 1 ? kLanesPixelsAloneLast
+                                             : kLanesPixelsAlone;
+  const bool small = conv.out_size() <= most;
   const int64_t grouped = small && fits ? conv.batch / kLanes * kLanes : 0;
   if (grouped) forward_lanes(job, 0, grouped);
   if (grouped < conv.batch) forward_planar(job, grouped, conv.batch);
