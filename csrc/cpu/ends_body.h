@@ -158,10 +158,10 @@ void interleave_of(int64_t length, const T* from, int64_t lane_step, int64_t ste
              d = quad(p + 3 * lane_step + i);
         transpose4(a, b, c, d);
         float* q = to + i * to_step + l;
-        quad(q) = a;
-        quad(q + to_step) = b;
-        quad(q + 2 * to_step) = c;
-        quad(q + 3 * to_step) = d;
+        set_quad(q, a);
+        set_quad(q + to_step, b);
+        set_quad(q + 2 * to_step, c);
+        set_quad(q + 3 * to_step, d);
       }
     for (; i < length; ++i)
       for (int64_t j = 0; j < 4; ++j) to[i * to_step + l + j] = one(p + j * lane_step + i * step);
@@ -184,10 +184,10 @@ void separate_of(int64_t length, const T* from, int64_t from_step, float* to, in
       Quad a = quad(p), b = quad(p + from_step), c = quad(p + 2 * from_step),
            d = quad(p + 3 * from_step);
       transpose4(a, b, c, d);
-      quad(q + i) = a;
-      quad(q + lane_step + i) = b;
-      quad(q + 2 * lane_step + i) = c;
-      quad(q + 3 * lane_step + i) = d;
+      set_quad(q + i, a);
+      set_quad(q + lane_step + i, b);
+      set_quad(q + 2 * lane_step + i, c);
+      set_quad(q + 3 * lane_step + i, d);
     }
     for (; i < length; ++i)
       for (int64_t j = 0; j < 4; ++j) q[j * lane_step + i] = one(from + i * from_step + l + j);
@@ -207,8 +207,8 @@ void copy(int64_t lines, int64_t length, const void* values, int64_t from_step, 
     } else if (length >= 4) {
       int64_t i = 0;
       for (; i + 4 <= length; i += 4)
-        quad(to + i) = quad(from + i);
-      if (i < length) quad(to + length - 4) = quad(from + length - 4);
+        set_quad(to + i, quad(from + i));
+      if (i < length) set_quad(to + length - 4, quad(from + length - 4));
     } else {
       for (int64_t i = 0; i < length; ++i) to[i] = one(from + i);
     }
