@@ -216,11 +216,30 @@ void copy(int64_t lines, int64_t length, const void* values, int64_t from_step, 
   }
 }
 
+#if LANES == 16
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#elif LANES == 8
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#else
+#define EVEN 0, 2, 4, 6
+#endif
+
 template <class T>
 void read(int64_t length, const void* values, int64_t step, float* to, int64_t to_step) {
   const T* from = static_cast<const T*>(values);
-  for (int64_t i = 0; i < length; ++i) to[i * to_step] = one(from + i * step);
+  int64_t i = 0;
+  // The value after the last one may not be there: that is read alone. The vector before it may lie over
+  // the one before.
+  if (step == 2 && to_step == 1 && length > LANES)
+    while (i < length - 1) {
+      if (i > length - 1 - LANES) i = length - 1 - LANES;
+      const Vec a = load(from + 2 * i), b = load(from + 2 * i + LANES);
+      store(to + i, __builtin_shufflevector(a, b, EVEN));
+      i += LANES;
+    }
+  for (; i < length; ++i) to[i * to_step] = one(from + i * step);
 }
+#undef EVEN
 
 template <class T>
 void interleave_from(int64_t length, const void* from, int64_t lane_step, int64_t step, float* to,
