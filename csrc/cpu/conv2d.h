@@ -66,6 +66,11 @@ struct Job {
   Activation inner() const { return residual.at ? kNone : activation; }
   int64_t in_channel(int64_t c) const { return in_channels ? in_channels[c] : c; }
   int64_t out_channel(int64_t o) const { return out_channels ? out_channels[o] : o; }
+  // The same, over another layout of its planes.
+  Job with(const Convolution& other) const {
+    return {kernels, other, rows, bias, in_channels, out_channels, activation,
+            x,       in,    y,    out,  residual,    added};
+  }
   // Where an image begins in x.
   Source image(int64_t n) const { return x + n * in.image; }
 

@@ -212,7 +212,8 @@ void copy(int64_t lines, int64_t length, const void* values, int64_t from_step, 
     } else {
       for (int64_t i = 0; i < length; ++i) to[i] = one(from + i);
     }
-    for (int64_t i = 0; i < gap; ++i) to[length + i] = 0.0f;
+    if (line + 1 < lines)
+      for (int64_t i = 0; i < gap; ++i) to[length + i] = 0.0f;
   }
 }
 

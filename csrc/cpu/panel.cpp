@@ -7,16 +7,17 @@
 
 namespace sparse_ops {
 
-Axis::Axis(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation)
+Axis::Axis(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
+           bool apart)
     : size(size), kernel(kernel), stride(stride), padding(padding), dilation(dilation) {
   out = (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
-  reach = dilation * (kernel - 1) / stride;
+  reach = apart ? 0 : dilation * (kernel - 1) / stride;
   for (int64_t tap = 0; tap < kernel; ++tap) {
-    const int64_t phase = tap * dilation % stride;
+    const int64_t phase = apart ? tap * dilation : tap * dilation % stride;
     auto found = std::find(phases.begin(), phases.end(), phase);
     phase_of.push_back(found - phases.begin());
     if (found == phases.end()) phases.push_back(phase);
-    shift_of.push_back(tap * dilation / stride);
+    shift_of.push_back((tap * dilation - phase) / stride);
   }
   const int64_t need = out + reach;
   shared = reach;
@@ -57,7 +58,7 @@ int64_t Panel::shift_of(int64_t tap) const {
 
 // Calls part(phase, done, to, from, length, lines, image) for every stretch of lines of every phase and
 // image: planes are zero in [done, to), then hold `lines` lines of `length` values from the pixel
-// `from` on; and with no lines at the end of each plane.
+// `from` on, with zeros between them; and with no lines at the end of each plane.
 template <class Part>
 void for_each_part(const Panel& panel, const Part& part) {
   const Axis &rows = panel.rows, &columns = panel.columns;
@@ -72,7 +73,7 @@ void for_each_part(const Panel& panel, const Part& part) {
         const int64_t to = (n * rows.pitch + y0) * panel.pitch() + x0;
         part(phase, done, to, rows.input(ya, y0) * columns.size + columns.input(xb, x0), length,
              lines, n);
-        done = to + lines * panel.pitch();
+        done = to + (lines - 1) * panel.pitch() + length;
       }
       part(phase, done, panel.plane_size, 0, 0, 0, 0);
     }
@@ -95,7 +96,7 @@ void Panel::pack(const RowSparseKernels& kernels, const Source& x, const Layout&
     for (int64_t y = 0; y < lines; ++y) {
       float* line = plane + to + y * pitch();
       ends.read(length, (source + y * step).at, pixel, line, 1);
-      std::fill(line + length, line + pitch(), 0.0f);
+      if (y + 1 < lines) std::fill(line + length, line + pitch(), 0.0f);
     }
   });
 }
@@ -114,7 +115,7 @@ void Panel::pack_lanes_of_channels(const RowSparseKernels& kernels, const Source
       kernels.ends[x.type].separate(
           length, (source + y * rows.stride * columns.size * layout.pixel).at,
           columns.stride * layout.pixel, line, between);
-      for (int64_t l = 0; l < kLanes; ++l)
+      for (int64_t l = 0; l < kLanes && y + 1 < lines; ++l)
         for (int64_t i = length; i < pitch(); ++i) line[l * between + i] = 0.0f;
     }
   });
@@ -131,7 +132,7 @@ void Panel::pack_images(const RowSparseKernels& kernels, const Source& x, const 
       kernels.ends[x.type].interleave(
           length, (x + (from + y * rows.stride * columns.size) * layout.pixel).at, layout.image,
           columns.stride * layout.pixel, line, kLanes);
-      std::fill(line + length * kLanes, line + pitch() * kLanes, 0.0f);
+      if (y + 1 < lines) std::fill(line + length * kLanes, line + pitch() * kLanes, 0.0f);
     }
   });
 }
@@ -150,7 +151,7 @@ void Panel::pack_images_of_channels(const RowSparseKernels& kernels, const Sourc
       for (int64_t i = 0; i < length; ++i)
         kernels.ends[x.type].interleave(kLanes, (source + i * columns.stride * layout.pixel).at,
                                         layout.image, 1, line + i * kLanes, between);
-      for (int64_t l = 0; l < kLanes; ++l)
+      for (int64_t l = 0; l < kLanes && y + 1 < lines; ++l)
         std::fill(line + l * between + length * kLanes, line + l * between + pitch() * kLanes, 0.0f);
     }
   });

@@ -27,7 +27,11 @@ struct Axis {
   std::vector<int64_t> phase_of;  // index in phases, by tap
   std::vector<int64_t> shift_of;  // by tap
 
-  Axis(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation);
+  // With `apart`, each tap is a phase of its own, and no shift: as many copies, and no more positions
+  // than output pixels.
+  Axis(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
+       bool apart = false);
+  Axis with_taps_apart() const { return Axis(size, kernel, stride, padding, dilation, true); }
   // The stored coordinates [first, last) of a phase that hold input; others are zero.
   int64_t first(int64_t phase) const;
   int64_t last(int64_t phase) const;

@@ -140,45 +140,52 @@ constexpr int sums(int accumulators) {
   return accumulators >= 8 ? 1 : accumulators >= 4 ? 2 : accumulators >= 2 ? 4 : 8;
 }
 
-// Walks over the positions with tiles of T vectors, and over what is left with smaller ones.
+struct Rows {
+  int64_t k;
+  const int32_t* columns;
+  const int32_t* offsets;
+  const float* const* weights;
+  const float* bias;
+  const float* panel;
+  float* out;
+  int64_t ld;
+  Activation activation;
+};
+
+// R rows by `vectors` vectors from position `from` on; T of them or fewer.
 template <int R, int T>
-INLINE void walk(int64_t k, const int32_t* columns, const int32_t* offsets,
-                 const float* const* weights, const float* bias, const float* panel, int64_t from,
-                 int64_t positions, float* out, int64_t ld, Activation activation) {
-  // Four vectors are two and two, not three and one: that one would wait for its weights.
-  while (positions - from > (T - 1) * LANES &&
-         !(R == 8 && T == 3 && positions - from > 3 * LANES && positions - from <= 4 * LANES)) {
-    tile<R, T, sums(R * T)>(k, columns, offsets, weights, bias, panel + from, out + from, ld,
-                            activation);
-    from += T * LANES;
+INLINE void tile_of(int64_t vectors, const Rows& w, int64_t from) {
+  if (vectors == T)
+    return tile<R, T, sums(R * T)>(w.k, w.columns, w.offsets, w.weights, w.bias, w.panel + from,
+                                   w.out + from, w.ld, w.activation);
+  if constexpr (T > 1) tile_of<R, T - 1>(vectors, w, from);
+}
+
+// In as few tiles as registers allow, all of the same size or nearly: each reads all weights again.
+template <int R>
+INLINE void walk(const Rows& w, int64_t positions) {
+  const int64_t vectors = (positions + LANES - 1) / LANES;
+  const int64_t tiles = (vectors + TILES(R) - 1) / TILES(R);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t first = vectors * i / tiles, last = vectors * (i + 1) / tiles;
+    tile_of<R, TILES(R)>(last - first, w, first * LANES);
   }
-  if constexpr (T > 1)
-    if (from < positions)
-      walk<R, (T + 1) / 2>(k, columns, offsets, weights, bias, panel, from, positions, out, ld,
-                           activation);
 }
 
 void rows(int count, int64_t k, const int32_t* columns, const int32_t* offsets,
           const float* const* weights, const float* bias, const float* panel, int64_t positions,
           float* out, int64_t ld, Activation activation) {
+  const Rows w = {k, columns, offsets, weights, bias, panel, out, ld, activation};
   switch (count) {
     case 1:
-      walk<1, TILES(1)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
-                        activation);
-      break;
+      return walk<1>(w, positions);
     case 2:
-      walk<2, TILES(2)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
-                        activation);
-      break;
+      return walk<2>(w, positions);
     case 4:
-      walk<4, TILES(4)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
-                        activation);
-      break;
+      return walk<4>(w, positions);
 #if MAX_ROWS == 8
     case 8:
-      walk<8, TILES(8)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
-                        activation);
-      break;
+      return walk<8>(w, positions);
 #endif
   }
 }
