@@ -161,10 +161,10 @@ void interleave_of(int64_t length, const T* from, int64_t lane_step, int64_t ste
              d = quad(p + 3 * lane_step + i);
         transpose4(a, b, c, d);
         float* q = to + i * to_step + l;
-        quad(q) = a;
-        quad(q + to_step) = b;
-        quad(q + 2 * to_step) = c;
-        quad(q + 3 * to_step) = d;
+        set_quad(q, a);
+        set_quad(q + to_step, b);
+        set_quad(q + 2 * to_step, c);
+        set_quad(q + 3 * to_step, d);
       }
     for (; i < length; ++i)
       for (int64_t j = 0; j < 4; ++j) to[i * to_step + l + j] = one(p + j * lane_step + i * step);
@@ -187,10 +187,10 @@ void separate_of(int64_t length, const T* from, int64_t from_step, float* to, in
       Quad a = quad(p), b = quad(p + from_step), c = quad(p + 2 * from_step),
            d = quad(p + 3 * from_step);
       transpose4(a, b, c, d);
-      quad(q + i) = a;
-      quad(q + lane_step + i) = b;
-      quad(q + 2 * lane_step + i) = c;
-      quad(q + 3 * lane_step + i) = d;
+      set_quad(q + i, a);
+      set_quad(q + lane_step + i, b);
+      set_quad(q + 2 * lane_step + i, c);
+      set_quad(q + 3 * lane_step + i, d);
     }
     for (; i < length; ++i)
       for (int64_t j = 0; j < 4; ++j) q[j * lane_step + i] = one(from + i * from_step + l + j);
@@ -210,8 +210,8 @@ void copy(int64_t lines, int64_t length, const void* values, int64_t from_step, 
     } else if (length >= 4) {
       int64_t i = 0;
       for (; i + 4 <= length; i += 4)
-        quad(to + i) = quad(from + i);
-      if (i < length) quad(to + length - 4) = quad(from + length - 4);
+        set_quad(to + i, quad(from + i));
+      if (i < length) set_quad(to + length - 4, quad(from + length - 4));
     } else {
       for (int64_t i = 0; i < length; ++i) to[i] = one(from + i);
     }
@@ -220,11 +220,30 @@ void copy(int64_t lines, int64_t length, const void* values, int64_t from_step, 
   }
 }
 
+#if LANES == 16
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#elif LANES == 8
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#else
+#define EVEN 0, 2, 4, 6
+#endif
+
 template <class T>
 void read(int64_t length, const void* values, int64_t step, float* to, int64_t to_step) {
   const T* from = static_cast<const T*>(values);
-  for (int64_t i = 0; i < length; ++i) to[i * to_step] = one(from + i * step);
+  int64_t i = 0;
+  // The value after the last one may not be there: that is read alone. The vector before it may lie over
+  // the one before.
+  if (step == 2 && to_step == 1 && length > LANES)
+    while (i < length - 1) {
+      if (i > length - 1 - LANES) i = length - 1 - LANES;
+      const Vec a = load(from + 2 * i), b = load(from + 2 * i + LANES);
+      store(to + i, __builtin_shufflevector(a, b, EVEN));
+      i += LANES;
+    }
+  for (; i < length; ++i) to[i * to_step] = one(from + i * step);
 }
+#undef EVEN
 
 template <class T>
 void interleave_from(int64_t length, const void* from, int64_t lane_step, int64_t step, float* to,

@@ -147,7 +147,7 @@ struct RowSparseKernels {
   void (*gather)(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
                  const float* values, const float* bias, const float* x, float* y,
                  Activation activation);
-  // The same for four vectors: x (features, 4), y (last - first, 4).
+  // The same for four vectors: x (features, 4), on a multiple of 16 bytes, y (last - first, 4).
   void (*gather4)(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
                   const float* values, const float* bias, const float* x, float* y,
                   Activation activation);

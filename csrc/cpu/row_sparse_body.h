@@ -293,7 +293,12 @@ void pixels(int64_t lines, int64_t width, int64_t k, const int32_t* columns,
   }
 }
 
-typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
+// Four floats, and the same at any address. Not through a reference, which would forget that.
+typedef float Quad __attribute__((vector_size(16)));
+typedef float AnyQuad __attribute__((vector_size(16), aligned(4), may_alias));
+
+INLINE Quad quad(const float* p) { return *reinterpret_cast<const AnyQuad*>(p); }
+INLINE void set_quad(float* p, Quad q) { *reinterpret_cast<AnyQuad*>(p) = q; }
 
 INLINE void transpose4(Quad& a, Quad& b, Quad& c, Quad& d) {
   const Quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5);
@@ -305,9 +310,6 @@ INLINE void transpose4(Quad& a, Quad& b, Quad& c, Quad& d) {
   c = __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5);
   d = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
 }
-
-INLINE Quad& quad(float* p) { return *reinterpret_cast<Quad*>(p); }
-INLINE Quad quad(const float* p) { return *reinterpret_cast<const Quad*>(p); }
 
 INLINE float sum(Vec v) {
   float total = 0;

@@ -40,7 +40,10 @@ def placed(y: Tensor, into: tuple[Tensor | int, int]) -> Tensor:
     whole, first = into
     if isinstance(whole, int):
         whole = _room(y, whole, y.shape[2:])
-    whole[:, first : first + y.shape[1]] = y
+    part = whole[:, first : first + y.shape[1]]
+    if part.shape != y.shape:
+        raise ValueError(f"out must be {tuple(y.shape)}, got {tuple(part.shape)}")
+    part.copy_(y)
     return whole
 
 
@@ -151,10 +154,16 @@ class SparseConv2d(SparseLayer):
         Args:
             into: (whole, first): y becomes channels [first, first + O) of `whole` (N, C, H', W'),
                 which is returned. (C, first): of a new tensor of C channels.
+
+        Raises:
+            ValueError: shapes or dtypes do not fit, or `whole` has not these channels.
+            RuntimeError: no backend can run this, or write to these strides.
         """
         x = self.padded(x)
         if into is None:
             return self._convolved(x, residual, None)
+        if x.dim() != 4:
+            raise ValueError(f"x must be (N, I, H, W) to write into a tensor, got {tuple(x.shape)}")
         whole, first = into
         own = slice(first, first + self.shape[0])
         parts = x, self.values, self.bias, residual

@@ -70,12 +70,13 @@ def test_under_autocast_the_tensor_is_of_its_type():
 
 def test_a_place_that_is_not_there_is_named():
     layer, x = layer_of(CSRConv2d), torch.randn(2, 8, 7, 6)
-    with torch.no_grad():
+    words = r"out must be \(2, 16, 4, 6\), got \(2, 15, 4, 6\)"
+    for gradient in (False, True):
         for whole, first in ((20, 5), (torch.zeros(2, 20, 4, 6), 5)):
-            with pytest.raises(
-                ValueError, match=r"out must be \(2, 16, 4, 6\), got \(2, 15, 4, 6\)"
-            ):
+            with torch.set_grad_enabled(gradient), pytest.raises(ValueError, match=words):
                 layer(x, into=(whole, first))
+    with pytest.raises(ValueError, match=r"x must be \(N, I, H, W\) to write .*, got \(8, 7, 6\)"):
+        layer(x[0], into=(20, 0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
