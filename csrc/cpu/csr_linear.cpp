@@ -31,6 +31,11 @@ struct Sparse : SparseRows {
   }
 };
 
+// Of a tensor of floats.
+Source values_of(const Tensor& t) {
+  return {static_cast<const char*>(t.const_data_ptr()), kFloat};
+}
+
 std::vector<int32_t> multiples(int64_t count, int64_t step) {
   STD_TORCH_CHECK(count * step < std::numeric_limits<int32_t>::max(),
                   "batch times features must be under 2^31");
@@ -39,17 +44,10 @@ std::vector<int32_t> multiples(int64_t count, int64_t step) {
   return offsets;
 }
 
-struct Output {
-  const float* bias;
-  const float* residual;
-  Activation activation;
-  float* y;
-};
-
 // y (batch, rows) = activation(x Wᵀ + bias + residual), by slabs of the batch and stretches of columns.
 // False if a column is not in [0, features): nothing is read through an index not checked.
-bool multiply(const RowSparseKernels& kernels, const SparseRows& w, const float* x, int64_t batch,
-              int64_t features, const Output& out) {
+bool multiply(const RowSparseKernels& kernels, const SparseRows& w, const float* bias,
+              const Source& x, int64_t batch, int64_t features, const BatchOutput& out) {
   constexpr int64_t kRows = 384;
   const BatchPanel panel(kernels, x, batch, features);
   const Slabs& slabs = panel.slabs;
@@ -60,6 +58,7 @@ bool multiply(const RowSparseKernels& kernels, const SparseRows& w, const float*
     const int64_t most = std::min(kRows, o1 - o0);
     const Scratch<float> sums(most * slabs.widest());
     const Scratch<int32_t> cursors(most);
+    const Scratch<float> dense(out.direct() ? 0 : kLanes * most);
     for (int64_t o = o0; o < o1; o += most) {
       const int64_t count = std::min(most, o1 - o);
       if (!all_below(kernels, w.col + w.crow[o], w.crow[o + count] - w.crow[o], features)) {
@@ -73,12 +72,44 @@ bool multiply(const RowSparseKernels& kernels, const SparseRows& w, const float*
           kernels.stretch(static_cast<int>(slabs.units(slab)),
                           {count, w.crow + o + 1, cursors.get(), w.col, w.values,
                            features * (i + 1) / pieces, panel.slab(slab), sums.get(),
-                           out.bias ? out.bias + o : nullptr, i == 0, i + 1 == pieces,
-                           out.residual ? kNone : out.activation});
-        slabs.turn_back(kernels, slab, count, sums.get(), out.y + o, w.rows);
+                           bias ? bias + o : nullptr, i == 0, i + 1 == pieces, out.inner()});
+        out.turn_back(kernels, slabs, slab, o, count, sums.get(), dense.get());
       }
-      if (out.residual)
-        kernels.finish(batch, count, w.rows, out.residual + o, out.y + o, out.activation);
+    }
+  });
+  return good;
+}
+
+// The same for a batch of 1 to 4, whose entries go side by side: each index is read once for all.
+bool multiply_few(const RowSparseKernels& kernels, const SparseRows& w, const float* bias,
+                  const Source& x, int64_t batch, int64_t features, const BatchOutput& out) {
+  const bool one = batch == 1;
+  const int64_t lanes = one ? 1 : 4, grain = std::max<int64_t>(16, 16384 / (w.crow[w.rows] / w.rows + 1));
+  // A single row of floats is read where it is.
+  const bool as_it_is = one && x.type == kFloat;
+  const Scratch<float> turned(as_it_is ? 0 : features * lanes);
+  if (batch < lanes) std::fill(turned.get(), turned.get() + features * lanes, 0.0f);
+  for (int64_t b = 0; !as_it_is && b < batch; ++b)
+    kernels.ends[x.type].read(features, (x + b * features).at, 1, turned.get() + b, lanes);
+  const float* entries = as_it_is ? reinterpret_cast<const float*>(x.at) : turned.get();
+  std::atomic<bool> good{true};
+  torch::stable::parallel_for(0, w.rows, grain, [&](int64_t first, int64_t last) {
+    for (int64_t o0 = first; o0 < last; o0 += kTile) {
+      const int64_t o1 = std::min(o0 + kTile, last);
+      if (!all_below(kernels, w.col + w.crow[o0], w.crow[o1] - w.crow[o0], features)) {
+        good = false;
+        return;
+      }
+      if (one && out.direct()) {
+        kernels.gather(o0, o1, w.crow, w.col, w.values, bias, entries, out.floats(0, o0),
+                       out.inner());
+        continue;
+      }
+      float results[kTile * 4];
+      const auto products = one ? kernels.gather : kernels.gather4;
+      products(o0, o1, w.crow, w.col, w.values, bias, entries, results, out.inner());
+      for (int64_t b = 0; b < batch; ++b)
+        out.write(kernels, b, o0, o1 - o0, results + b, lanes);
     }
   });
   return good;
@@ -89,58 +120,28 @@ bool multiply(const RowSparseKernels& kernels, const SparseRows& w, const float*
 Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tensor& crow_,
                   const Tensor& col_, const Tensor& values_, const std::optional<Tensor>& bias_,
                   const std::optional<Tensor>& residual_, int64_t activation_number) {
-  const Tensor x = floats(x_, "x"), values = floats(values_, "values");
+  STD_TORCH_CHECK(x_.dim() == 2, "x must be (batch, in_features)");
+  const Images x(x_, "x");
+  const Tensor values = widened(kernels, values_, "values", x.type);
   const Tensor crow = indices(crow_, "crow_indices"), col = indices(col_, "col_indices");
-  STD_TORCH_CHECK(x.dim() == 2, "x must be (batch, in_features)");
   const Sparse w(crow, col, values);
-  const auto bias = floats(bias_, "bias", w.rows);
-  const Activation activation = activation_from(activation_number);
-  const int64_t batch = x.size(0), features = x.size(1);
-  const auto residual = floats(residual_, "residual", batch * w.rows);
-  STD_TORCH_CHECK(!residual || (residual->dim() == 2 && residual->size(1) == w.rows),
+  const auto bias = widened(kernels, bias_, "bias", x.type, w.rows);
+  const int64_t batch = x_.size(0), features = x_.size(1);
+  STD_TORCH_CHECK(!residual_ || (residual_->dim() == 2 && residual_->size(0) == batch &&
+                                 residual_->size(1) == w.rows),
                   "residual must be (", batch, ", ", w.rows, ")");
-  // With a residual, the kernels leave the activation to what adds it.
-  const Activation inner = residual ? kNone : activation;
-  Tensor y = torch::stable::new_empty(x, {batch, w.rows});
-  float* yd = y.mutable_data_ptr<float>();
-  const float* xd = data(x);
-  const int64_t grain = std::max<int64_t>(16, 16384 / std::max<int64_t>(1, col.numel() / w.rows + 1));
+  std::optional<Images> residual;
+  if (residual_) residual.emplace(*residual_, "residual", x.type);
+  Tensor y = torch::stable::new_empty(x.tensor, {batch, w.rows});
+  const BatchOutput out = {{static_cast<char*>(y.mutable_data_ptr()), x.type},
+                           residual ? residual->data() : Source{nullptr, x.type},
+                           w.rows,
+                           activation_from(activation_number)};
   if (batch == 0) return y;
-
-  if (batch < kPanelFrom) {
-    std::atomic<bool> good{true};
-    // Two to four rows of x go side by side, so that each index is read once for all.
-    const Scratch<float> turned(batch > 1 ? features * 4 : 0);
-    for (int64_t i = 0; batch > 1 && i < features; ++i)
-      for (int64_t b = 0; b < 4; ++b)
-        turned.get()[i * 4 + b] = b < batch ? xd[b * features + i] : 0.0f;
-    torch::stable::parallel_for(0, w.rows, grain, [&](int64_t first, int64_t last) {
-      for (int64_t o0 = first; o0 < last; o0 += kTile) {
-        const int64_t o1 = std::min(o0 + kTile, last);
-        // Nothing is read through an index that has not been checked.
-        if (!all_below(kernels, w.col + w.crow[o0], w.crow[o1] - w.crow[o0], features)) {
-          good = false;
-          return;
-        }
-        if (batch == 1) {
-          kernels.gather(o0, o1, w.crow, w.col, w.values, data(bias), xd, yd + o0, inner);
-        } else {
-          float results[kTile * 4];
-          kernels.gather4(o0, o1, w.crow, w.col, w.values, data(bias), turned.get(), results, inner);
-          for (int64_t b = 0; b < batch; ++b)
-            for (int64_t o = o0; o < o1; ++o) yd[b * w.rows + o] = results[(o - o0) * 4 + b];
-        }
-        if (residual)
-          kernels.finish(batch, o1 - o0, w.rows, data(residual) + o0, yd + o0, activation);
-      }
-    });
-    STD_TORCH_CHECK(good, "col_indices must be in [0, ", features, ")");
-    return y;
-  }
-
-  const Output out = {data(bias), data(residual), activation, yd};
-  STD_TORCH_CHECK(multiply(kernels, w, xd, batch, features, out),
-                  "col_indices must be in [0, ", features, ")");
+  const bool good = batch < kPanelFrom
+                        ? multiply_few(kernels, w, data(bias), x.data(), batch, features, out)
+                        : multiply(kernels, w, data(bias), x.data(), batch, features, out);
+  STD_TORCH_CHECK(good, "col_indices must be in [0, ", features, ")");
   return y;
 }
 
@@ -161,8 +162,8 @@ std::tuple<Tensor, Tensor> csr_linear_backward(const RowSparseKernels& kernels, 
   if (batch == 0) return {dx, dvalues};
 
   if (need_values) {
-    const BatchPanel dy_panel(kernels, data(dy), batch, w.rows);
-    const BatchPanel x_panel(kernels, data(x), batch, features);
+    const BatchPanel dy_panel(kernels, values_of(dy), batch, w.rows);
+    const BatchPanel x_panel(kernels, values_of(x), batch, features);
     const Slabs& slabs = x_panel.slabs;
     for (int64_t slab = 0; slab < slabs.count; ++slab) {
       const int64_t width = slabs.units(slab) * kLanes;
@@ -189,8 +190,12 @@ std::tuple<Tensor, Tensor> csr_linear_backward(const RowSparseKernels& kernels, 
         row[at] = static_cast<int32_t>(o);
         transposed[at] = w.values[k];
       }
-    multiply(kernels, {features, start.data(), row.data(), transposed.data()}, data(dy), batch,
-             w.rows, {nullptr, nullptr, kNone, dx.mutable_data_ptr<float>()});
+    const BatchOutput out = {{static_cast<char*>(dx.mutable_data_ptr()), kFloat},
+                             {nullptr, kFloat},
+                             features,
+                             kNone};
+    multiply(kernels, {features, start.data(), row.data(), transposed.data()}, nullptr,
+             values_of(dy), batch, w.rows, out);
   }
   return {dx, dvalues};
 }

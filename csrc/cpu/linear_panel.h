@@ -2,8 +2,8 @@
 #pragma once
 #include <algorithm>
 
+#include "images.h"
 #include "scratch.h"
-#include "tensors.h"
 
 namespace sparse_ops {
 
@@ -26,38 +26,68 @@ struct Slabs {
   int64_t rows_of(int64_t line) const { return std::min(kLanes, batch - line * kLanes); }
 
   // from (batch, features), its columns [c0, c1).
-  void turn(const RowSparseKernels& kernels, const float* from, int64_t c0, int64_t c1,
+  void turn(const RowSparseKernels& kernels, const Source& from, int64_t c0, int64_t c1,
             float* to) const {
+    const EndKernels& ends = kernels.ends[from.type];
     for (int64_t slab = 0; slab < count; ++slab)
       for (int64_t unit = 0; unit < units(slab); ++unit) {
         const int64_t line = first(slab) + unit, width = units(slab) * kLanes;
-        const float* rows = from + line * kLanes * features;
-        float* columns = to + start(slab) + unit * kLanes;
+        const Source rows = from + (line * kLanes * features + c0);
+        float* columns = to + start(slab) + unit * kLanes + c0 * width;
         const int64_t filled = rows_of(line);
         if (filled == kLanes) {
-          kernels.interleave(c1 - c0, rows + c0, features, 1, columns + c0 * width, width);
+          ends.interleave(c1 - c0, rows.at, features, 1, columns, width);
           continue;
         }
-        for (int64_t c = c0; c < c1; ++c)
-          for (int64_t l = 0; l < kLanes; ++l)
-            columns[c * width + l] = l < filled ? rows[l * features + c] : 0.0f;
+        for (int64_t l = 0; l < filled; ++l)
+          ends.read(c1 - c0, (rows + l * features).at, 1, columns + l, width);
+        for (int64_t c = 0; c < c1 - c0; ++c)
+          std::fill(columns + c * width + filled, columns + c * width + kLanes, 0.0f);
       }
   }
+};
 
-  // The sums of `rows` outputs over one slab, (rows, units, kLanes), to (batch, step).
-  void turn_back(const RowSparseKernels& kernels, int64_t slab, int64_t rows, const float* sums,
-                 float* to, int64_t step) const {
-    const int64_t width = units(slab) * kLanes;
-    for (int64_t unit = 0; unit < units(slab); ++unit) {
-      const int64_t line = first(slab) + unit;
+// The rows of y (batch, features), and the residual that is added to them, or null.
+struct BatchOutput {
+  Target y;
+  Source residual;
+  int64_t features;
+  Activation activation;
+
+  // Whether the sums are y as they are; otherwise the activation comes after the residual.
+  bool direct() const { return y.type == kFloat && !residual.at; }
+  Activation inner() const { return direct() ? activation : kNone; }
+  float* floats(int64_t row, int64_t column) const {
+    return reinterpret_cast<float*>(y.at) + row * features + column;
+  }
+
+  // `count` values of a row from a column on, a step apart.
+  void write(const RowSparseKernels& kernels, int64_t row, int64_t column, int64_t count,
+             const float* from, int64_t step) const {
+    const int64_t at = row * features + column;
+    kernels.ends[y.type].write(count, from, step, residual.at ? (residual + at).at : nullptr, 1,
+                               (y + at).at, 1, direct() ? kNone : activation);
+  }
+
+  // The sums of `count` columns over one slab, (count, units, kLanes). dense: (kLanes, count).
+  void turn_back(const RowSparseKernels& kernels, const Slabs& slabs, int64_t slab, int64_t column,
+                 int64_t count, const float* sums, float* dense) const {
+    const int64_t width = slabs.units(slab) * kLanes;
+    for (int64_t unit = 0; unit < slabs.units(slab); ++unit) {
+      const int64_t line = slabs.first(slab) + unit, row = line * kLanes;
       const float* from = sums + unit * kLanes;
-      float* lanes = to + line * kLanes * step;
-      if (rows_of(line) == kLanes) {
-        kernels.separate(rows, from, width, lanes, step);
-        continue;
+      if (slabs.rows_of(line) < kLanes) {
+        for (int64_t l = 0; l < slabs.rows_of(line); ++l)
+          write(kernels, row + l, column, count, from + l, width);
+      } else if (direct()) {
+        kernels.separate(count, from, width, floats(row, column), features);
+      } else {
+        const int64_t at = row * features + column;
+        kernels.separate(count, from, width, dense, count);
+        kernels.ends[y.type].put(kLanes, count, dense, count,
+                                 residual.at ? (residual + at).at : nullptr, features, (y + at).at,
+                                 features, activation);
       }
-      for (int64_t l = 0; l < rows_of(line); ++l)
-        for (int64_t r = 0; r < rows; ++r) lanes[l * step + r] = from[r * width + l];
     }
   }
 };
@@ -65,7 +95,7 @@ struct Slabs {
 // The slabs of x, filled by all threads.
 class BatchPanel {
  public:
-  BatchPanel(const RowSparseKernels& kernels, const float* x, int64_t batch, int64_t features)
+  BatchPanel(const RowSparseKernels& kernels, const Source& x, int64_t batch, int64_t features)
       : slabs(kernels, batch, features), memory_(slabs.size()) {
     torch::stable::parallel_for(0, (features + kColumns - 1) / kColumns, 1,
                                 [&](int64_t i0, int64_t i1) {

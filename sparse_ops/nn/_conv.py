@@ -50,7 +50,6 @@ def placed(y: Tensor, into: tuple[Tensor | int, int]) -> Tensor:
 class SparseConv2d(SparseLayer):
     """A convolution on a packed weight; a subclass says which format and operator."""
 
-    DTYPES = (torch.float32, torch.float16, torch.bfloat16)
     # The operator's function, and what of the geometry its compiled operators are given.
     FUNCTION: ClassVar[Callable[..., Tensor]]
     GEOMETRY: ClassVar[tuple[str, ...]] = ("shape", "stride", "_inner", "dilation", "groups")

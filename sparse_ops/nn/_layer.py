@@ -37,7 +37,7 @@ class SparseLayer(nn.Module):
     OPERATORS: ClassVar[dict[str, Any]] = {}
     OUT_OPERATORS: ClassVar[dict[str, Any]] = {}
     ARGUMENTS: ClassVar[tuple[str, ...]] = ()
-    DTYPES: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
+    DTYPES: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float16, torch.bfloat16)
 
     values: nn.Parameter
     bias: nn.Parameter | None

@@ -51,15 +51,9 @@ def _compiled(isa: str) -> Backend:
         activation: str | None,
         residual: Tensor | None,
     ) -> Tensor:
-        values, wide = weight.values, x
-        if x.dtype != torch.float32:
-            values, wide = values.float(), x.float()
-            bias = None if bias is None else bias.float()
-            residual = None if residual is None else residual.float()
         indices = weight.crow_indices, weight.col_indices
         code = _native.ACTIVATION_CODES[activation]
-        y = forward_operator(wide, *indices, values, bias, residual, code)
-        return y if x.dtype == torch.float32 else y.to(x.dtype)
+        return forward_operator(x, *indices, weight.values, bias, residual, code)
 
     def backward(
         dy: Tensor, need_x: bool, need_values: bool, x: Tensor, weight: CSRWeight

@@ -1,12 +1,14 @@
-"""Compiled convolutions of float16 and bfloat16: float32 sums, rounded once."""
+"""Compiled operators of float16 and bfloat16: float32 sums, rounded once."""
 
 import pytest
 import torch
 
+from sparse_ops.formats import CSRWeight
 from sparse_ops.nn import ChannelPrunedConv2d, CSRConv2d
 from sparse_ops.ops import _native
 from sparse_ops.ops._conv2d import Geometry
-from tests.cases import CONV, CONV_LARGE, channel_mask
+from sparse_ops.ops.csr_linear import csr_linear
+from tests.cases import CONV, CONV_LARGE, channel_mask, random_mask
 from tests.ops.test_conv2d import EVERY, OPERATORS, problem, skip_if_refused
 from tests.ops.test_out import LAYOUTS, assert_guarded, part_of, whole_for
 
@@ -158,3 +160,25 @@ def test_layers_of_halves_call_their_kernel_directly(kind, dtype, monkeypatch):
         with torch.autocast("cpu", dtype):
             wide = layer.float()(x.float())
         assert wide.dtype == dtype
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("batch", [1, 3, 16, 37])
+@pytest.mark.parametrize("added", [False, True])
+def test_a_linear_layer_rounds_once(isa, dtype, batch, added):
+    mask = random_mask((300, 784), 0.97)
+    weight = CSRWeight.pack(torch.randn(300, 784).to(dtype), mask)
+    x, bias = torch.randn(batch, 784).to(dtype), torch.randn(300).to(dtype)
+    residual = torch.randn(300, batch).T.to(dtype) if added else None
+    arguments = {"activation": "silu", "backend": isa}
+    y = csr_linear(x, weight, bias, residual=residual, **arguments)
+    wide = csr_linear(
+        x.float(),
+        weight.with_values(weight.values.float()),
+        bias.float(),
+        residual=residual.float() if added else None,
+        **arguments,
+    )
+    assert y.dtype == dtype
+    assert torch.equal(y, wide.to(dtype))
