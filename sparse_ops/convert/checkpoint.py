@@ -39,6 +39,7 @@ from sparse_ops.convert.prepare import copied, make_plain_, replaced
 from sparse_ops.convert.resize import resize_
 from sparse_ops.convert.shrink import MARK
 from sparse_ops.nn import SparseLayer
+from sparse_ops.ops._activation import ACTIVATIONS
 
 FORMAT, VERSION = "sparse_ops.packed", "1"
 
@@ -177,6 +178,14 @@ def parse(metadata: dict[str, str]) -> Description:
         if not isinstance(part, dict) or not all(isinstance(v, dict) for v in part.values()):
             raise ValueError(f"its description must have {key!r}, a table by module name")
         parts.append(part)
+    for name, meta in parts[0].items():
+        # First of all: what a later version can do must not look like damage.
+        activation = meta.get("activation")
+        if isinstance(activation, str) and activation not in ACTIVATIONS:
+            raise ValueError(
+                f"layer {name!r} applies the activation {activation!r:.80}, which this version "
+                "does not know: a newer one may have written the file"
+            )
     layout = description.get("layout")
     if layout not in (None, CHANNELS_LAST):
         raise ValueError(f"layout must be {CHANNELS_LAST} or not there, got {layout!r:.80}")

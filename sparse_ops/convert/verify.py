@@ -21,7 +21,15 @@ from sparse_ops.nn import SparseLayer
 from sparse_ops.ops._activation import ACTIVATIONS
 
 # The steepest slope of each activation.
-SLOPES = {None: 1.0, "relu": 1.0, "relu6": 1.0, "silu": 1.1, "hardswish": 1.5}
+SLOPES = {
+    None: 1.0,
+    "relu": 1.0,
+    "relu6": 1.0,
+    "silu": 1.1,
+    "hardswish": 1.5,
+    "gelu": 1.13,
+    "gelu_tanh": 1.13,
+}
 # Roundings of an activation itself: an exponential and a quotient at most, a few ulp each.
 ACTIVATION_ULPS = 8
 

@@ -41,7 +41,8 @@ def periodic_conv2d(
         weight: packed (O, I / groups, kH, kW).
         bias: (O), or None.
         stride, padding, dilation, groups: as in torch.nn.functional.conv2d; padding in numbers.
-        activation: None, "relu", "relu6", "silu" or "hardswish", applied to the output.
+        activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
+            approximation by tanh), applied to the output.
         residual: (N, O, H', W'), of x's dtype, added before the activation, or None.
         backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
 

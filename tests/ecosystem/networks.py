@@ -13,6 +13,7 @@ TORCHVISION = (
     "vgg16_bn",
     "mobilenet_v2",
     "mobilenet_v3_small",
+    "mobilenet_v3_large",
     "densenet121",
     "efficientnet_b0",
     "convnext_tiny",
@@ -23,11 +24,14 @@ TIMM = (
     "vgg16_bn",
     "mobilenetv2_100",
     "mobilenetv3_small_100",
+    "mobilenetv3_large_100",
     "densenet121",
     "efficientnet_b0",
     "convnext_tiny",
 )
 NAMES = [f"torchvision.{name}" for name in TORCHVISION] + [f"timm.{name}" for name in TIMM]
+# By turns; everything removed comes late and seldom, or nothing would reach the output.
+SPARSITIES = (0.0, 0.5, 0.9, 0.99, 0.5, 0.9, 0.0, 0.99, 0.5, 0.9, 1.0)
 
 
 def torchvision():
@@ -65,9 +69,13 @@ def lively_(model):
 
 
 def random_masks(model, kind, density=0.1):
-    """Masks for all Conv2d and Linear: "unstructured", "channels" or "mixed" by turns."""
+    """Masks for all Conv2d and Linear: "unstructured", "channels", or "mixed" by turns; or "every"
+    sparsity by turns, from nothing to everything."""
     masks = {}
     for number, (name, weight) in enumerate(so.masks.weights(model).items()):
+        if kind == "every":
+            masks[name] = torch.rand_like(weight) >= SPARSITIES[number % len(SPARSITIES)]
+            continue
         this = kind if kind != "mixed" else ("unstructured", "channels", "dense")[number % 3]
         if this == "dense":
             continue
