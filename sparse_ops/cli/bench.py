@@ -44,7 +44,7 @@ def bench(
         raise UserError(f"--seconds must be above 0, got {seconds}")
     shape = networks.input_shape(input)
     built = networks.build(model, classes=classes, channels=shape[0]).eval()
-    fast = sparse_ops.load(packed, built)
+    fast = sparse_ops.load(packed, built, compile=False)
     dense = to_dense(fast)
     rows = []
     for size in batch or [1, 64]:

@@ -15,6 +15,7 @@ from torch import nn
 from sparse_ops.convert import fuse
 from sparse_ops.convert.assemble import LayerPlan, assemble_
 from sparse_ops.convert.cache import digest
+from sparse_ops.convert.compiled import cannot_compile, compile_
 from sparse_ops.convert.context import Context
 from sparse_ops.convert.forms import (
     COMPILED,
@@ -79,14 +80,21 @@ class Settled:
 
 
 class Compiled:
-    """A call of a compiled model, which is compiled when it is first called."""
+    """A call of a compiled model, which is compiled when it is first called.
 
-    def __init__(self, model: nn.Module, example: tuple[Any, ...]) -> None:
-        self.model, self.example = model, example
+    Attributes:
+        given: whether it is compiled as `Plan.apply` gives it, with what that costs at every call;
+            otherwise as torch has it.
+    """
+
+    def __init__(self, model: nn.Module, example: tuple[Any, ...], given: bool) -> None:
+        self.model, self.example, self.given = model, example, given
         self.call: Call | None = None
 
     def __call__(self) -> object:
-        if self.call is None:
+        if self.call is None and self.given:
+            self.call = partial(compile_(sharing_copy(self.model), self.example), *self.example)
+        elif self.call is None:
             self.call = compiled_call(self.model, self.example)
         return self.call()
 
@@ -111,9 +119,10 @@ def _try_compiled(
     context: Context, model: nn.Module, about: str, forms: Forms, call: Call, seconds: float
 ) -> tuple[Forms, Call]:
     """The forms with torch.compile among them, where it may be tried."""
+    given = model is not context.dense
     reason = None if context.compiles else "it was not asked for"
-    reason = reason or no_compiler()
-    compiled = Compiled(model, context.example)
+    reason = reason or (cannot_compile(context.example) if given else no_compiler())
+    compiled = Compiled(model, context.example, given)
     what = {"forms": [forms.fastest, COMPILED], "of": about}
     share = COMPILE_SHARE * context.budget_s
     if reason is None and share < COMPILE_S and not context.knows_whole(what, seconds):
@@ -173,10 +182,9 @@ def settle(
         about += " fused" if fusions else ""
         whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup <= 1 and dense_forms.fastest == COMPILED:
-            both = _try_compiled(context, fast, about, packed_forms, call, share / 2)
-            if both[0].fastest == COMPILED:
-                packed_forms = both[0]
-                whole = _against(context, dense_forms, to_beat, *both, about, share)
+            packed_forms, call = _try_compiled(context, fast, about, packed_forms, call, share / 2)
+            if packed_forms.fastest == COMPILED:
+                whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup > 1:
             step()
             return Settled(layers, whole, dense_forms, packed_forms, fusions, unfused)
