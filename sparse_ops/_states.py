@@ -1,4 +1,4 @@
-"""State dicts on which pruning tools have left their marks: as plain models have them, and masks."""
+"""State dicts on which pruning tools have left marks: as plain models have them, and the masks."""
 
 from collections.abc import Mapping
 from typing import Any
