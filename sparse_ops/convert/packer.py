@@ -129,7 +129,7 @@ class Packer:
             with steps("timing", left + 2, self.progress) as step:
                 settled = _measured(context, rows, calls, self.fold, budget_s, step)
         notes = [settled.unfused] if settled.unfused else []
-        if shrinking.multiple > 1:
+        if shrinking.multiple > 1 and shrinking.changes:
             notes.append(
                 f"widths were rounded up to multiples of {shrinking.multiple}, measured faster"
             )

@@ -107,6 +107,12 @@ def fastest_layout(
     if not has_images(model, context.example):
         return Forms(), plain
     planar = channels_last_call(model, context.example)
+    try:
+        with torch.inference_mode():
+            planar()
+    except Exception as error:
+        # A `view` of images as vectors, say, which only the usual layout has.
+        return Forms(skipped={CHANNELS_LAST: failure(error)}), plain
     what = {"forms": [EAGER, CHANNELS_LAST], "of": about}
     measured = context.timed_whole(what, plain, planar, seconds)
     times = {EAGER: measured.dense_ms, CHANNELS_LAST: measured.packed_ms}
