@@ -13,6 +13,7 @@ from sparse_ops.convert.assemble import LayerPlan
 from sparse_ops.convert.cache import Cache, digest
 from sparse_ops.convert.choose import decide
 from sparse_ops.convert.context import Context, Measure, about_tensor, tensor_digest
+from sparse_ops.convert.fastest import Forms, fastest_layout
 from sparse_ops.convert.fold import Folding, fold_batch_norms_
 from sparse_ops.convert.forms import Call as Run
 from sparse_ops.convert.layout import CHANNELS_LAST
@@ -24,7 +25,7 @@ from sparse_ops.convert.roofline import Floors
 from sparse_ops.convert.rows import after_shrinking
 from sparse_ops.convert.trace import trace
 from sparse_ops.convert.variants import Variant
-from sparse_ops.convert.whole import Forms, Settled, converted, fastest_layout, settle
+from sparse_ops.convert.whole import Settled, converted, settle
 
 # The parts of the budget: for the layout of the dense model, for the layers, for the whole model;
 # what `planner` and `whole` have beside is for widths and for torch.compile.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparse_ops.convert.assemble import LayerPlan, assemble_
 from sparse_ops.convert.compiled import compile_
+from sparse_ops.convert.fastest import Forms
 from sparse_ops.convert.fold import Folding, activation_name, fold_batch_norms_
 from sparse_ops.convert.forms import COMPILED
 from sparse_ops.convert.fuse import Fusion, fused
@@ -19,7 +20,6 @@ from sparse_ops.convert.prepare import masked_copy, watch
 from sparse_ops.convert.shrink import Shrinking
 from sparse_ops.convert.shrunk import shrunk_copy
 from sparse_ops.convert.verify import check_layer, check_model
-from sparse_ops.convert.whole import Forms
 from sparse_ops.nn import SparseLayer
 
 

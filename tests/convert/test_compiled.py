@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import sparse_ops as so
-from sparse_ops.convert import compile_, compiled, to_dense
-from sparse_ops.convert import whole as wholes
+from sparse_ops.convert import compile_, compiled, fastest, to_dense
 from sparse_ops.convert.compiled import route_of
 from tests.convert.models import EXAMPLE, masks_of_net, net, says
 from tests.convert.test_fuse import Block, block
@@ -46,15 +45,15 @@ def converted(build=net):
 
 def planned(monkeypatch, compiled_ratio):
     """A plan by a clock to which a compiled dense model is fastest of all uncompiled ones."""
-    monkeypatch.setattr(wholes, "COMPILE_S", 0.0)
-    monkeypatch.setattr(wholes, "no_compiler", lambda: None)
-    monkeypatch.setattr(wholes, "compiled_call", lambda model, example: lambda: model(*example))
+    monkeypatch.setattr(fastest, "COMPILE_S", 0.0)
+    monkeypatch.setattr(fastest, "no_compiler", lambda: None)
+    monkeypatch.setattr(fastest, "compiled_call", lambda model, example: lambda: model(*example))
 
     def measure(dense, packed, seconds):
         dense(), packed()
         ratio = 2.0
-        if isinstance(dense, wholes.Compiled):
-            ratio = compiled_ratio if isinstance(packed, wholes.Compiled) else 0.5
+        if isinstance(dense, fastest.Compiled):
+            ratio = compiled_ratio if isinstance(packed, fastest.Compiled) else 0.5
         return so.convert.Comparison(ratio, 1, ratio, 0.9 * ratio, ratio, 20)
 
     monkeypatch.setattr(so.convert.planner, "compare", measure)
@@ -84,7 +83,7 @@ def test_where_compiled_packed_loses_the_answer_is_the_dense_model(calls, monkey
 
 
 def test_what_cannot_be_compiled_for_the_user_does_not_count_as_compiled(calls, monkeypatch):
-    monkeypatch.setattr(wholes, "cannot_compile", lambda example: "not today")
+    monkeypatch.setattr(fastest, "cannot_compile", lambda example: "not today")
     plan = planned(monkeypatch, 2.0)
     assert plan.whole is None and plan.packed_forms.skipped["torch.compile"] == "not today"
 
