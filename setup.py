@@ -91,6 +91,8 @@ def extensions() -> dict[str, Any]:
                     "-Wextra",
                     "-Wno-unused-parameter",
                     "-Wno-maybe-uninitialized",
+                    # What only GCC has a name for.
+                    "-Wno-unknown-warning-option",
                     *extra,
                 ],
                 extra_link_args=extra,

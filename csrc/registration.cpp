@@ -1,6 +1,9 @@
 // The implementations of every compiled operator, registered once. Their schemas are in Python, in
 // ops/_native.py, so that they exist where this file was not compiled.
 #include <Python.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include <string>
 
@@ -22,6 +25,13 @@ const RowSparseKernels* here() {
     return nullptr;
   if (K == row_sparse_avx2 && !(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")))
     return nullptr;
+  // Not every compiler's __builtin_cpu_supports knows the conversions of float16. Asked once: on a
+  // virtual machine the instruction takes microseconds.
+  static const bool converts = [] {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+  }();
+  if (K != row_sparse_scalar && !converts) return nullptr;
 #endif
   return K();
 }
@@ -42,10 +52,18 @@ bool cpu_supports(std::string isa) {
 
 template <Kernels K>
 Tensor conv(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
-            std::optional<Tensor> residual, Numbers shape, Numbers stride, Numbers padding, Numbers dilation, int64_t groups,
-            int64_t activation) {
+            std::optional<Tensor> residual, Numbers shape, Numbers stride, Numbers padding,
+            Numbers dilation, int64_t groups, int64_t activation) {
   return row_sparse_conv2d(checked<K>(), x, crow, col, values, bias, residual, shape, stride,
-                           padding, dilation, groups, activation);
+                           padding, dilation, groups, activation, std::nullopt);
+}
+
+template <Kernels K>
+void conv_out(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
+              std::optional<Tensor> residual, Numbers shape, Numbers stride, Numbers padding,
+              Numbers dilation, int64_t groups, int64_t activation, Tensor out) {
+  row_sparse_conv2d(checked<K>(), x, crow, col, values, bias, residual, shape, stride, padding,
+                    dilation, groups, activation, out);
 }
 
 template <Kernels K>
@@ -62,7 +80,16 @@ Tensor channel_pruned(Tensor x, Tensor values, Tensor out_channels, Tensor in_ch
                       std::optional<Tensor> bias, std::optional<Tensor> residual, Numbers shape,
                       Numbers stride, Numbers padding, Numbers dilation, int64_t activation) {
   return channel_pruned_conv2d(checked<K>(), x, values, out_channels, in_channels, bias, residual,
-                               shape, stride, padding, dilation, activation);
+                               shape, stride, padding, dilation, activation, std::nullopt);
+}
+
+template <Kernels K>
+void channel_pruned_out(Tensor x, Tensor values, Tensor out_channels, Tensor in_channels,
+                        std::optional<Tensor> bias, std::optional<Tensor> residual, Numbers shape,
+                        Numbers stride, Numbers padding, Numbers dilation, int64_t activation,
+                        Tensor out) {
+  channel_pruned_conv2d(checked<K>(), x, values, out_channels, in_channels, bias, residual, shape,
+                        stride, padding, dilation, activation, out);
 }
 
 template <Kernels K>
@@ -82,8 +109,11 @@ std::tuple<Tensor, Tensor> linear_backward(Tensor dy, Tensor x, Tensor crow, Ten
 #define SPARSE_OPS_REGISTER(isa)                                                \
   m.impl("periodic_conv2d_" #isa, TORCH_BOX(&conv<row_sparse_##isa>));          \
   m.impl("csr_conv2d_" #isa, TORCH_BOX(&conv<row_sparse_##isa>));               \
+  m.impl("periodic_conv2d_out_" #isa, TORCH_BOX(&conv_out<row_sparse_##isa>));  \
+  m.impl("csr_conv2d_out_" #isa, TORCH_BOX(&conv_out<row_sparse_##isa>));       \
   m.impl("sparse_conv2d_backward_" #isa, TORCH_BOX(&conv_backward<row_sparse_##isa>)); \
   m.impl("channel_pruned_conv2d_" #isa, TORCH_BOX(&channel_pruned<row_sparse_##isa>)); \
+  m.impl("channel_pruned_conv2d_out_" #isa, TORCH_BOX(&channel_pruned_out<row_sparse_##isa>)); \
   m.impl("csr_linear_" #isa, TORCH_BOX(&linear<row_sparse_##isa>));             \
   m.impl("csr_linear_backward_" #isa, TORCH_BOX(&linear_backward<row_sparse_##isa>));
 

@@ -52,6 +52,9 @@ LINEAR = [
     LinearCase(230, 29, 37, 0.5),
     LinearCase(2, 784, 300, 0.983),
     LinearCase(64, 300, 100, 0.95),
+    # Three cache lines of batch at once, columns in two stretches, rows in two chunks.
+    LinearCase(48, 2900, 400, 0.97),
+    LinearCase(110, 2200, 20, 0.9),
 ]
 
 CONV = [
@@ -78,6 +81,12 @@ CONV = [
     ConvCase(18, 6, 9, (12, 10), (3, 3), (1, 1), (2, 1), (2, 2), 3),
     ConvCase(32, 3, 4, (20, 3), (5, 1), (3, 1), (2, 0)),
     ConvCase(1, 64, 130, (14, 14)),
+    # Planes for each column of the kernel: strides, dilation, borders, groups.
+    ConvCase(1, 12, 130, (4, 4)),
+    ConvCase(3, 9, 250, (8, 8), stride=(2, 1)),
+    ConvCase(2, 5, 140, (9, 16), (3, 5), (1, 1), (2, 4), (2, 2)),
+    ConvCase(1, 8, 220, (15, 32), (2, 3), (3, 2), (0, 1), groups=2),
+    ConvCase(1, 6, 190, (3, 2), (3, 3), (1, 1), (1, 2)),
     # Filters enough for vectors of them: every tile, tails, steps, groups inside a channel block.
     ConvCase(2, 20, 128, (9, 15)),
     ConvCase(3, 16, 256, (7, 14), stride=(2, 1)),

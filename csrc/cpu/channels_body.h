@@ -60,7 +60,7 @@ void channel_tile(const Strip& s, const float* panel, float* out) {
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c)
         store(out + v / kParts * s.unit_step + r * s.out_line + c * kLanes + v % kParts * LANES,
-              activate(acc[v][r][c], s.activation));
+              activate_simply(acc[v][r][c], s.activation));
   if (is_curve(s.activation))
     for (int u = 0; u < U; ++u)
       curve(R, C * kLanes, s.out_line, out + u * s.unit_step, s.activation);
@@ -209,8 +209,8 @@ void finish(int64_t lines, int64_t length, int64_t step, const float* residual, 
       const int64_t from = i;
       end = length - i > kAtHand ? i + kAtHand : length;
       for (; i + LANES <= end; i += LANES)
-        store(y + i, activate(load(y + i) + load(residual + i), activation));
-      for (; i < end; ++i) y[i] = activate(splat(y[i] + residual[i]), activation)[0];
+        store(y + i, activate_simply(load(y + i) + load(residual + i), activation));
+      for (; i < end; ++i) y[i] = activate_simply(splat(y[i] + residual[i]), activation)[0];
       if (is_curve(activation)) curve(1, end - from, 0, y + from, activation);
     }
 }

@@ -46,15 +46,15 @@ int64_t Convolution::chunk(int64_t planes, int64_t all) const {
   return (all + chunks - 1) / chunks;
 }
 
-Rows::Rows(const Tensor& crow_tensor, const Tensor& col_tensor, const Tensor& values_tensor,
-           int64_t filters, int64_t columns)
+Rows::Rows(const RowSparseKernels& kernels, const Tensor& crow_tensor, const Tensor& col_tensor,
+           const Tensor& values_tensor, int64_t filters, int64_t columns)
     : crow(index_data(crow_tensor)),
       col(index_data(col_tensor)),
       values(data(values_tensor)),
       classes(crow_tensor.numel() - 1),
       start(filters + 1) {
   check_pointers(crow_tensor, "crow_indices", col_tensor.numel());
-  check_below(col_tensor, "col_indices", columns);
+  check_below(kernels, col_tensor, "col_indices", columns);
   STD_TORCH_CHECK(classes >= 1 && classes <= filters, "crow_indices must be for 1 to ", filters,
                   " classes, got ", classes);
   for (int64_t o = 0; o < filters; ++o) start[o + 1] = start[o] + length(o);
@@ -62,15 +62,26 @@ Rows::Rows(const Tensor& crow_tensor, const Tensor& col_tensor, const Tensor& va
                   "values must be (", start[filters], "), got ", values_tensor.numel());
 }
 
-void Job::finish(int64_t n, int64_t pixel, int64_t pixels, int64_t first, int64_t last) const {
-  if (!residual) return;
-  const int64_t at = out_image(n) + pixel * out.pixel + first * out.channel;
-  if (out.pixel == 1)
-    kernels.finish(last - first, pixels, out.channel, residual + at, y + at, activation);
-  else if (last - first == out.pixel)
-    kernels.finish(1, pixels * out.pixel, 0, residual + at, y + at, activation);
-  else
-    kernels.finish(pixels, last - first, out.pixel, residual + at, y + at, activation);
+void Job::put(const Spot& first, const Spot& step, int64_t lines, int64_t length,
+              const float* from, int64_t from_step) const {
+  const void* more = residual.at ? (residual + added.of(first)).at : nullptr;
+  kernels.ends[y.type].put(lines, length, from, from_step, more, added.of(step),
+                           (y + out.of(first)).at, out.of(step), residual.at ? activation : kNone);
+}
+
+void Job::scatter(const Spot& first, int64_t length, const int64_t* channels, int64_t lanes,
+                  const float* from, int64_t from_step) const {
+  int64_t index[kLanes];
+  for (int64_t l = 0; l < lanes; ++l) index[l] = channels[l] * out.channel;
+  const void* more = residual.at ? (residual + added.of(first)).at : nullptr;
+  kernels.ends[y.type].scatter(length, lanes, from, from_step, index, more, added.pixel,
+                               (y + out.of(first)).at, out.pixel, activation);
+}
+
+void Job::write(const Spot& first, int64_t length, const float* from, int64_t from_step) const {
+  const void* more = residual.at ? (residual + added.of(first)).at : nullptr;
+  kernels.ends[y.type].write(length, from, from_step, more, added.pixel, (y + out.of(first)).at,
+                             out.pixel, residual.at ? activation : kNone);
 }
 
 std::vector<Range> ranges_of(const Job& job) {

@@ -5,10 +5,10 @@
 //   conv2d_channels.cpp  vectors of filters; where enough of them keep the same columns
 #pragma once
 #include <algorithm>
+#include <array>
 #include <limits>
 
-#include "panel.h"
-#include "tensors.h"
+#include "images.h"
 
 namespace sparse_ops {
 
@@ -22,6 +22,7 @@ struct Convolution {
 
   int64_t in_size() const { return height * width; }
   int64_t out_size() const { return rows.out * columns.out; }
+  std::array<int64_t, 4> out_shape() const { return {batch, filters, rows.out, columns.out}; }
   int64_t taps() const { return rows.kernel * columns.kernel; }
   int64_t group_channels() const { return channels / groups; }
   int64_t group_filters() const { return filters / groups; }
@@ -38,8 +39,8 @@ struct Rows {
   int64_t classes;
   std::vector<int64_t> start;  // (filters + 1)
 
-  Rows(const Tensor& crow, const Tensor& col, const Tensor& values, int64_t filters,
-       int64_t columns);
+  Rows(const RowSparseKernels& kernels, const Tensor& crow, const Tensor& col, const Tensor& values,
+       int64_t filters, int64_t columns);
 
   const int32_t* columns_of(int64_t o) const { return col + crow[o % classes]; }
   int64_t length(int64_t o) const { return crow[o % classes + 1] - crow[o % classes]; }
@@ -54,21 +55,37 @@ struct Job {
   const int32_t* in_channels;  // those of x to read, or null: all
   const int32_t* out_channels; // of each filter, or null: the filter's own number
   Activation activation;
-  const float* x;
+  Source x;
   Layout in;
-  float* y;
+  Target y;
   Layout out;
-  const float* residual;       // of y's layout, or null
+  Source residual;             // or null
+  Layout added;                // the residual's: as `out`, but for its steps
 
   // What a kernel applies itself: with a residual, that is still to be added.
-  Activation inner() const { return residual ? kNone : activation; }
+  Activation inner() const { return residual.at ? kNone : activation; }
   int64_t in_channel(int64_t c) const { return in_channels ? in_channels[c] : c; }
   int64_t out_channel(int64_t o) const { return out_channels ? out_channels[o] : o; }
-  // Where an image begins in x, and in y.
-  const float* image(int64_t n) const { return x + n * in.image; }
-  int64_t out_image(int64_t n) const { return n * out.image; }
-  // Adds the residual to filters [first, last) of `pixels` pixels from `pixel` on, and activates.
-  void finish(int64_t n, int64_t pixel, int64_t pixels, int64_t first, int64_t last) const;
+  // The same, over another layout of its planes.
+  Job with(const Convolution& other) const {
+    return {kernels, other, rows, bias, in_channels, out_channels, activation,
+            x,       in,    y,    out,  residual,    added};
+  }
+  // Where an image begins in x.
+  Source image(int64_t n) const { return x + n * in.image; }
+
+  // Whether results are y as they are.
+  bool direct() const { return y.type == kFloat && !residual.at; }
+  float* floats(const Spot& first) const { return reinterpret_cast<float*>((y + out.of(first)).at); }
+  // `lines` lines of `length` results, `from_step` apart, to y: the first line begins at `first`, the
+  // next one a `step` further. Along a line y's values stand next to each other.
+  void put(const Spot& first, const Spot& step, int64_t lines, int64_t length, const float* from,
+           int64_t from_step) const;
+  // `lanes` results of each of `length` pixels from `first` on, `from_step` apart, to those channels.
+  void scatter(const Spot& first, int64_t length, const int64_t* channels, int64_t lanes,
+               const float* from, int64_t from_step) const;
+  // Results that are `from_step` apart to neighbouring pixels.
+  void write(const Spot& first, int64_t length, const float* from, int64_t from_step) const;
 };
 
 // Up to kMaxRows filters of one group that keep the same columns.

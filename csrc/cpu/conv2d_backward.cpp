@@ -49,7 +49,7 @@ std::tuple<Tensor, Tensor> row_sparse_conv2d_backward(
   const Tensor dy = floats(dy_, "dy"), x = floats(x_, "x"), values = floats(values_, "values");
   const Tensor crow = indices(crow_, "crow_indices"), col = indices(col_, "col_indices");
   const Convolution conv(x, shape, stride, padding, dilation, groups);
-  const Rows rows(crow, col, values, conv.filters, shape[1] * shape[2] * shape[3]);
+  const Rows rows(kernels, crow, col, values, conv.filters, shape[1] * shape[2] * shape[3]);
   STD_TORCH_CHECK(dy.dim() == 4 && dy.size(0) == conv.batch && dy.size(1) == conv.filters &&
                       dy.size(2) == conv.rows.out && dy.size(3) == conv.columns.out,
                   "dy must be (", conv.batch, ", ", conv.filters, ", ", conv.rows.out, ", ",
@@ -57,6 +57,7 @@ std::tuple<Tensor, Tensor> row_sparse_conv2d_backward(
   Tensor dx = need_x ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
   Tensor dvalues = torch::stable::new_zeros(values, {need_values ? values.numel() : 0});
   if (conv.batch == 0) return {dx, dvalues};
+  const Source images{static_cast<const char*>(x.const_data_ptr()), kFloat};
 
   const Layout layout = {conv.channels * conv.in_size(), conv.in_size(), 1};
   const int64_t chunk = conv.chunk(std::max(conv.channels, conv.filters), conv.batch);
@@ -87,7 +88,7 @@ std::tuple<Tensor, Tensor> row_sparse_conv2d_backward(
       const std::vector<int32_t> offsets = offsets_of(conv, panel, 1);
       torch::stable::parallel_for(0, conv.channels, 8, [&](int64_t c0, int64_t c1) {
         for (int64_t c = c0; c < c1; ++c)
-          panel.pack(kernels, data(x) + (n * conv.channels + c) * conv.in_size(), layout, c,
+          panel.pack(kernels, images + (n * conv.channels + c) * conv.in_size(), layout, c,
                      x_panel.get());
       });
       std::fill(x_panel.get() + panel.size - kOverrun, x_panel.get() + panel.size, 0.0f);

@@ -188,7 +188,8 @@ class Piece {
         pieces_(pieces),
         offsets_(offsets),
         panel_(up(conv_.channels, kLanes) * pieces.plane),
-        results_(sections.units * pieces.images * pieces.lines * conv_.columns.out * kLanes) {}
+        results_(sections.units * pieces.images * pieces.lines * conv_.columns.out * kLanes),
+        dense_(job.rows.classes * pieces.lines * conv_.columns.out * kLanes) {}
 
   void run(int64_t number) {
     const int64_t part = number % pieces_.parts, place = number / pieces_.parts;
@@ -210,6 +211,7 @@ class Piece {
   }
 
  private:
+  int64_t pixel() const { return line_ * conv_.columns.out; }
   int64_t pixels() const { return lines_ * conv_.columns.out; }
   int64_t unit_size() const { return images_ * pixels() * kLanes; }
 
@@ -235,21 +237,26 @@ class Piece {
         }
   }
 
-  void pack_line(const float* x, int64_t channel, int64_t length, float* to) {
+  void pack_line(const Source& x, int64_t channel, int64_t length, float* to) {
     const int64_t lanes = std::min(kLanes, conv_.channels - channel);
+    const EndKernels& ends = job_.kernels.ends[x.type];
     if (lanes == kLanes && !job_.in_channels) {
+      const Source from = x + channel * job_.in.channel;
       if (job_.in.channel == 1)
-        job_.kernels.copy(length, kLanes, x + channel, job_.in.pixel, to, kLanes, 0);
+        ends.copy(length, kLanes, from.at, job_.in.pixel, to, kLanes, 0);
       else
-        job_.kernels.interleave(length, x + channel * job_.in.channel, job_.in.channel, 1, to,
-                                kLanes);
+        ends.interleave(length, from.at, job_.in.channel, 1, to, kLanes);
       return;
     }
     // Channels that are not there have no weights that could read them.
-    for (int64_t l = 0; l < lanes; ++l) {
-      const float* from = x + job_.in_channel(channel + l) * job_.in.channel;
-      for (int64_t i = 0; i < length; ++i) to[i * kLanes + l] = from[i * job_.in.pixel];
+    int64_t index[kLanes];
+    for (int64_t l = 0; l < lanes; ++l)
+      index[l] = job_.in_channel(channel + l) * job_.in.channel;
+    if (job_.in.pixel != 1) {
+      ends.pick(length, lanes, x.at, job_.in.pixel, index, to, kLanes);
+      return;
     }
+    for (int64_t l = 0; l < lanes; ++l) ends.read(length, (x + index[l]).at, 1, to + l, kLanes);
   }
 
   void compute(const Bundle& bundle) {
@@ -267,41 +274,53 @@ class Piece {
   }
 
   void write(const Section& section, int64_t n) {
-    const int64_t image = image_ + n, pixel = line_ * conv_.columns.out;
-    float* y = job_.y + job_.out_image(image) + pixel * job_.out.pixel;
     const float* results = results_.get() + n * pixels() * kLanes;
-    const int64_t classes = job_.rows.classes, whole = section.units * kLanes;
+    const int64_t whole = section.units * kLanes;
     if (job_.out.channel == 1 && !job_.out_channels && section.last - section.first == whole) {
       // Every class has as many units: the u-th ones of all classes are neighbours.
-      const int units = section.bundles[0].units;
-      std::vector<const float*> from(classes);
-      for (int u = 0; u < units; ++u) {
-        for (int64_t c = 0; c < classes; ++c)
-          from[c] = results + (section.bundles[c].results + u) * unit_size();
-        job_.kernels.weave(static_cast<int>(classes), pixels(), from.data(),
-                           y + section.first + u * kLanes * classes, job_.out.pixel);
-      }
-    } else {
-      for (const Bundle& bundle : section.bundles)
-        for (int u = 0; u < bundle.units; ++u)
-          write_unit(bundle, u, results + (bundle.results + u) * unit_size(), y);
+      for (int u = 0; u < section.bundles[0].units; ++u) write_woven(section, u, n, results);
+      return;
     }
-    job_.finish(image, pixel, pixels(), section.first, section.last);
+    for (const Bundle& bundle : section.bundles)
+      for (int u = 0; u < bundle.units; ++u)
+        write_unit(bundle, u, n, results + (bundle.results + u) * unit_size());
   }
 
-  void write_unit(const Bundle& bundle, int u, const float* results, float* y) {
-    const int64_t classes = job_.rows.classes, first = bundle.first + u * kLanes * classes;
+  void write_woven(const Section& section, int u, int64_t n, const float* results) {
+    const int64_t classes = job_.rows.classes;
+    const Spot first{image_ + n, section.first + u * kLanes * classes, pixel()};
+    std::vector<const float*> from(classes);
+    for (int64_t c = 0; c < classes; ++c)
+      from[c] = results + (section.bundles[c].results + u) * unit_size();
+    const int ways = static_cast<int>(classes);
+    if (job_.direct()) {
+      job_.kernels.weave(ways, pixels(), from.data(), job_.floats(first), job_.out.pixel);
+      return;
+    }
+    const int64_t length = classes * kLanes;
+    job_.kernels.weave(ways, pixels(), from.data(), dense_.get(), length);
+    job_.put(first, {0, 0, 1}, pixels(), length, dense_.get(), length);
+  }
+
+  void write_unit(const Bundle& bundle, int u, int64_t n, const float* results) {
+    const int64_t classes = job_.rows.classes, filter = bundle.first + u * kLanes * classes;
     const int64_t lanes = std::min<int64_t>(kLanes, bundle.count - u * kLanes);
-    if (lanes == kLanes && job_.out.pixel == 1 && !job_.out_channels) {
-      job_.kernels.separate(pixels(), results, kLanes, y + first * job_.out.channel,
+    if (job_.out.pixel != 1) {
+      int64_t channels[kLanes];
+      for (int64_t l = 0; l < lanes; ++l) channels[l] = job_.out_channel(filter + l * classes);
+      job_.scatter({image_ + n, 0, pixel()}, pixels(), channels, lanes, results, kLanes);
+      return;
+    }
+    const Spot first{image_ + n, filter, pixel()};
+    if (lanes == kLanes && !job_.out_channels && job_.direct()) {
+      job_.kernels.separate(pixels(), results, kLanes, job_.floats(first),
                             classes * job_.out.channel);
       return;
     }
-    for (int64_t l = 0; l < lanes; ++l) {
-      float* channel = y + job_.out_channel(first + l * classes) * job_.out.channel;
-      for (int64_t i = 0; i < pixels(); ++i)
-        channel[i * job_.out.pixel] = results[i * kLanes + l];
-    }
+    job_.kernels.separate(pixels(), results, kLanes, dense_.get(), pixels());
+    for (int64_t l = 0; l < lanes; ++l)
+      job_.put({first.image, job_.out_channel(filter + l * classes), first.pixel}, {}, 1, pixels(),
+               dense_.get() + l * pixels(), 0);
   }
 
   const Job& job_;
@@ -310,7 +329,7 @@ class Piece {
   const Turned& turned_;
   const Pieces& pieces_;
   const Offsets& offsets_;
-  Scratch<float> panel_, results_;
+  Scratch<float> panel_, results_, dense_;
   int64_t image_ = 0, images_ = 0, line_ = 0, lines_ = 0;
 };
 

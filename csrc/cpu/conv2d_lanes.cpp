@@ -31,7 +31,7 @@ struct Rectangle {
 };
 
 void pack(const Job& job, const Panel& panel, int64_t image, float* to) {
-  const float* x = job.image(image);
+  const Source x = job.image(image);
   const int64_t whole =
       job.in.channel == 1 && !job.in_channels ? panel.channels / kLanes * kLanes : 0;
   torch::stable::parallel_for(0, (panel.channels + kLanes - 1) / kLanes, 1,
@@ -73,38 +73,43 @@ void compute(const Job& job, const Range& range, const Block& block, const float
 
 // Those results to where they belong: lines from `top`, columns from `left`.
 void write(const Job& job, const Range& range, int64_t image, int64_t top, int64_t left,
-           int64_t lines, int64_t width, const float* buffer) {
+           int64_t lines, int64_t width, const float* buffer, float* dense) {
   const int64_t across = job.conv.columns.out, size = lines * width * kLanes;
-  const int64_t first = top * across + left;
+  const auto separate = job.kernels.separate;
+  const bool last = job.out.channel == 1 && !job.out_channels;
   // Whole lines are one.
   if (width == across) {
     width *= lines;
     lines = 1;
   }
   for (int64_t l = 0; l < lines; ++l) {
-    const int64_t pixel = first + l * across;
+    const int64_t pixel = top * across + left + l * across;
     const float* results = buffer + l * width * kLanes;
-    float* y = job.y + job.out_image(image) + pixel * job.out.pixel;
     int64_t o = range.first;
-    if (job.out.channel == 1 && !job.out_channels)
-      for (; o + kLanes <= range.last; o += kLanes)
-        for (int64_t i = 0; i < width; ++i)
-          job.kernels.separate(kLanes, results + (o - range.first) * size + i * kLanes, size,
-                               y + i * job.out.pixel + o, job.out.image);
-    for (; o < range.last; ++o) {
-      const float* line = results + (o - range.first) * size;
-      float* channel = y + job.out_channel(o) * job.out.channel;
-      if (job.out.pixel == 1) {
-        job.kernels.separate(width, line, kLanes, channel, job.out.image);
-        continue;
+    for (; last && o + kLanes <= range.last; o += kLanes)
+      for (int64_t i = 0; i < width; ++i) {
+        const Spot first{image, o, pixel + i};
+        const float* from = results + (o - range.first) * size + i * kLanes;
+        if (job.direct()) {
+          separate(kLanes, from, size, job.floats(first), job.out.image);
+          continue;
+        }
+        separate(kLanes, from, size, dense, kLanes);
+        job.put(first, {1, 0, 0}, kLanes, kLanes, dense, kLanes);
       }
-      for (int64_t n = 0; n < kLanes; ++n)
-        for (int64_t i = 0; i < width; ++i)
-          channel[n * job.out.image + i * job.out.pixel] = line[i * kLanes + n];
+    for (; o < range.last; ++o) {
+      const Spot first{image, job.out_channel(o), pixel};
+      const float* line = results + (o - range.first) * size;
+      if (job.out.pixel != 1) {
+        for (int64_t n = 0; n < kLanes; ++n)
+          job.write({image + n, first.channel, pixel}, width, line + n, kLanes);
+      } else if (job.direct()) {
+        separate(width, line, kLanes, job.floats(first), job.out.image);
+      } else {
+        separate(width, line, kLanes, dense, width);
+        job.put(first, {1, 0, 0}, kLanes, width, dense, width);
+      }
     }
-    if (job.residual)
-      for (int64_t n = image; n < image + kLanes; ++n)
-        job.finish(n, pixel, width, range.first, range.last);
   }
 }
 
@@ -129,7 +134,9 @@ void forward_lanes(const Job& job, int64_t from, int64_t to) {
   for (int64_t n = from; n < to; n += kLanes) {
     pack(job, panel, n, planes.get());
     torch::stable::parallel_for(0, down * across * parts, 1, [&](int64_t i0, int64_t i1) {
-      const Scratch<float> buffer(filters * rectangle.lines * rectangle.width * kLanes);
+      const int64_t size = rectangle.lines * rectangle.width * kLanes;
+      const Scratch<float> buffer(filters * size);
+      const Scratch<float> dense(job.direct() ? 0 : std::max(size, kLanes * kLanes));
       for (int64_t i = i0; i < i1; ++i) {
         const int64_t part = i % parts, cell = i / parts;
         const int64_t top = cell / across * rectangle.lines;
@@ -142,7 +149,7 @@ void forward_lanes(const Job& job, int64_t from, int64_t to) {
                               top * pitch + left * kLanes;
           for (const Block& block : range.blocks)
             compute(job, range, block, base, pitch, offsets.data(), lines, width, buffer.get());
-          write(job, range, n, top, left, lines, width, buffer.get());
+          write(job, range, n, top, left, lines, width, buffer.get(), dense.get());
         }
       }
     });

@@ -23,7 +23,7 @@ int64_t run_length(const Panel& panel, const std::vector<Range>& ranges) {
 }
 
 void pack(const Job& job, const Panel& panel, int64_t image, float* to) {
-  const float* x = job.image(image);
+  const Source x = job.image(image);
   if (job.in.channel == 1 && !job.in_channels) {
     const int64_t whole = panel.channels / kLanes * kLanes;
     torch::stable::parallel_for(0, (panel.channels + kLanes - 1) / kLanes, 1,
@@ -62,23 +62,43 @@ void compute(const Job& job, const Block& block, const Panel& panel, const float
 }
 
 // One filter's results to its channel of an image.
-void write_filter(const Job& job, const Segment& run, const Panel& panel, int64_t o, float* y,
-                  const float* results) {
+void write_filter(const Job& job, const Segment& run, const Panel& panel, int64_t image, int64_t o,
+                  const float* results, float* dense) {
+  const Spot first{image + run.image, job.out_channel(o), run.pixel};
   const int64_t width = job.conv.columns.out;
-  float* channel = y + job.out_channel(o) * job.out.channel;
-  if (job.out.pixel == 1) {
-    job.kernels.copy(run.lines, run.length, results, panel.pitch(), channel, width, 0);
-    return;
+  const auto copy = job.kernels.ends[kFloat].copy;
+  if (job.out.pixel != 1) {
+    for (int64_t l = 0; l < run.lines; ++l)
+      job.write({first.image, first.channel, run.pixel + l * width}, run.length,
+                results + l * panel.pitch(), 1);
+  } else if (job.direct()) {
+    copy(run.lines, run.length, results, panel.pitch(), job.floats(first), width, 0);
+  } else {
+    // Several lines are whole ones: nothing lies between them.
+    copy(run.lines, run.length, results, panel.pitch(), dense, run.length, 0);
+    job.put(first, {}, 1, run.lines * run.length, dense, 0);
   }
-  for (int64_t l = 0; l < run.lines; ++l)
-    for (int64_t i = 0; i < run.length; ++i)
-      channel[(l * width + i) * job.out.pixel] = results[l * panel.pitch() + i];
+}
+
+// kLanes filters from o on, whose results are `ld` apart, to pixels that hold them next to each other.
+void write_lanes(const Job& job, const Segment& run, const Panel& panel, int64_t image, int64_t o,
+                 const float* results, int64_t ld, float* dense) {
+  for (int64_t l = 0; l < run.lines; ++l) {
+    const Spot first{image + run.image, o, run.pixel + l * job.conv.columns.out};
+    const float* line = results + l * panel.pitch();
+    if (job.direct()) {
+      job.kernels.interleave(run.length, line, ld, 1, job.floats(first), job.out.pixel);
+      continue;
+    }
+    job.kernels.interleave(run.length, line, ld, 1, dense, kLanes);
+    job.put(first, {0, 0, 1}, run.length, kLanes, dense, kLanes);
+  }
 }
 
 // All filters of a range over positions [from, to), by way of a buffer (filters, ld).
 void run_range(const Job& job, const Range& range, const Panel& panel, const float* planes,
                const int32_t* offsets, const std::vector<Segment>& runs, int64_t image,
-               int64_t from, int64_t to, float* buffer, int64_t ld) {
+               int64_t from, int64_t to, float* buffer, int64_t ld, float* dense) {
   const bool last = job.out.channel == 1 && !job.out_channels;
   for (const Block& block : range.blocks) {
     const int64_t o = block.filter[0], step = block.count > 1 ? block.filter[1] - o : 1;
@@ -87,37 +107,50 @@ void run_range(const Job& job, const Range& range, const Panel& panel, const flo
     const int64_t apart = last ? step * ld : ld;
     compute(job, block, panel, planes, offsets, from, to, results, apart);
     if (last) continue;
-    for (const Segment& run : runs) {
-      float* y = job.y + job.out_image(image + run.image) + run.pixel * job.out.pixel;
+    for (const Segment& run : runs)
       for (int i = 0; i < block.count; ++i)
-        write_filter(job, run, panel, block.filter[i], y, results + i * ld + run.position - from);
-    }
+        write_filter(job, run, panel, image, block.filter[i],
+                     results + i * ld + run.position - from, dense);
   }
+  if (!last) return;
   for (const Segment& run : runs) {
-    float* y = job.y + job.out_image(image + run.image) + run.pixel * job.out.pixel;
     const float* results = buffer + run.position - from;
-    if (last) {
-      const int64_t width = job.conv.columns.out;
-      int64_t o = range.first;
-      for (; o + kLanes <= range.last; o += kLanes)
-        for (int64_t l = 0; l < run.lines; ++l)
-          job.kernels.interleave(run.length, results + (o - range.first) * ld + l * panel.pitch(),
-                                 ld, 1, y + l * width * job.out.pixel + o, job.out.pixel);
-      for (; o < range.last; ++o)
-        write_filter(job, run, panel, o, y, results + (o - range.first) * ld);
-    }
-    // Several lines are whole ones: nothing lies between them.
-    job.finish(image + run.image, run.pixel, run.lines * run.length, range.first, range.last);
+    int64_t o = range.first;
+    for (; o + kLanes <= range.last; o += kLanes)
+      write_lanes(job, run, panel, image, o, results + (o - range.first) * ld, ld, dense);
+    for (; o < range.last; ++o)
+      write_filter(job, run, panel, image, o, results + (o - range.first) * ld, dense);
   }
 }
 
-}  // namespace
+// How many cache lines a vector touches on average, where lines of pixels start at multiples of `width`.
+double lines_touched(int64_t width) {
+  if (width % kLanes == 0) return 1;
+  return kLanes % width == 0 ? 2 - static_cast<double>(width) / kLanes : 2;
+}
 
-void forward_planar(const Job& job, int64_t from, int64_t to) {
+// Whether a plane for each column of the kernel, of exactly the output's width, is worth its copies:
+// vectors are fewer then, and on widths of 4, 8, 16, ... less often across cache lines. A line copied
+// costs about what 26 lines touched do (Zen 5).
+bool copies_pay(const Job& job, const std::vector<Range>& ranges, const Convolution& apart,
+                int64_t images) {
+  constexpr double kLineCopied = 26;
+  const Panel now(job.conv.rows, job.conv.columns, job.conv.channels, images);
+  const Panel then(apart.rows, apart.columns, apart.channels, images);
+  if (then.size > kSlab || lines_touched(apart.columns.out) == 2) return false;
+  const auto vectors = [](const Panel& panel) { return (panel.positions + kLanes - 1) / kLanes; };
+  const double saved = 2.0 * vectors(now) - lines_touched(apart.columns.out) * vectors(then);
+  int64_t loads = 0;
+  for (const Range& range : ranges)
+    for (const Block& block : range.blocks) loads += job.rows.length(block.filter[0]);
+  const int64_t copied = then.channels * (then.phases - now.phases) * then.rows.out * images;
+  return saved * loads > kLineCopied * copied;
+}
+
+void forward_layout(const Job& job, const std::vector<Range>& ranges, int64_t from, int64_t to) {
   const Convolution& conv = job.conv;
   const int64_t chunk = conv.chunk(conv.channels, to - from);
   const Scratch<float> planes(Panel(conv.rows, conv.columns, conv.channels, chunk).size);
-  const std::vector<Range> ranges = ranges_of(job);
   const int64_t count = static_cast<int64_t>(ranges.size()), filters = widest(ranges);
 
   for (int64_t n = from; n < to; n += chunk) {
@@ -132,16 +165,30 @@ void forward_planar(const Job& job, int64_t from, int64_t to) {
     const int64_t ld = (length + kLanes - 1) / kLanes * kLanes;
     torch::stable::parallel_for(0, runs * parts, 1, [&](int64_t i0, int64_t i1) {
       const Scratch<float> buffer(filters * ld);
+      const Scratch<float> dense(job.direct() ? 0 : std::max(ld, kLanes * conv.columns.out));
       for (int64_t i = i0; i < i1; ++i) {
         const int64_t part = i % parts, first = i / parts * length;
         const int64_t last = std::min(panel.positions, first + length);
         const std::vector<Segment> stretches = segments(panel, first, last);
         for (int64_t r = count * part / parts; r < count * (part + 1) / parts; ++r)
           run_range(job, ranges[r], panel, planes.get(), offsets.data(), stretches, n, first, last,
-                    buffer.get(), ld);
+                    buffer.get(), ld, dense.get());
       }
     });
   }
+}
+
+
+}  // namespace
+
+void forward_planar(const Job& job, int64_t from, int64_t to) {
+  Convolution apart = job.conv;
+  apart.columns = job.conv.columns.with_taps_apart();
+  const std::vector<Range> ranges = ranges_of(job);
+  if (copies_pay(job, ranges, apart, to - from))
+    forward_layout(job.with(apart), ranges, from, to);
+  else
+    forward_layout(job, ranges, from, to);
 }
 
 }  // namespace sparse_ops

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <limits>
 
-#include "scratch.h"
+#include "linear_panel.h"
 
 namespace sparse_ops {
 namespace {
@@ -13,39 +13,17 @@ namespace {
 constexpr int64_t kPanelFrom = 5;
 constexpr int64_t kTile = 16;
 
-int64_t padded(int64_t batch) { return (batch + 15) / 16 * 16; }
-
-// from (count, width) -> to (width, step): columns [c0, c1); the step's tail is zero.
-void turn(const float* from, int64_t count, int64_t width, int64_t c0, int64_t c1, float* to,
-          int64_t step) {
-  for (int64_t c = c0; c < c1; c += kTile)
-    for (int64_t r = 0; r < step; r += kTile)
-      for (int64_t i = c; i < std::min(c + kTile, c1); ++i)
-        for (int64_t j = r; j < std::min(r + kTile, step); ++j)
-          to[i * step + j] = j < count ? from[j * width + i] : 0.0f;
-}
-
-// from (rows r0 to r1, step) -> to (count, width).
-void turn_back(const float* from, int64_t step, int64_t r0, int64_t r1, int64_t count,
-               int64_t width, float* to) {
-  for (int64_t r = r0; r < r1; r += kTile)
-    for (int64_t b = 0; b < count; b += kTile)
-      for (int64_t j = b; j < std::min(b + kTile, count); ++j)
-        for (int64_t i = r; i < std::min(r + kTile, r1); ++i)
-          to[j * width + i] = from[(i - r0) * step + j];
-}
-
-struct Sparse {
+struct SparseRows {
   int64_t rows;
   const int32_t* crow;
   const int32_t* col;
   const float* values;
+};
 
+struct Sparse : SparseRows {
   Sparse(const Tensor& crow_tensor, const Tensor& col_tensor, const Tensor& values_tensor)
-      : rows(crow_tensor.numel() - 1),
-        crow(index_data(crow_tensor)),
-        col(index_data(col_tensor)),
-        values(data(values_tensor)) {
+      : SparseRows{crow_tensor.numel() - 1, index_data(crow_tensor), index_data(col_tensor),
+             data(values_tensor)} {
     STD_TORCH_CHECK(rows >= 1, "crow_indices must have at least 2 entries");
     check_pointers(crow_tensor, "crow_indices", col_tensor.numel());
     STD_TORCH_CHECK(values_tensor.dim() == 1 && values_tensor.numel() == col_tensor.numel(),
@@ -59,6 +37,51 @@ std::vector<int32_t> multiples(int64_t count, int64_t step) {
   std::vector<int32_t> offsets(count);
   for (int64_t i = 0; i < count; ++i) offsets[i] = static_cast<int32_t>(i * step);
   return offsets;
+}
+
+struct Output {
+  const float* bias;
+  const float* residual;
+  Activation activation;
+  float* y;
+};
+
+// y (batch, rows) = activation(x Wᵀ + bias + residual), by slabs of the batch and stretches of columns.
+// False if a column is not in [0, features): nothing is read through an index not checked.
+bool multiply(const RowSparseKernels& kernels, const SparseRows& w, const float* x, int64_t batch,
+              int64_t features, const Output& out) {
+  constexpr int64_t kRows = 384;
+  const BatchPanel panel(kernels, x, batch, features);
+  const Slabs& slabs = panel.slabs;
+  const int64_t per_row = w.crow[w.rows] / w.rows + 1;
+  const int64_t grain = std::max<int64_t>(kTile, 16384 / (per_row * slabs.lines));
+  std::atomic<bool> good{true};
+  torch::stable::parallel_for(0, w.rows, grain, [&](int64_t o0, int64_t o1) {
+    const int64_t most = std::min(kRows, o1 - o0);
+    const Scratch<float> sums(most * slabs.widest());
+    const Scratch<int32_t> cursors(most);
+    for (int64_t o = o0; o < o1; o += most) {
+      const int64_t count = std::min(most, o1 - o);
+      if (!all_below(kernels, w.col + w.crow[o], w.crow[o + count] - w.crow[o], features)) {
+        good = false;
+        return;
+      }
+      for (int64_t slab = 0; slab < slabs.count; ++slab) {
+        std::copy_n(w.crow + o, count, cursors.get());
+        const int64_t pieces = stretches(features, slabs.units(slab) * kLanes);
+        for (int64_t i = 0; i < pieces; ++i)
+          kernels.stretch(static_cast<int>(slabs.units(slab)),
+                          {count, w.crow + o + 1, cursors.get(), w.col, w.values,
+                           features * (i + 1) / pieces, panel.slab(slab), sums.get(),
+                           out.bias ? out.bias + o : nullptr, i == 0, i + 1 == pieces,
+                           out.residual ? kNone : out.activation});
+        slabs.turn_back(kernels, slab, count, sums.get(), out.y + o, w.rows);
+      }
+      if (out.residual)
+        kernels.finish(batch, count, w.rows, out.residual + o, out.y + o, out.activation);
+    }
+  });
+  return good;
 }
 
 }  // namespace
@@ -78,8 +101,6 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
                   "residual must be (", batch, ", ", w.rows, ")");
   // With a residual, the kernels leave the activation to what adds it.
   const Activation inner = residual ? kNone : activation;
-  // A batch of a few rows reads each index about once: checking them all first would read them twice.
-  if (batch >= kPanelFrom) check_below(col, "col_indices", features);
   Tensor y = torch::stable::new_empty(x, {batch, w.rows});
   float* yd = y.mutable_data_ptr<float>();
   const float* xd = data(x);
@@ -97,7 +118,7 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
       for (int64_t o0 = first; o0 < last; o0 += kTile) {
         const int64_t o1 = std::min(o0 + kTile, last);
         // Nothing is read through an index that has not been checked.
-        if (!all_below(w.col + w.crow[o0], w.crow[o1] - w.crow[o0], features)) {
+        if (!all_below(kernels, w.col + w.crow[o0], w.crow[o1] - w.crow[o0], features)) {
           good = false;
           return;
         }
@@ -117,28 +138,9 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
     return y;
   }
 
-  const int64_t step = padded(batch);
-  const std::vector<int32_t> offsets = multiples(features, step);
-  const Scratch<float> panel(features * step + kOverrun);
-  torch::stable::parallel_for(0, (features + kTile - 1) / kTile, 4, [&](int64_t i0, int64_t i1) {
-    turn(xd, batch, features, i0 * kTile, std::min(features, i1 * kTile), panel.get(), step);
-  });
-  std::fill(panel.get() + features * step, panel.get() + features * step + kOverrun, 0.0f);
-  torch::stable::parallel_for(0, (w.rows + kTile - 1) / kTile, 1, [&](int64_t i0, int64_t i1) {
-    const Scratch<float> buffer(kTile * step);
-    for (int64_t i = i0; i < i1; ++i) {
-      const int64_t o0 = i * kTile, o1 = std::min(w.rows, o0 + kTile);
-      for (int64_t o = o0; o < o1; ++o) {
-        const float* weights[1] = {w.values + w.crow[o]};
-        kernels.rows(1, w.crow[o + 1] - w.crow[o], w.col + w.crow[o], offsets.data(), weights,
-                     bias ? data(bias) + o : nullptr, panel.get(), batch,
-                     buffer.get() + (o - o0) * step, step, inner);
-      }
-      turn_back(buffer.get(), step, o0, o1, batch, w.rows, yd);
-      if (residual)
-        kernels.finish(batch, o1 - o0, w.rows, data(residual) + o0, yd + o0, activation);
-    }
-  });
+  const Output out = {data(bias), data(residual), activation, yd};
+  STD_TORCH_CHECK(multiply(kernels, w, xd, batch, features, out),
+                  "col_indices must be in [0, ", features, ")");
   return y;
 }
 
@@ -153,61 +155,42 @@ std::tuple<Tensor, Tensor> csr_linear_backward(const RowSparseKernels& kernels, 
   const int64_t batch = x.size(0), features = x.size(1), nnz = col.numel();
   STD_TORCH_CHECK(dy.dim() == 2 && dy.size(0) == batch && dy.size(1) == w.rows, "dy must be (",
                   batch, ", ", w.rows, ")");
-  check_below(col, "col_indices", features);
+  check_below(kernels, col, "col_indices", features);
   Tensor dx = need_x ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
   Tensor dvalues = torch::stable::new_zeros(values, {need_values ? nnz : 0});
   if (batch == 0) return {dx, dvalues};
 
-  const int64_t step = padded(batch);
-  const Scratch<float> dy_panel(w.rows * step + kOverrun);
-  torch::stable::parallel_for(0, (w.rows + kTile - 1) / kTile, 4, [&](int64_t i0, int64_t i1) {
-    turn(data(dy), batch, w.rows, i0 * kTile, std::min(w.rows, i1 * kTile), dy_panel.get(), step);
-  });
-  std::fill(dy_panel.get() + w.rows * step, dy_panel.get() + w.rows * step + kOverrun, 0.0f);
-
   if (need_values) {
-    const std::vector<int32_t> offsets = multiples(features, step);
-    const Scratch<float> x_panel(features * step + kOverrun);
-    torch::stable::parallel_for(0, (features + kTile - 1) / kTile, 4, [&](int64_t i0, int64_t i1) {
-      turn(data(x), batch, features, i0 * kTile, std::min(features, i1 * kTile), x_panel.get(),
-           step);
-    });
-    torch::stable::parallel_for(0, w.rows, 16, [&](int64_t o0, int64_t o1) {
-      for (int64_t o = o0; o < o1; ++o)
-        kernels.dots(w.crow[o + 1] - w.crow[o], w.col + w.crow[o], offsets.data(),
-                     dy_panel.get() + o * step, x_panel.get(), batch,
-                     dvalues.mutable_data_ptr<float>() + w.crow[o]);
-    });
+    const BatchPanel dy_panel(kernels, data(dy), batch, w.rows);
+    const BatchPanel x_panel(kernels, data(x), batch, features);
+    const Slabs& slabs = x_panel.slabs;
+    for (int64_t slab = 0; slab < slabs.count; ++slab) {
+      const int64_t width = slabs.units(slab) * kLanes;
+      const std::vector<int32_t> offsets = multiples(features, width);
+      torch::stable::parallel_for(0, w.rows, 16, [&](int64_t o0, int64_t o1) {
+        for (int64_t o = o0; o < o1; ++o)
+          kernels.dots(w.crow[o + 1] - w.crow[o], w.col + w.crow[o], offsets.data(),
+                       dy_panel.slab(slab) + o * width, x_panel.slab(slab), width,
+                       dvalues.mutable_data_ptr<float>() + w.crow[o]);
+      });
+    }
   }
 
   if (need_x) {
     // The transpose of W: which rows keep each feature.
-    std::vector<int64_t> start(features + 1, 0);
-    std::vector<int32_t> row(nnz);
+    std::vector<int32_t> start(features + 1, 0), row(nnz);
     std::vector<float> transposed(nnz);
     for (int64_t k = 0; k < nnz; ++k) ++start[w.col[k] + 1];
     for (int64_t i = 0; i < features; ++i) start[i + 1] += start[i];
-    std::vector<int64_t> next(start.begin(), start.end() - 1);
+    std::vector<int32_t> next(start.begin(), start.end() - 1);
     for (int64_t o = 0; o < w.rows; ++o)
       for (int64_t k = w.crow[o]; k < w.crow[o + 1]; ++k) {
-        const int64_t at = next[w.col[k]]++;
+        const int32_t at = next[w.col[k]]++;
         row[at] = static_cast<int32_t>(o);
         transposed[at] = w.values[k];
       }
-    const std::vector<int32_t> offsets = multiples(w.rows, step);
-    float* dxd = dx.mutable_data_ptr<float>();
-    torch::stable::parallel_for(0, (features + kTile - 1) / kTile, 1, [&](int64_t i0, int64_t i1) {
-      const Scratch<float> buffer(kTile * step);
-      for (int64_t i = i0; i < i1; ++i) {
-        const int64_t f0 = i * kTile, f1 = std::min(features, f0 + kTile);
-        for (int64_t f = f0; f < f1; ++f) {
-          const float* weights[1] = {transposed.data() + start[f]};
-          kernels.rows(1, start[f + 1] - start[f], row.data() + start[f], offsets.data(), weights,
-                       nullptr, dy_panel.get(), batch, buffer.get() + (f - f0) * step, step, kNone);
-        }
-        turn_back(buffer.get(), step, f0, f1, batch, features, dxd);
-      }
-    });
+    multiply(kernels, {features, start.data(), row.data(), transposed.data()}, data(dy), batch,
+             w.rows, {nullptr, nullptr, kNone, dx.mutable_data_ptr<float>()});
   }
   return {dx, dvalues};
 }

@@ -7,16 +7,17 @@
 
 namespace sparse_ops {
 
-Axis::Axis(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation)
+Axis::Axis(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
+           bool apart)
     : size(size), kernel(kernel), stride(stride), padding(padding), dilation(dilation) {
   out = (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
-  reach = dilation * (kernel - 1) / stride;
+  reach = apart ? 0 : dilation * (kernel - 1) / stride;
   for (int64_t tap = 0; tap < kernel; ++tap) {
-    const int64_t phase = tap * dilation % stride;
+    const int64_t phase = apart ? tap * dilation : tap * dilation % stride;
     auto found = std::find(phases.begin(), phases.end(), phase);
     phase_of.push_back(found - phases.begin());
     if (found == phases.end()) phases.push_back(phase);
-    shift_of.push_back(tap * dilation / stride);
+    shift_of.push_back((tap * dilation - phase) / stride);
   }
   const int64_t need = out + reach;
   shared = reach;
@@ -57,7 +58,7 @@ int64_t Panel::shift_of(int64_t tap) const {
 
 // Calls part(phase, done, to, from, length, lines, image) for every stretch of lines of every phase and
 // image: planes are zero in [done, to), then hold `lines` lines of `length` values from the pixel
-// `from` on; and with no lines at the end of each plane.
+// `from` on, with zeros between them; and with no lines at the end of each plane.
 template <class Part>
 void for_each_part(const Panel& panel, const Part& part) {
   const Axis &rows = panel.rows, &columns = panel.columns;
@@ -72,13 +73,13 @@ void for_each_part(const Panel& panel, const Part& part) {
         const int64_t to = (n * rows.pitch + y0) * panel.pitch() + x0;
         part(phase, done, to, rows.input(ya, y0) * columns.size + columns.input(xb, x0), length,
              lines, n);
-        done = to + lines * panel.pitch();
+        done = to + (lines - 1) * panel.pitch() + length;
       }
       part(phase, done, panel.plane_size, 0, 0, 0, 0);
     }
 }
 
-void Panel::pack(const RowSparseKernels& kernels, const float* x, const Layout& layout,
+void Panel::pack(const RowSparseKernels& kernels, const Source& x, const Layout& layout,
                  int64_t channel, float* panel) const {
   const int64_t step = rows.stride * columns.size * layout.pixel;
   const int64_t pixel = columns.stride * layout.pixel;
@@ -86,20 +87,21 @@ void Panel::pack(const RowSparseKernels& kernels, const float* x, const Layout& 
                            int64_t lines, int64_t n) {
     float* plane = panel + (channel * phases + phase) * plane_size;
     std::fill(plane + done, plane + to, 0.0f);
-    const float* source = x + n * layout.image + from * layout.pixel;
+    const Source source = x + n * layout.image + from * layout.pixel;
+    const EndKernels& ends = kernels.ends[x.type];
     if (pixel == 1) {
-      kernels.copy(lines, length, source, step, plane + to, pitch(), pitch() - length);
+      ends.copy(lines, length, source.at, step, plane + to, pitch(), pitch() - length);
       return;
     }
     for (int64_t y = 0; y < lines; ++y) {
       float* line = plane + to + y * pitch();
-      for (int64_t i = 0; i < length; ++i) line[i] = source[y * step + i * pixel];
-      std::fill(line + length, line + pitch(), 0.0f);
+      ends.read(length, (source + y * step).at, pixel, line, 1);
+      if (y + 1 < lines) std::fill(line + length, line + pitch(), 0.0f);
     }
   });
 }
 
-void Panel::pack_lanes_of_channels(const RowSparseKernels& kernels, const float* x,
+void Panel::pack_lanes_of_channels(const RowSparseKernels& kernels, const Source& x,
                                    const Layout& layout, int64_t channel, float* panel) const {
   const int64_t between = phases * plane_size;
   for_each_part(*this, [&](int64_t phase, int64_t done, int64_t to, int64_t from, int64_t length,
@@ -107,18 +109,19 @@ void Panel::pack_lanes_of_channels(const RowSparseKernels& kernels, const float*
     float* plane = panel + (channel * phases + phase) * plane_size;
     for (int64_t l = 0; l < kLanes; ++l)
       std::fill(plane + l * between + done, plane + l * between + to, 0.0f);
-    const float* source = x + n * layout.image + from * layout.pixel;
+    const Source source = x + n * layout.image + from * layout.pixel;
     for (int64_t y = 0; y < lines; ++y) {
       float* line = plane + to + y * pitch();
-      kernels.separate(length, source + y * rows.stride * columns.size * layout.pixel,
-                       columns.stride * layout.pixel, line, between);
-      for (int64_t l = 0; l < kLanes; ++l)
+      kernels.ends[x.type].separate(
+          length, (source + y * rows.stride * columns.size * layout.pixel).at,
+          columns.stride * layout.pixel, line, between);
+      for (int64_t l = 0; l < kLanes && y + 1 < lines; ++l)
         for (int64_t i = length; i < pitch(); ++i) line[l * between + i] = 0.0f;
     }
   });
 }
 
-void Panel::pack_images(const RowSparseKernels& kernels, const float* x, const Layout& layout,
+void Panel::pack_images(const RowSparseKernels& kernels, const Source& x, const Layout& layout,
                         int64_t channel, float* panel) const {
   for_each_part(*this, [&](int64_t phase, int64_t done, int64_t to, int64_t from, int64_t length,
                            int64_t lines, int64_t n) {
@@ -126,14 +129,15 @@ void Panel::pack_images(const RowSparseKernels& kernels, const float* x, const L
     std::fill(plane + done * kLanes, plane + to * kLanes, 0.0f);
     for (int64_t y = 0; y < lines; ++y) {
       float* line = plane + (to + y * pitch()) * kLanes;
-      kernels.interleave(length, x + (from + y * rows.stride * columns.size) * layout.pixel,
-                         layout.image, columns.stride * layout.pixel, line, kLanes);
-      std::fill(line + length * kLanes, line + pitch() * kLanes, 0.0f);
+      kernels.ends[x.type].interleave(
+          length, (x + (from + y * rows.stride * columns.size) * layout.pixel).at, layout.image,
+          columns.stride * layout.pixel, line, kLanes);
+      if (y + 1 < lines) std::fill(line + length * kLanes, line + pitch() * kLanes, 0.0f);
     }
   });
 }
 
-void Panel::pack_images_of_channels(const RowSparseKernels& kernels, const float* x,
+void Panel::pack_images_of_channels(const RowSparseKernels& kernels, const Source& x,
                                     const Layout& layout, int64_t channel, float* panel) const {
   const int64_t between = phases * plane_size * kLanes;
   for_each_part(*this, [&](int64_t phase, int64_t done, int64_t to, int64_t from, int64_t length,
@@ -143,11 +147,11 @@ void Panel::pack_images_of_channels(const RowSparseKernels& kernels, const float
       std::fill(plane + l * between + done * kLanes, plane + l * between + to * kLanes, 0.0f);
     for (int64_t y = 0; y < lines; ++y) {
       float* line = plane + (to + y * pitch()) * kLanes;
-      const float* source = x + (from + y * rows.stride * columns.size) * layout.pixel;
+      const Source source = x + (from + y * rows.stride * columns.size) * layout.pixel;
       for (int64_t i = 0; i < length; ++i)
-        kernels.interleave(kLanes, source + i * columns.stride * layout.pixel, layout.image, 1,
-                           line + i * kLanes, between);
-      for (int64_t l = 0; l < kLanes; ++l)
+        kernels.ends[x.type].interleave(kLanes, (source + i * columns.stride * layout.pixel).at,
+                                        layout.image, 1, line + i * kLanes, between);
+      for (int64_t l = 0; l < kLanes && y + 1 < lines; ++l)
         std::fill(line + l * between + length * kLanes, line + l * between + pitch() * kLanes, 0.0f);
     }
   });

@@ -27,7 +27,11 @@ struct Axis {
   std::vector<int64_t> phase_of;  // index in phases, by tap
   std::vector<int64_t> shift_of;  // by tap
 
-  Axis(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation);
+  // With `apart`, each tap is a phase of its own, and no shift: as many copies, and no more positions
+  // than output pixels.
+  Axis(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
+       bool apart = false);
+  Axis with_taps_apart() const { return Axis(size, kernel, stride, padding, dilation, true); }
   // The stored coordinates [first, last) of a phase that hold input; others are zero.
   int64_t first(int64_t phase) const;
   int64_t last(int64_t phase) const;
@@ -35,10 +39,32 @@ struct Axis {
   int64_t input(int64_t phase, int64_t stored) const { return stored * stride + phase - padding; }
 };
 
+// An image's channel's pixel, or a step from one to another.
+struct Spot {
+  int64_t image, channel, pixel;
+};
+
 // Where values are: x[n][c][p] at n * image + c * channel + p * pixel.
 struct Layout {
   int64_t image, channel, pixel;
+
+  int64_t of(const Spot& s) const {
+    return s.image * image + s.channel * channel + s.pixel * pixel;
+  }
 };
+
+// Values of one of the element types; sums count values.
+template <class Byte>
+struct Values {
+  Byte* at;
+  Element type;
+
+  Values operator+(int64_t count) const {
+    return {at + count * (type == kFloat ? 4 : 2), type};
+  }
+};
+using Source = Values<const char>;
+using Target = Values<char>;
 
 struct Panel {
   Axis rows, columns;
@@ -60,16 +86,16 @@ struct Panel {
 
   // x (images, H, W) of one channel, given by its first value and its layout, into the planes of
   // `channel`; all of them are written.
-  void pack(const RowSparseKernels& kernels, const float* x, const Layout& layout, int64_t channel,
+  void pack(const RowSparseKernels& kernels, const Source& x, const Layout& layout, int64_t channel,
             float* panel) const;
   // The same for kLanes channels from `channel` on, which stand next to each other in x.
-  void pack_lanes_of_channels(const RowSparseKernels& kernels, const float* x, const Layout& layout,
+  void pack_lanes_of_channels(const RowSparseKernels& kernels, const Source& x, const Layout& layout,
                               int64_t channel, float* panel) const;
   // The same for kLanes images whose pixels stand next to each other: every number above is a number
   // of cache lines then, and `images` is 1.
-  void pack_images(const RowSparseKernels& kernels, const float* x, const Layout& layout,
+  void pack_images(const RowSparseKernels& kernels, const Source& x, const Layout& layout,
                    int64_t channel, float* panel) const;
-  void pack_images_of_channels(const RowSparseKernels& kernels, const float* x,
+  void pack_images_of_channels(const RowSparseKernels& kernels, const Source& x,
                                const Layout& layout, int64_t channel, float* panel) const;
   // The inverse: adds nothing, writes every pixel that a tap reads; others become zero.
   void unpack(const float* planes, float* x, int64_t image_step) const;

@@ -50,6 +50,68 @@ struct ChannelWork {
   Activation activation;
 };
 
+// A stretch of `rows` rows: those weights from cursors[r] on, up to ends[r], whose columns come before
+// the limit, and at the end all that are left:
+//     sums[r][p] += sum_k  values[k] * panel[columns[k]][p]
+// over the positions of `units` cache lines. Sums start with the bias at the beginning, and pass
+// through the activation at the end. Cursors move on; a few weights past the limit may be taken.
+struct Stretch {
+  int64_t rows;
+  const int32_t* ends;
+  int32_t* cursors;
+  const int32_t* columns;
+  const float* values;
+  int64_t limit;
+  const float* panel;
+  float* sums;
+  const float* bias;
+  bool begin, end;
+  Activation activation;
+};
+
+// The types of what operators are given and give; they compute in float.
+enum Element { kFloat = 0, kHalf = 1, kBFloat = 2 };
+
+// The ends of an operator, for one Element T: from tensors of T to the kernels' floats, and back.
+// Pointers without a type are to T; steps are counted in values. Results are rounded to nearest, ties
+// to even; NaN stays NaN.
+struct EndKernels {
+  // Copies `lines` lines of `length` values, whose starts are `from_step` and `to_step` apart, and
+  // writes zeros from each line's end up to `gap` floats further.
+  void (*copy)(int64_t lines, int64_t length, const void* from, int64_t from_step, float* to,
+               int64_t to_step, int64_t gap);
+
+  // to[i * to_step] = from[i * step] for i in [0, length).
+  void (*read)(int64_t length, const void* from, int64_t step, float* to, int64_t to_step);
+
+  // As those of RowSparseKernels.
+  void (*interleave)(int64_t length, const void* from, int64_t lane_step, int64_t step, float* to,
+                     int64_t to_step);
+  void (*separate)(int64_t length, const void* from, int64_t from_step, float* to,
+                   int64_t lane_step);
+
+  // to = activation(from + residual), for lines of `length` values that start a step apart in each.
+  // residual may be null; `to` must not overlap `from`.
+  void (*put)(int64_t lines, int64_t length, const float* from, int64_t from_step,
+              const void* residual, int64_t residual_step, void* to, int64_t to_step,
+              Activation activation);
+
+  // to[i * to_step + l] = from[i * step + index[l]] for i in [0, length), l in [0, lanes), lanes being up
+  // to kLanes.
+  void (*pick)(int64_t length, int64_t lanes, const void* from, int64_t step, const int64_t* index,
+               float* to, int64_t to_step);
+
+  // to[i * to_step + index[l]] = activation(from[i * from_step + l] + residual[i * residual_step +
+  // index[l]]), likewise; without residual it is from[i * from_step + l].
+  void (*scatter)(int64_t length, int64_t lanes, const float* from, int64_t from_step,
+                  const int64_t* index, const void* residual, int64_t residual_step, void* to,
+                  int64_t to_step, Activation activation);
+
+  // As `put`, for one line of values that are a step apart in each.
+  void (*write)(int64_t length, const float* from, int64_t from_step, const void* residual,
+                int64_t residual_step, void* to, int64_t to_step, Activation activation);
+};
+
 struct RowSparseKernels {
   // `rows` rows (1 to max_rows) that keep the same k columns, over positions [0, positions).
   // Writes all of out (rows, ld), ld >= positions rounded up to 16. Reads the panel up to
@@ -93,21 +155,28 @@ struct RowSparseKernels {
   void (*gather)(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
                  const float* values, const float* bias, const float* x, float* y,
                  Activation activation);
-  // The same for four vectors: x (features, 4), y (last - first, 4).
+  // The same for four vectors: x (features, 4), on a multiple of 16 bytes, y (last - first, 4).
   void (*gather4)(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
                   const float* values, const float* bias, const float* x, float* y,
                   Activation activation);
 
-  // Copies `lines` lines of `length` floats, whose starts are `from_step` and `to_step` apart, and
-  // writes zeros from each line's end up to `gap` floats further.
-  void (*copy)(int64_t lines, int64_t length, const float* from, int64_t from_step, float* to,
-               int64_t to_step, int64_t gap);
+  // See Stretch; 1 to max_stretch units.
+  void (*stretch)(int units, const Stretch& stretch);
+
+  // Whether all are in [0, limit), limit at least 1.
+  bool (*in_range)(const int32_t* index, int64_t count, int64_t limit);
 
   // The most rows that `rows` takes at once: 8 or 4. A block of rows is 1, 2, 4 or 8.
   int max_rows;
 
   // The most units that `channels` takes at once.
   int max_units;
+
+  // The most units that `stretch` takes at once.
+  int max_stretch;
+
+  // By Element.
+  EndKernels ends[3];
 };
 
 // For one instruction set, or null where this library was not compiled for it.

@@ -2,12 +2,13 @@
 #include "row_sparse.h"
 
 #if defined(__x86_64__)
+#include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 
 #define LANES 8
@@ -19,6 +20,8 @@
   X(1, 6, 1) X(1, 4, 1) X(1, 3, 2) X(1, 2, 3) X(1, 2, 2) X(1, 2, 1) X(1, 1, 6) X(1, 1, 4) \
   X(1, 1, 1)
 #define TILE_SIZES_2(X)
+#define STRETCH_UNITS 4
+#define HALF_CONVERSIONS 1
 #define KEEP_APART(sum) asm("" : "+x"(sum))
 #include "row_sparse_body.h"
 

@@ -2,12 +2,13 @@
 #include "row_sparse.h"
 
 #if defined(__x86_64__)
+#include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512vl,fma,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512dq,avx512vl,fma,f16c,prefer-vector-width=512")
 #endif
 
 #define LANES 16
@@ -22,6 +23,8 @@
 #define TILE_SIZES_2(X) \
   X(2, 14, 1) X(2, 8, 1) X(2, 7, 2) X(2, 7, 1) X(2, 4, 3) X(2, 4, 2) X(2, 4, 1) X(2, 2, 6) \
   X(2, 2, 4) X(2, 2, 2) X(2, 2, 1) X(2, 1, 8) X(2, 1, 4) X(2, 1, 1)
+#define STRETCH_UNITS 4
+#define HALF_CONVERSIONS 1
 #define KEEP_APART(sum) asm("" : "+v"(sum))
 #include "row_sparse_body.h"
 

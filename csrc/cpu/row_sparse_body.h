@@ -6,7 +6,9 @@
 //             vectors of the panel and a weight have to fit the registers
 //   MAX_ROWS  4 or 8
 //   MAX_UNITS, TILE_SIZES_1, TILE_SIZES_2  for channels_body.h
+//   STRETCH_UNITS  cache lines of positions whose sums linear_body.h keeps in registers: 1, 2 or 4
 //   KEEP_APART  a statement that keeps a scalar sum in a register of its own
+//   HALF_CONVERSIONS  1 where <immintrin.h> is included and the F16C instructions may be used, or 0
 // and has set the instruction set for everything that follows.
 
 namespace sparse_ops {
@@ -100,7 +102,7 @@ INLINE Vec gelu_tanh(Vec v) {
 INLINE Vec silu(Vec v) { return v / (1.0f + exponential(-v, splat(-0.0f))); }
 
 // Those that are a few instructions. Comparisons are written so that NaN stays NaN, as in torch.
-INLINE Vec activate(Vec v, Activation activation) {
+INLINE Vec activate_simply(Vec v, Activation activation) {
   const Vec zero = {}, six = splat(6.0f);
   switch (activation) {
     case kReLU:
@@ -146,6 +148,15 @@ __attribute__((noinline)) void curve(int64_t lines, int64_t length, int64_t step
 
 INLINE bool is_curve(Activation activation) {
   return activation == kSiLU || activation == kGELU || activation == kGELUTanh;
+}
+
+__attribute__((noinline)) Vec curved(Vec v, Activation activation) {
+  return activation == kSiLU ? silu(v) : activation == kGELU ? gelu(v) : gelu_tanh(v);
+}
+
+// Any of them, where a vector at a time is written and no registers have to be kept.
+INLINE Vec activate(Vec v, Activation activation) {
+  return is_curve(activation) ? curved(v, activation) : activate_simply(v, activation);
 }
 
 // R rows by T vectors of positions. Rows of few accumulators are split into S sums, so that
@@ -206,7 +217,7 @@ void tile(int64_t k, const int32_t* columns, const int32_t* offsets, const float
       Vec v = acc[0][r][t];
 #pragma GCC unroll 8
       for (int s = 1; s < S; ++s) v += acc[s][r][t];
-      store(out + r * ld + t * LANES, activate(v, activation));
+      store(out + r * ld + t * LANES, activate_simply(v, activation));
     }
   if (is_curve(activation)) curve(R, T * LANES, ld, out, activation);
 }
@@ -215,45 +226,52 @@ constexpr int sums(int accumulators) {
   return accumulators >= 8 ? 1 : accumulators >= 4 ? 2 : accumulators >= 2 ? 4 : 8;
 }
 
-// Walks over the positions with tiles of T vectors, and over what is left with smaller ones.
+struct Rows {
+  int64_t k;
+  const int32_t* columns;
+  const int32_t* offsets;
+  const float* const* weights;
+  const float* bias;
+  const float* panel;
+  float* out;
+  int64_t ld;
+  Activation activation;
+};
+
+// R rows by `vectors` vectors from position `from` on; T of them or fewer.
 template <int R, int T>
-INLINE void walk(int64_t k, const int32_t* columns, const int32_t* offsets,
-                 const float* const* weights, const float* bias, const float* panel, int64_t from,
-                 int64_t positions, float* out, int64_t ld, Activation activation) {
-  // Four vectors are two and two, not three and one: that one would wait for its weights.
-  while (positions - from > (T - 1) * LANES &&
-         !(R == 8 && T == 3 && positions - from > 3 * LANES && positions - from <= 4 * LANES)) {
-    tile<R, T, sums(R * T)>(k, columns, offsets, weights, bias, panel + from, out + from, ld,
-                            activation);
-    from += T * LANES;
+INLINE void tile_of(int64_t vectors, const Rows& w, int64_t from) {
+  if (vectors == T)
+    return tile<R, T, sums(R * T)>(w.k, w.columns, w.offsets, w.weights, w.bias, w.panel + from,
+                                   w.out + from, w.ld, w.activation);
+  if constexpr (T > 1) tile_of<R, T - 1>(vectors, w, from);
+}
+
+// In as few tiles as registers allow, all of the same size or nearly: each reads all weights again.
+template <int R>
+INLINE void walk(const Rows& w, int64_t positions) {
+  const int64_t vectors = (positions + LANES - 1) / LANES;
+  const int64_t tiles = (vectors + TILES(R) - 1) / TILES(R);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t first = vectors * i / tiles, last = vectors * (i + 1) / tiles;
+    tile_of<R, TILES(R)>(last - first, w, first * LANES);
   }
-  if constexpr (T > 1)
-    if (from < positions)
-      walk<R, (T + 1) / 2>(k, columns, offsets, weights, bias, panel, from, positions, out, ld,
-                           activation);
 }
 
 void rows(int count, int64_t k, const int32_t* columns, const int32_t* offsets,
           const float* const* weights, const float* bias, const float* panel, int64_t positions,
           float* out, int64_t ld, Activation activation) {
+  const Rows w = {k, columns, offsets, weights, bias, panel, out, ld, activation};
   switch (count) {
     case 1:
-      walk<1, TILES(1)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
-                        activation);
-      break;
+      return walk<1>(w, positions);
     case 2:
-      walk<2, TILES(2)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
-                        activation);
-      break;
+      return walk<2>(w, positions);
     case 4:
-      walk<4, TILES(4)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
-                        activation);
-      break;
+      return walk<4>(w, positions);
 #if MAX_ROWS == 8
     case 8:
-      walk<8, TILES(8)>(k, columns, offsets, weights, bias, panel, 0, positions, out, ld,
-                        activation);
-      break;
+      return walk<8>(w, positions);
 #endif
   }
 }
@@ -304,7 +322,7 @@ void rectangle(int64_t k, const int32_t* columns, const int32_t* offsets, const 
       Vec v = acc[0][l][t];
 #pragma GCC unroll 8
       for (int s = 1; s < S; ++s) v += acc[s][l][t];
-      store(out + l * out_pitch + t * LANES, activate(v, activation));
+      store(out + l * out_pitch + t * LANES, activate_simply(v, activation));
     }
   if (is_curve(activation)) curve(L, T * LANES, out_pitch, out, activation);
 }
@@ -362,7 +380,12 @@ void pixels(int64_t lines, int64_t width, int64_t k, const int32_t* columns,
   }
 }
 
-typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
+// Four floats, and the same at any address. Not through a reference, which would forget that.
+typedef float Quad __attribute__((vector_size(16)));
+typedef float AnyQuad __attribute__((vector_size(16), aligned(4), may_alias));
+
+INLINE Quad quad(const float* p) { return *reinterpret_cast<const AnyQuad*>(p); }
+INLINE void set_quad(float* p, Quad q) { *reinterpret_cast<AnyQuad*>(p) = q; }
 
 INLINE void transpose4(Quad& a, Quad& b, Quad& c, Quad& d) {
   const Quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5);
@@ -373,95 +396,6 @@ INLINE void transpose4(Quad& a, Quad& b, Quad& c, Quad& d) {
   b = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
   c = __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5);
   d = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
-}
-
-INLINE Quad& quad(float* p) { return *reinterpret_cast<Quad*>(p); }
-INLINE Quad quad(const float* p) { return *reinterpret_cast<const Quad*>(p); }
-
-#if LANES == 16
-// Stage S of four: bit S of the row's number and of the column's change places.
-#define PICK(S, l) ((l) & (S) ? 16 + (l) - (S) : (l))
-#define PICK_HIGH(S, l) ((l) & (S) ? 16 + (l) : (l) + (S))
-#define ALL(P, S)                                                                               \
-  P(S, 0), P(S, 1), P(S, 2), P(S, 3), P(S, 4), P(S, 5), P(S, 6), P(S, 7), P(S, 8), P(S, 9),     \
-      P(S, 10), P(S, 11), P(S, 12), P(S, 13), P(S, 14), P(S, 15)
-#define STAGE(S)                                                          \
-  _Pragma("GCC unroll 16") for (int i = 0; i < 16; ++i) if (!(i & (S))) { \
-    const Vec a = v[i], b = v[i + (S)];                                   \
-    v[i] = __builtin_shufflevector(a, b, ALL(PICK, S));                   \
-    v[i + (S)] = __builtin_shufflevector(a, b, ALL(PICK_HIGH, S));        \
-  }
-INLINE void transpose16(const float* from, int64_t from_step, float* to, int64_t to_step) {
-  Vec v[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) v[i] = load(from + i * from_step);
-  STAGE(1)
-  STAGE(2)
-  STAGE(4)
-  STAGE(8)
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) store(to + i * to_step, v[i]);
-}
-#undef PICK
-#undef PICK_HIGH
-#undef ALL
-#undef STAGE
-#endif
-
-// Sixteen lines a power of two apart, as they often are, would share one cache set: then four lanes
-// are turned at a time, and otherwise sixteen, where registers hold them.
-INLINE bool crowded(int64_t step) { return step % 512 == 0; }
-
-void interleave(int64_t length, const float* from, int64_t lane_step, int64_t step, float* to,
-                int64_t to_step) {
-  int64_t done = 0;
-#if LANES == 16
-  if (step == 1 && !crowded(lane_step))
-    for (; done + 16 <= length; done += 16)
-      transpose16(from + done, lane_step, to + done * to_step, to_step);
-#endif
-  for (int64_t l = 0; l < kLanes; l += 4) {
-    const float* p = from + l * lane_step;
-    int64_t i = done;
-    if (step == 1)
-      for (; i + 4 <= length; i += 4) {
-        Quad a = quad(p + i), b = quad(p + lane_step + i), c = quad(p + 2 * lane_step + i),
-             d = quad(p + 3 * lane_step + i);
-        transpose4(a, b, c, d);
-        float* q = to + i * to_step + l;
-        quad(q) = a;
-        quad(q + to_step) = b;
-        quad(q + 2 * to_step) = c;
-        quad(q + 3 * to_step) = d;
-      }
-    for (; i < length; ++i)
-      for (int64_t j = 0; j < 4; ++j) to[i * to_step + l + j] = p[j * lane_step + i * step];
-  }
-}
-
-void separate(int64_t length, const float* from, int64_t from_step, float* to, int64_t lane_step) {
-  int64_t done = 0;
-#if LANES == 16
-  if (!crowded(lane_step))
-    for (; done + 16 <= length; done += 16)
-      transpose16(from + done * from_step, from_step, to + done, lane_step);
-#endif
-  for (int64_t l = 0; l < kLanes; l += 4) {
-    float* q = to + l * lane_step;
-    int64_t i = done;
-    for (; i + 4 <= length; i += 4) {
-      const float* p = from + i * from_step + l;
-      Quad a = quad(p), b = quad(p + from_step), c = quad(p + 2 * from_step),
-           d = quad(p + 3 * from_step);
-      transpose4(a, b, c, d);
-      quad(q + i) = a;
-      quad(q + lane_step + i) = b;
-      quad(q + 2 * lane_step + i) = c;
-      quad(q + 3 * lane_step + i) = d;
-    }
-    for (; i < length; ++i)
-      for (int64_t j = 0; j < 4; ++j) q[j * lane_step + i] = from[i * from_step + l + j];
-  }
 }
 
 INLINE float sum(Vec v) {
@@ -510,77 +444,18 @@ INLINE float activate_one(float f, Activation activation) {
   return activate(splat(f), activation)[0];
 }
 
-// One row times one vector, or times four whose entries stand next to each other. Eight sums, so that
-// additions do not wait for each other; each a register of its own, not a lane filled by a gather: a
-// gather of sixteen takes longer than sixteen loads.
-template <class V>
-INLINE V product(int64_t k, int64_t end, const int32_t* columns, const float* values, const V* x) {
-  V acc[8] = {};
-#define ADD(s, i)                                \
-  {                                              \
-    acc[s] += values[k + i] * x[columns[k + i]]; \
-    KEEP_APART(acc[s]);                          \
-  }
-#pragma GCC unroll 1
-  for (; k + 8 <= end; k += 8) {
-    ADD(0, 0) ADD(1, 1) ADD(2, 2) ADD(3, 3) ADD(4, 4) ADD(5, 5) ADD(6, 6) ADD(7, 7)
-  }
-  if (k + 4 <= end) {
-    ADD(0, 0) ADD(1, 1) ADD(2, 2) ADD(3, 3)
-    k += 4;
-  }
-  if (k < end) ADD(4, 0)
-  if (k + 1 < end) ADD(5, 1)
-  if (k + 2 < end) ADD(6, 2)
-#undef ADD
-  return ((acc[0] + acc[1]) + (acc[2] + acc[3])) + ((acc[4] + acc[5]) + (acc[6] + acc[7]));
-}
-
-void gather(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
-            const float* values, const float* bias, const float* x, float* y,
-            Activation activation) {
-  for (int64_t o = first; o < last; ++o) {
-    const float total = product(crow[o], crow[o + 1], columns, values, x);
-    y[o - first] = activate_one(bias ? total + bias[o] : total, activation);
-  }
-  if (is_curve(activation)) curve(1, last - first, 0, y, activation);
-}
-
-void gather4(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
-             const float* values, const float* bias, const float* x, float* y,
-             Activation activation) {
-  for (int64_t o = first; o < last; ++o) {
-    Quad total = product(crow[o], crow[o + 1], columns, values, reinterpret_cast<const Quad*>(x));
-    if (bias) total += bias[o];
-    for (int b = 0; b < 4; ++b) y[(o - first) * 4 + b] = activate_one(total[b], activation);
-  }
-  if (is_curve(activation)) curve(1, (last - first) * 4, 0, y, activation);
-}
-
-// The last vector of a line may lie over the one before it: no tail is copied float by float.
-void copy(int64_t lines, int64_t length, const float* from, int64_t from_step, float* to,
-          int64_t to_step, int64_t gap) {
-  for (int64_t line = 0; line < lines; ++line, from += from_step, to += to_step) {
-    if (length >= LANES) {
-      int64_t i = 0;
-      for (; i + LANES <= length; i += LANES) store(to + i, load(from + i));
-      if (i < length) store(to + length - LANES, load(from + length - LANES));
-    } else if (length >= 4) {
-      int64_t i = 0;
-      for (; i + 4 <= length; i += 4)
-        quad(to + i) = quad(from + i);
-      if (i < length) quad(to + length - 4) = quad(from + length - 4);
-    } else {
-      for (int64_t i = 0; i < length; ++i) to[i] = from[i];
-    }
-    for (int64_t i = 0; i < gap; ++i) to[length + i] = 0.0f;
-  }
-}
-
 #include "channels_body.h"
+#include "linear_body.h"
+#include "ends_body.h"
 
-const RowSparseKernels kKernels = {rows, pixels, interleave, separate, channels, weave, finish,
-                                   dots, gather, gather4, copy,       MAX_ROWS, MAX_UNITS};
+#define ENDS(T)                                                                             \
+  {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, pick<T>, scatter<T>, write<T>}
+const RowSparseKernels kKernels = {rows,     pixels,   interleave_of<float>, separate_of<float>,
+                                   channels, weave,    finish,               dots,
+                                   gather,   gather4,  stretch,              in_range,
+                                   MAX_ROWS, MAX_UNITS, STRETCH_UNITS,
+                                   {ENDS(float), ENDS(Half), ENDS(BFloat)}};
+#undef ENDS
 
 }  // namespace
 }  // namespace sparse_ops

@@ -9,6 +9,8 @@
 #define TILE_SIZES_1(X) \
   X(1, 2, 1) X(1, 1, 2) X(1, 1, 1)
 #define TILE_SIZES_2(X)
+#define STRETCH_UNITS 2
+#define HALF_CONVERSIONS 0
 #define KEEP_APART(sum)
 #include "row_sparse_body.h"
 

@@ -5,12 +5,15 @@
 namespace sparse_ops {
 
 // periodic_conv2d and csr_conv2d: filter o keeps the columns of class o mod (number of classes).
+// x is float32, float16 or bfloat16, and so are y and the residual; values and bias are, too, or
+// float32. Writes to `out`, if there is one, and gives it back.
 Tensor row_sparse_conv2d(const RowSparseKernels& kernels, const Tensor& x, const Tensor& crow,
                          const Tensor& col, const Tensor& values, const std::optional<Tensor>& bias,
-                         const std::optional<Tensor>& residual, const Numbers& shape, const Numbers& stride, const Numbers& padding,
-                         const Numbers& dilation, int64_t groups, int64_t activation);
+                         const std::optional<Tensor>& residual, const Numbers& shape,
+                         const Numbers& stride, const Numbers& padding, const Numbers& dilation,
+                         int64_t groups, int64_t activation, const std::optional<Tensor>& out);
 
-// (dx, dvalues) of the same; what is not needed comes back empty.
+// (dx, dvalues) of the same, of float32; what is not needed comes back empty.
 std::tuple<Tensor, Tensor> row_sparse_conv2d_backward(
     const RowSparseKernels& kernels, const Tensor& dy, const Tensor& x, const Tensor& crow,
     const Tensor& col, const Tensor& values, const Numbers& shape, const Numbers& stride,
@@ -21,6 +24,6 @@ Tensor channel_pruned_conv2d(const RowSparseKernels& kernels, const Tensor& x, c
                              const std::optional<Tensor>& bias,
                              const std::optional<Tensor>& residual, const Numbers& shape,
                              const Numbers& stride, const Numbers& padding, const Numbers& dilation,
-                             int64_t activation);
+                             int64_t activation, const std::optional<Tensor>& y);
 
 }  // namespace sparse_ops

@@ -47,22 +47,15 @@ inline const float* data(const Tensor& t) { return t.const_data_ptr<float>(); }
 inline const float* data(const std::optional<Tensor>& t) { return t ? data(*t) : nullptr; }
 inline const int32_t* index_data(const Tensor& t) { return t.const_data_ptr<int32_t>(); }
 
-// Whether all are in [0, limit). The sign bit of i | (limit - 1 - i) is set for those that are not: no
-// comparison, so that every instruction set does several at once.
-inline bool all_below(const int32_t* index, int64_t count, int64_t limit) {
-  if (limit > INT32_MAX) limit = INT32_MAX;
-  const uint32_t last = static_cast<uint32_t>(limit - 1);
-  uint32_t bad = count && limit < 1 ? ~0u : 0u;
-  for (int64_t k = 0; k < count; ++k) {
-    const uint32_t value = static_cast<uint32_t>(index[k]);
-    bad |= value | (last - value);
-  }
-  return !(bad >> 31);
+inline bool all_below(const RowSparseKernels& kernels, const int32_t* index, int64_t count,
+                      int64_t limit) {
+  return count == 0 || (limit >= 1 && kernels.in_range(index, count, limit));
 }
 
-inline void check_below(const Tensor& index, const char* name, int64_t limit) {
-  STD_TORCH_CHECK(all_below(index_data(index), index.numel(), limit), name, " must be in [0, ",
-                  limit, ")");
+inline void check_below(const RowSparseKernels& kernels, const Tensor& index, const char* name,
+                        int64_t limit) {
+  STD_TORCH_CHECK(all_below(kernels, index_data(index), index.numel(), limit), name,
+                  " must be in [0, ", limit, ")");
 }
 
 // Pointers into `last` entries: from 0 to last, never falling.

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparse_ops._files import replacing
-from sparse_ops.convert import fuse
+from sparse_ops.convert import concat, fuse
 from sparse_ops.convert.candidates import REFERENCE, backend_refuses
 from sparse_ops.convert.compiled import route_
 from sparse_ops.convert.describe import check_layer_fits, packed_from, smallest_input
@@ -72,6 +72,8 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, compile: bool = True
         fast = _pack(fast, layers, tensors)
         fast = _fold_away(fast, folded)
         fast = _fuse(fast, fusions)
+        if about.concatenations:
+            fast = concat.joined(fast, about.concatenations)
         _load_state(fast, tensors)
         if about.layout == CHANNELS_LAST:
             take_channels_last_(fast)

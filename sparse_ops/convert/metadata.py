@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from sparse_ops.convert import fuse
+from sparse_ops.convert import concat, fuse
 from sparse_ops.convert.compiled import Input, route_of
 from sparse_ops.convert.describe import (
     describe,
@@ -27,6 +27,8 @@ from sparse_ops.nn import SparseLayer
 from sparse_ops.ops._activation import ACTIVATIONS
 
 FORMAT, VERSION = "sparse_ops.packed", "1"
+# More than any model concatenates.
+MOST_CHANNELS = 2**20
 
 
 def metadata_of(model: nn.Module) -> dict[str, str]:
@@ -54,6 +56,8 @@ def metadata_of(model: nn.Module) -> dict[str, str]:
             each.layer: {"activation": each.activation, "residual": each.residual}
             for each in fusions
         }
+    if concatenations := concat.concatenations_of(model):
+        about["concatenated"] = [each.parts for each in concatenations]
     return {"format": FORMAT, "version": VERSION, "model": json.dumps(about)}
 
 
@@ -66,6 +70,7 @@ class Description:
         folded: the modules that were folded away.
         shrunk: the modules that channels were removed from.
         fusions: what packed layers do beside, in a traced model.
+        concatenations: which outputs they write to where they are concatenated, likewise.
         layout: "channels_last", or None.
         compiled: the inputs that the model was compiled for; none if it was not.
     """
@@ -74,6 +79,7 @@ class Description:
     folded: dict[str, Any]
     shrunk: dict[str, Any]
     fusions: list[fuse.Fusion]
+    concatenations: list[concat.Concatenation]
     layout: str | None
     compiled: list[Input]
 
@@ -120,7 +126,30 @@ def parse(metadata: dict[str, str]) -> Description:
             raise ValueError(f"what is fused into {name!r} must be a name and true or false")
         fusions.append(fuse.Fusion(name, activation, residual))
     compiled = inputs_described(description.get("compiled", []))
-    return Description(parts[0], parts[1], parts[2], fusions, layout, compiled)
+    concatenations = _concatenations(description.get("concatenated", []))
+    return Description(parts[0], parts[1], parts[2], fusions, concatenations, layout, compiled)
+
+
+def _concatenations(described: Any) -> list[concat.Concatenation]:
+    """What a file says of concatenations: for each a list of [layer or null, channels]."""
+    good = isinstance(described, list) and all(
+        isinstance(parts, list)
+        and all(
+            isinstance(part, list)
+            and len(part) == 2
+            and isinstance(part[0], str | None)
+            and type(part[1]) is int
+            and 0 < part[1] < MOST_CHANNELS
+            for part in parts
+        )
+        for parts in described
+    )
+    if not good:
+        raise ValueError(
+            "what is concatenated must be lists of a layer's name or null, and its channels, "
+            f"got {described!r:.80}"
+        )
+    return [concat.Concatenation(tuple((n, c) for n, c in parts)) for parts in described]
 
 
 def check_folding(model: nn.Module, about: Description) -> None:

@@ -145,6 +145,7 @@ class Packer:
             settled.dense,
             settled.packed,
             tuple(settled.fusions),
+            tuple(settled.concatenations),
         )
         return made, context
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparse_ops.convert.assemble import LayerPlan, assemble_
 from sparse_ops.convert.compiled import compile_
+from sparse_ops.convert.concat import Concatenation, joined
 from sparse_ops.convert.fastest import Forms
 from sparse_ops.convert.fold import Folding, activation_name, fold_batch_norms_
 from sparse_ops.convert.forms import COMPILED
@@ -38,6 +39,7 @@ class Plan:
         shrinking: which channels are removed.
         dense_forms, packed_forms: how the two models may run, and what is the fastest way.
         fusions: what packed layers do beside, in a model that becomes a torch.fx.GraphModule.
+        concatenations: which outputs they write to where they are concatenated, likewise.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -50,6 +52,7 @@ class Plan:
     dense_forms: Forms = field(default_factory=Forms)
     packed_forms: Forms = field(default_factory=Forms)
     fusions: tuple[Fusion, ...] = ()
+    concatenations: tuple[Concatenation, ...] = ()
 
     @property
     def packed(self) -> tuple[LayerPlan, ...]:
@@ -92,6 +95,8 @@ class Plan:
                 check_layer(layer.name, plain, packed, calls.pop(layer.name).x)
         if self.fusions:
             fast = fused(fast, list(self.fusions))
+        if self.concatenations:
+            fast = joined(fast, self.concatenations)
         if self.packed_forms.fastest == CHANNELS_LAST:
             take_channels_last_(fast)
         if self.packed_forms.fastest == COMPILED:
@@ -170,6 +175,7 @@ class Plan:
             "dense_forms": asdict(self.dense_forms),
             "packed_forms": asdict(self.packed_forms),
             "fusions": [asdict(fusion) for fusion in self.fusions],
+            "concatenations": [asdict(each) for each in self.concatenations],
             "notes": list(self.notes),
         }
 

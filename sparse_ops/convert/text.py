@@ -65,6 +65,8 @@ def plan_text(plan: "Plan") -> str:
             if fusion.layer == layer.name:
                 becomes += " + residual" if fusion.residual else ""
                 becomes += f" + {fusion.activation}" if fusion.activation else ""
+        if any(layer.name in each.layers for each in plan.concatenations):
+            becomes += " + cat"
         times = (layer.dense_ms, layer.packed_ms)
         reached = layer.floor_reached
         table.add_row(

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops._files import replacing
+from sparse_ops.convert.concat import concatenations_of
 from sparse_ops.convert.prepare import copied, example_tuple, replaced
 from sparse_ops.nn import SparseLayer
+from sparse_ops.nn._conv import placed
 from sparse_ops.ops._activation import add_and_activate
 
 # An ONNX file is one protobuf message, and those end at 2 GiB.
@@ -18,16 +20,19 @@ LARGEST_ONNX = 2**31
 def to_dense(model: nn.Module) -> nn.Module:
     """A dense model of the same outputs as a converted one: each sparse layer unpacked."""
     dense = copied(model)
+    concatenated = {name for each in concatenations_of(model) for name in each.layers}
     for name, module in list(dense.named_modules()):
         if isinstance(module, SparseLayer):
             unpacked: Any = module
-            new = Unfused(unpacked) if module.fused else unpacked.to_dense()
+            new = Unfused(unpacked) if module.fused or name in concatenated else unpacked.to_dense()
             dense = replaced(dense, name, new)
     return dense
 
 
 class Unfused(nn.Module):
-    """The dense layer of a packed one that may be given a residual."""
+    """The dense layer of a packed one that may be given a residual, and told where its output is
+    wanted.
+    """
 
     def __init__(self, packed: Any) -> None:
         super().__init__()
@@ -37,8 +42,14 @@ class Unfused(nn.Module):
         self.activation = activation
         self.train(packed.training)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return add_and_activate(self.layer(x), residual, self.activation)
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        into: tuple[Tensor | int, int] | None = None,
+    ) -> Tensor:
+        y = add_and_activate(self.layer(x), residual, self.activation)
+        return y if into is None else placed(y, into)
 
 
 def export_onnx(

@@ -4,7 +4,7 @@ It must be faster in the median, or layers go back to dense until it is.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparse_ops.convert import fuse
+from sparse_ops.convert import concat, fuse
 from sparse_ops.convert.assemble import LayerPlan, assemble_
 from sparse_ops.convert.cache import digest
+from sparse_ops.convert.concat import Concatenation
 from sparse_ops.convert.context import Context
 from sparse_ops.convert.fastest import Forms, fastest_layout, try_compiled
 from sparse_ops.convert.forms import COMPILED, Call, channels_last_call, failure
 from sparse_ops.convert.fuse import Fusion
-from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy, take_channels_last_
+from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.progress import Step
 from sparse_ops.convert.verify import Mismatch, check_model
@@ -37,6 +38,7 @@ class Settled:
         whole: how the whole compares, or None if nothing is faster.
         dense, packed: the forms of the two models.
         fusions: what is fused in the graph of the packed one.
+        concatenations: what is concatenated in it without a copy.
         unfused: what stands against a graph of it, in words; "" if nothing does.
     """
 
@@ -45,6 +47,7 @@ class Settled:
     dense: Forms
     packed: Forms
     fusions: Sequence[Fusion] = ()
+    concatenations: Sequence[Concatenation] = ()
     unfused: str = ""
 
 
@@ -77,16 +80,22 @@ def settle(
         about = _about(layers)
         packed_forms, call = fastest_layout(context, fast, about, share / 2)
         fusions: list[Fusion] = []
+        concatenations: list[Concatenation] = []
         unfused = ""
         if fuses:
+            form = packed_forms.fastest
             try:
-                fusions, fast, call = _fused(context, fast, packed_forms, call, about, share / 2)
+                rewriting = _Rewriting("fused", fuse.find, fuse.fused)
+                fusions, fast, call = rewriting(context, fast, form, call, about, share / 2)
+                about += " fused" if fusions else ""
+                rewriting = _Rewriting("concatenated", concat.find, concat.joined)
+                concatenations, fast, call = rewriting(context, fast, form, call, about, share / 2)
             except Mismatch:
                 raise
             except Exception as error:
                 # Without a graph the model is as fast as it was; the plan says so.
                 unfused = f"nothing was fused in the model's graph: {failure(error)}"
-        about += " fused" if fusions else ""
+        about += " concatenated" if concatenations else ""
         whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup <= 1 and dense_forms.fastest == COMPILED:
             packed_forms, call = try_compiled(context, fast, about, packed_forms, call, share / 2)
@@ -94,7 +103,8 @@ def settle(
                 whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup > 1:
             step()
-            return Settled(layers, whole, dense_forms, packed_forms, fusions, unfused)
+            ways = fusions, concatenations
+            return Settled(layers, whole, dense_forms, packed_forms, *ways, unfused)
         if not packed:
             break
         layers = _some_back(layers, packed, whole)
@@ -103,27 +113,36 @@ def settle(
     return Settled(layers, None, dense_forms, packed_forms)
 
 
-def _fused(
-    context: Context,
-    fast: nn.Module,
-    forms: Forms,
-    call: Call,
-    about: str,
-    seconds: float,
-) -> tuple[list[Fusion], nn.Module, Call]:
-    """What is fused in the graph, the model with it and its call: where that is surely faster."""
-    found = fuse.find(fast, fuse.shapes_of(fast, context.example))
-    if not found:
-        return [], fast, call
-    model: nn.Module = fuse.fused(sharing_copy(fast), found)
-    check_model(fast, model, context.example)
-    if forms.fastest == CHANNELS_LAST:
-        take_channels_last_(model)
-    one: Call = partial(model, *context.example)
-    what = {"forms": [forms.fastest] * 2, "of": [about, "fused"]}
-    if context.timed_whole(what, call, one, seconds).low <= 1:
-        return [], fast, call
-    return found, model, one
+@dataclass(frozen=True)
+class _Rewriting:
+    """A way to rewrite the graph of the packed model: its name, what finds places, what does it."""
+
+    name: str
+    find: Callable[..., list[Any]]
+    rewrite: Callable[..., nn.Module]
+
+    def __call__(
+        self,
+        context: Context,
+        fast: nn.Module,
+        form: str,
+        call: Call,
+        about: str,
+        seconds: float,
+    ) -> tuple[list[Any], nn.Module, Call]:
+        """What is rewritten, the model with it and its call: where that is surely faster."""
+        found = self.find(fast, fuse.shapes_of(fast, context.example))
+        if not found:
+            return [], fast, call
+        model = self.rewrite(sharing_copy(fast), found)
+        check_model(fast, model, context.example)
+        one: Call = partial(model, *context.example)
+        if form == CHANNELS_LAST:
+            one = channels_last_call(model, context.example)
+        what = {"forms": [form] * 2, "of": [about, self.name]}
+        if context.timed_whole(what, call, one, seconds).low <= 1:
+            return [], fast, call
+        return found, model, one
 
 
 def _against(

@@ -1,6 +1,7 @@
 """What the sparse convolutions have in common: everything of nn.Conv2d but its weight."""
 
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,9 @@ from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.nn._layer import SparseLayer
+from sparse_ops.ops._backend import needs_gradient
+from sparse_ops.ops._native import channels_last
+from sparse_ops.ops._shapes import conv2d_output_size
 
 Self = TypeVar("Self", bound="SparseConv2d")
 Pair = int | tuple[int, int]
@@ -20,8 +24,36 @@ def not_a_conv2d(dense: nn.Module) -> str | None:
     return f"{type(dense).__name__} is not Conv2d"
 
 
+def _room(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
+    """An uninitialised (N, channels, *size), of the type and in the layout of `like` (N, ...)."""
+    layout = torch.channels_last if channels_last(like) else torch.contiguous_format
+    return torch.empty(
+        (like.shape[0], channels, *size),
+        dtype=like.dtype,
+        device=like.device,
+        memory_format=layout,
+    )
+
+
+def placed(y: Tensor, into: tuple[Tensor | int, int]) -> Tensor:
+    """y (N, O, H', W') copied to where `into` of `SparseConv2d.forward` says, with its gradient."""
+    whole, first = into
+    if isinstance(whole, int):
+        whole = _room(y, whole, y.shape[2:])
+    part = whole[:, first : first + y.shape[1]]
+    if part.shape != y.shape:
+        raise ValueError(f"out must be {tuple(y.shape)}, got {tuple(part.shape)}")
+    part.copy_(y)
+    return whole
+
+
 class SparseConv2d(SparseLayer):
     """A convolution on a packed weight; a subclass says which format and operator."""
+
+    DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+    # The operator's function, and what of the geometry its compiled operators are given.
+    FUNCTION: ClassVar[Callable[..., Tensor]]
+    GEOMETRY: ClassVar[tuple[str, ...]] = ("shape", "stride", "_inner", "dilation", "groups")
 
     @classmethod
     def template(cls, *arguments: Any, **keywords: Any) -> nn.Conv2d:
@@ -110,6 +142,59 @@ class SparseConv2d(SparseLayer):
             return x
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         return F.pad(x, self._outer, mode=mode)
+
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        into: tuple[Tensor | int, int] | None = None,
+    ) -> Tensor:
+        """x (N, I, H, W) -> y (N, O, H', W'); a residual is added before the activation.
+
+        Args:
+            into: (whole, first): y becomes channels [first, first + O) of `whole` (N, C, H', W'),
+                which is returned. (C, first): of a new tensor of C channels.
+
+        Raises:
+            ValueError: shapes or dtypes do not fit, or `whole` has not these channels.
+            RuntimeError: no backend can run this, or write to these strides.
+        """
+        x = self.padded(x)
+        if into is None:
+            return self._convolved(x, residual, None)
+        if x.dim() != 4:
+            raise ValueError(f"x must be (N, I, H, W) to write into a tensor, got {tuple(x.shape)}")
+        whole, first = into
+        own = slice(first, first + self.shape[0])
+        parts = x, self.values, self.bias, residual
+        gradient = torch.is_grad_enabled() and needs_gradient(*parts)
+        if gradient or torch.is_autocast_enabled(x.device.type):
+            return placed(self._convolved(x, residual, None), into)
+        if isinstance(whole, int):
+            steps = self.stride, self._inner, self.dilation
+            whole = _room(x, whole, conv2d_output_size(x.shape[2:], self.shape[2:], *steps))
+        self._convolved(x, residual, whole[:, own])
+        return whole
+
+    def _convolved(self, x: Tensor, residual: Tensor | None, out: Tensor | None) -> Tensor:
+        if x.dim() == 4:
+            geometry = [getattr(self, name) for name in self.GEOMETRY]
+            y = self._direct(x, residual, *geometry, out=out)
+            if y is not None:
+                return y
+        return type(self).FUNCTION(
+            x,
+            self.weight,
+            self.bias,
+            self.stride,
+            self._inner,
+            self.dilation,
+            self.groups,
+            activation=self.activation,
+            residual=residual,
+            out=out,
+            backend=self.backend,
+        )
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"

@@ -35,9 +35,12 @@ class SparseLayer(nn.Module):
     """
 
     fused: bool = False
-    # backend -> its compiled operator, and what that is given after x.
+    # backend -> its compiled operator, and the one that writes to a tensor; what both are given
+    # after x, and the types of x that they take.
     OPERATORS: ClassVar[dict[str, Any]] = {}
+    OUT_OPERATORS: ClassVar[dict[str, Any]] = {}
     ARGUMENTS: ClassVar[tuple[str, ...]] = ()
+    DTYPES: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
 
     values: nn.Parameter
     bias: nn.Parameter | None
@@ -72,8 +75,10 @@ class SparseLayer(nn.Module):
         """The mask, bool, of the dense weight's shape."""
         return self.weight.scatter(torch.ones_like(self.values.detach())) != 0
 
-    def _direct(self, x: Tensor, residual: Tensor | None, *geometry: Any) -> Tensor | None:
-        """What the compiled operator itself gives, or None where more is to be done.
+    def _direct(
+        self, x: Tensor, residual: Tensor | None, *geometry: Any, out: Tensor | None = None
+    ) -> Tensor | None:
+        """What the compiled operator itself gives, or `out`, or None where more is to be done.
 
         The functions check and convert, which on small layers takes as long as the arithmetic. The
         operator checks all that could make it read out of bounds; x's dimensions are the caller's.
@@ -81,22 +86,23 @@ class SparseLayer(nn.Module):
         values = self._parameters["values"]
         if (
             torch.is_grad_enabled()
-            or (residual is not None and residual.dtype is not torch.float32)
+            or (residual is not None and residual.dtype is not x.dtype)
             or self.backend not in self.OPERATORS
-            or x.dtype is not torch.float32
+            or x.dtype not in self.DTYPES
             or values is None
-            or values.dtype is not torch.float32
+            or values.dtype is not x.dtype
             or not x.is_cpu
             or torch.is_autocast_enabled("cpu")
             or torch.compiler.is_compiling()
         ):
             return None
-        given = [values if n == "values" else self._buffers[n] for n in self.ARGUMENTS]
-        code = ACTIVATION_CODES[self.activation]
+        given: list[Any] = [values if n == "values" else self._buffers[n] for n in self.ARGUMENTS]
+        given += [self._parameters["bias"], residual, *geometry, ACTIVATION_CODES[self.activation]]
         try:
-            return self.OPERATORS[self.backend](
-                x, *given, self._parameters["bias"], residual, *geometry, code
-            )
+            if out is None:
+                return self.OPERATORS[self.backend](x, *given)
+            self.OUT_OPERATORS[self.backend](x, *given, out)
+            return out
         except RuntimeError:
             # Whatever is wrong, the function has the words for it.
             return None

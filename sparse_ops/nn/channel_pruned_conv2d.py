@@ -31,8 +31,11 @@ class ChannelPrunedConv2d(SparseConv2d):
             groups is not 1, or nn.Conv2d refuses its arguments.
     """
 
+    FUNCTION = staticmethod(F.channel_pruned_conv2d)
     # "auto" is the dense library here, not a kernel of ours.
     OPERATORS = compiled_operators("channel_pruned_conv2d", auto=False)
+    OUT_OPERATORS = compiled_operators("channel_pruned_conv2d_out", auto=False)
+    GEOMETRY = ("shape", "stride", "_inner", "dilation")
     ARGUMENTS = ("values", "kept_out_channels", "kept_in_channels")
 
     kept_out_channels: Tensor
@@ -116,23 +119,4 @@ class ChannelPrunedConv2d(SparseConv2d):
     def weight(self) -> ChannelPrunedWeight:
         return ChannelPrunedWeight(
             self.values, self.kept_out_channels, self.kept_in_channels, self.shape
-        )
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
-        x = self.padded(x)
-        if x.dim() == 4:
-            y = self._direct(x, residual, self.shape, self.stride, self._inner, self.dilation)
-            if y is not None:
-                return y
-        return F.channel_pruned_conv2d(
-            x,
-            self.weight,
-            self.bias,
-            self.stride,
-            self._inner,
-            self.dilation,
-            activation=self.activation,
-            residual=residual,
-            backend=self.backend,
         )

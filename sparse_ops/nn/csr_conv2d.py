@@ -28,7 +28,9 @@ class CSRConv2d(SparseConv2d):
         ValueError: the mask is not bool of the weight's shape, or nn.Conv2d refuses its arguments.
     """
 
+    FUNCTION = staticmethod(F.csr_conv2d)
     OPERATORS = compiled_operators("csr_conv2d")
+    OUT_OPERATORS = compiled_operators("csr_conv2d_out")
     ARGUMENTS = ("crow_indices", "col_indices", "values")
 
     crow_indices: Tensor
@@ -100,25 +102,3 @@ class CSRConv2d(SparseConv2d):
     @property
     def weight(self) -> CSRWeight:
         return CSRWeight(self.crow_indices, self.col_indices, self.values, self.shape)
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
-        x = self.padded(x)
-        if x.dim() == 4:
-            y = self._direct(
-                x, residual, self.shape, self.stride, self._inner, self.dilation, self.groups
-            )
-            if y is not None:
-                return y
-        return F.csr_conv2d(
-            x,
-            self.weight,
-            self.bias,
-            self.stride,
-            self._inner,
-            self.dilation,
-            self.groups,
-            activation=self.activation,
-            residual=residual,
-            backend=self.backend,
-        )

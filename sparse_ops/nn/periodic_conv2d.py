@@ -29,7 +29,9 @@ class PeriodicConv2d(SparseConv2d):
         ValueError: the pattern has another kernel_size, or nn.Conv2d refuses its arguments.
     """
 
+    FUNCTION = staticmethod(F.periodic_conv2d)
     OPERATORS = compiled_operators("periodic_conv2d")
+    OUT_OPERATORS = compiled_operators("periodic_conv2d_out")
     ARGUMENTS = ("class_crow_indices", "class_col_indices", "values")
 
     class_crow_indices: Tensor
@@ -113,28 +115,6 @@ class PeriodicConv2d(SparseConv2d):
     def weight(self) -> PeriodicWeight:
         return PeriodicWeight(
             self.values, self.class_crow_indices, self.class_col_indices, self.pattern, self.shape
-        )
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (N, I, H, W) -> (N, O, H', W'); a residual is added before the activation."""
-        x = self.padded(x)
-        if x.dim() == 4:
-            y = self._direct(
-                x, residual, self.shape, self.stride, self._inner, self.dilation, self.groups
-            )
-            if y is not None:
-                return y
-        return F.periodic_conv2d(
-            x,
-            self.weight,
-            self.bias,
-            self.stride,
-            self._inner,
-            self.dilation,
-            self.groups,
-            activation=self.activation,
-            residual=residual,
-            backend=self.backend,
         )
 
     def extra_repr(self) -> str:

@@ -17,6 +17,8 @@ class Backend:
         name: what a caller writes as `backend=`.
         run: the implementation; every backend of an operator takes the same arguments.
         refuses: why these arguments cannot be run here, or None if they can. Called as `run` is.
+        into: as `run`, but writes to a tensor that it is given last; None: what `run` gives is
+            copied there.
         backward: (dy, need_x, need_values, *arguments) -> (dx, dvalues), or None: by the reference.
     """
 
@@ -24,6 +26,7 @@ class Backend:
     run: Callable[..., Tensor]
     refuses: Callable[..., str | None]
     backward: Callable[..., tuple[Tensor | None, Tensor | None]] | None = None
+    into: Callable[..., None] | None = None
 
 
 def choose(backends: Sequence[Backend], name: str, *arguments: Any) -> Backend:

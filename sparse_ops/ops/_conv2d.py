@@ -24,7 +24,7 @@ from sparse_ops.ops._shapes import (
     Pair,
     check_conv2d,
     check_index_devices,
-    check_residual,
+    check_like_output,
     conv2d_output_size,
     pair,
 )
@@ -84,29 +84,11 @@ def reference_backward(
 def compiled(
     isa: str,
     run: Callable[..., Tensor],
+    into: Callable[..., None],
     backward: Callable[..., tuple[Tensor | None, Tensor | None]] | None = None,
 ) -> Backend:
-    """A backend of compiled code. It computes in float32; halves are converted at its ends."""
-
-    def run_in_float32(
-        x: Tensor,
-        weight: Any,
-        bias: Tensor | None,
-        geometry: Geometry,
-        activation: str | None,
-        residual: Tensor | None,
-    ) -> Tensor:
-        if x.dtype == torch.float32:
-            return run(x, weight, bias, geometry, activation, residual)
-        wide = weight.with_values(weight.values.float())
-        bias = None if bias is None else bias.float()
-        residual = None if residual is None else residual.float()
-        return run(x.float(), wide, bias, geometry, activation, residual).to(x.dtype)
-
-    def refuses(x: Tensor, weight: Any, *rest: object) -> str | None:
-        return refuses_isa(isa, x)
-
-    return Backend(isa, run_in_float32, refuses, backward)
+    """A backend of compiled code. It computes in float32; halves are converted as they are read."""
+    return Backend(isa, run, lambda x, *_: refuses_isa(isa, x), backward, into)
 
 
 def on_triton(
@@ -170,6 +152,33 @@ class _Conv2d(torch.autograd.Function):
         return dx, dvalues, dbias, None, None, None
 
 
+def _write(
+    backend: Backend,
+    out: Tensor,
+    x: Tensor,
+    weight: Any,
+    bias: Tensor | None,
+    geometry: Geometry,
+    activation: str | None,
+    residual: Tensor | None,
+) -> None:
+    """Runs a backend for `out`, of x's dimensions or without the first."""
+    if torch.is_grad_enabled() and needs_gradient(x, weight.values, bias, residual, out):
+        raise RuntimeError(
+            "what is written to `out` has no gradient, but one of the arguments wants one: "
+            "call this under torch.no_grad(), or leave out `out`"
+        )
+    target = out if out.dim() == 4 else out[None]
+    arguments = x, weight, bias, geometry, activation, residual
+    if backend.into is None:
+        target.copy_(backend.run(*arguments))
+        return
+    backend.into(*arguments, target)
+    # Whoever keeps `out` for a gradient has to learn that it has changed.
+    if not (torch.compiler.is_compiling() or out.is_inference()):
+        torch.autograd.graph.increment_version(out)
+
+
 def conv2d(
     backends: Sequence[Backend],
     x: Tensor,
@@ -181,6 +190,7 @@ def conv2d(
     groups: int,
     activation: str | None,
     residual: Tensor | None,
+    out: Tensor | None,
     backend: str,
 ) -> Tensor:
     """Checks the arguments, chooses among the backends, and runs one, with a gradient if wanted."""
@@ -202,13 +212,19 @@ def conv2d(
     check_conv2d(batched, weight.shape, values, bias, *geometry)
     check_index_devices(x, _indices(weight))
 
-    if residual is not None:
+    if residual is not None or out is not None:
         steps = geometry.stride, geometry.padding, geometry.dilation
-        out: list[int] = conv2d_output_size(batched.shape[2:], weight.shape[2:], *steps)
-        residual = residual if x.dim() == 4 else residual[None]
-        check_residual(residual, x, (batched.shape[0], weight.shape[0], *out))
+        size: list[int] = conv2d_output_size(batched.shape[2:], weight.shape[2:], *steps)
+        shape = (*x.shape[:-3], weight.shape[0], *size)
+        check_like_output("residual", residual, x, shape)
+        check_like_output("out", out, x, shape)
+        if x.dim() == 3:
+            residual = None if residual is None else residual[None]
 
     chosen = choose(backends, backend, batched, weight, bias, geometry, activation, residual)
+    if out is not None:
+        _write(chosen, out, batched, weight, bias, geometry, activation, residual)
+        return out
     if torch.is_grad_enabled() and needs_gradient(x, values, bias, residual):
         y = _Conv2d.apply(batched, values, bias, weight, chosen, geometry)
         y = add_and_activate(y, residual, activation)

@@ -21,7 +21,8 @@ LIBRARY.define("cpu_supports(str isa) -> bool")
 
 # Rows are filters. Filter o keeps the columns of class o mod (number of classes), a column being
 # (i * kH + y) * kW + x; values stand filter by filter. y is channels_last if x is. A residual, of
-# y's shape, is added before the activation.
+# y's shape, is added before the activation. x is float32, float16 or bfloat16, residual and y are
+# as x, values and bias as x or float32; the sums are float32.
 CONV = (
     "(Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, Tensor? bias, "
     "Tensor? residual, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
@@ -37,6 +38,10 @@ CHANNEL_PRUNED = (
     "Tensor? residual, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
     "int activation) -> Tensor"
 )
+# The same, written to a y of that shape and type; its images or pixels may be any distance apart.
+# It is not called `out` and no keyword: torch.compile refuses such that are not contiguous.
+CONV_OUT = CONV.replace(") -> Tensor", ", Tensor(a!) y) -> ()")
+CHANNEL_PRUNED_OUT = CHANNEL_PRUNED.replace(") -> Tensor", ", Tensor(a!) y) -> ()")
 LINEAR = (
     "(Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, Tensor? bias, "
     "Tensor? residual, int activation) -> Tensor"
@@ -114,6 +119,10 @@ def linear_fake(
     return x.new_empty(x.shape[0], crow_indices.shape[0] - 1)
 
 
+def _out_fake(*arguments: object) -> None:
+    """Nothing new comes of it."""
+
+
 def _backward_fake(dy: Tensor, x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
     values = rest[2]
     need_x, need_values = rest[-2:]
@@ -129,6 +138,9 @@ for _isa in ISAS:
         ("periodic_conv2d", CONV, conv_fake),
         ("csr_conv2d", CONV, conv_fake),
         ("channel_pruned_conv2d", CHANNEL_PRUNED, channel_pruned_fake),
+        ("periodic_conv2d_out", CONV_OUT, _out_fake),
+        ("csr_conv2d_out", CONV_OUT, _out_fake),
+        ("channel_pruned_conv2d_out", CHANNEL_PRUNED_OUT, _out_fake),
         ("csr_linear", LINEAR, linear_fake),
         ("sparse_conv2d_backward", CONV_BACKWARD, _backward_fake),
         ("csr_linear_backward", LINEAR_BACKWARD, _backward_fake),

@@ -1,6 +1,7 @@
 """What periodic_conv2d and csr_conv2d share: the call of their kernels and the gradient."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,10 @@ def columns_of(weight: CSRWeight | PeriodicWeight) -> tuple[Tensor, Tensor]:
     return weight.class_crow_indices, weight.class_col_indices
 
 
-def row_sparse_run(name: str) -> Callable[..., Tensor]:
-    """What calls the registered operator of that name, of compiled kernels or of Triton's."""
+def row_sparse_run(name: str) -> Callable[..., Any]:
+    """What calls the registered operator of that name, of compiled kernels or of Triton's; one that
+    writes to a tensor is given that last.
+    """
     operator = getattr(torch.ops.sparse_ops, name)
 
     def run(
@@ -33,7 +36,8 @@ def row_sparse_run(name: str) -> Callable[..., Tensor]:
         geometry: Geometry,
         activation: str | None,
         residual: Tensor | None,
-    ) -> Tensor:
+        *out: Tensor,
+    ) -> Any:
         return operator(
             x,
             *columns_of(weight),
@@ -43,6 +47,7 @@ def row_sparse_run(name: str) -> Callable[..., Tensor]:
             weight.shape,
             *geometry,
             _native.ACTIVATION_CODES[activation],
+            *out,
         )
 
     return run
@@ -50,7 +55,8 @@ def row_sparse_run(name: str) -> Callable[..., Tensor]:
 
 def row_sparse_compiled(operator: str, isa: str) -> Backend:
     """The backend of an operator's kernels for an instruction set."""
-    return compiled(isa, row_sparse_run(f"{operator}_{isa}"), row_sparse_backward(isa))
+    run, into = row_sparse_run(f"{operator}_{isa}"), row_sparse_run(f"{operator}_out_{isa}")
+    return compiled(isa, run, into, row_sparse_backward(isa))
 
 
 def row_sparse_backward(

@@ -84,13 +84,13 @@ def check_index_devices(x: Tensor, indices: Mapping[str, Tensor]) -> None:
             raise ValueError(f"x is on {x.device}, but the weight's {name} are on {index.device}")
 
 
-def check_residual(residual: Tensor | None, x: Tensor, shape: Sequence[int]) -> None:
-    """Raises ValueError unless a residual is of the output's shape, and of x's dtype and device."""
-    if residual is None:
+def check_like_output(name: str, given: Tensor | None, x: Tensor, shape: Sequence[int]) -> None:
+    """Raises ValueError unless a tensor is of the output's shape, and of x's dtype and device."""
+    if given is None:
         return
-    if tuple(residual.shape) != tuple(shape):
-        raise ValueError(f"residual must be {tuple(shape)}, got {tuple(residual.shape)}")
-    if residual.dtype != x.dtype or residual.device != x.device:
+    if tuple(given.shape) != tuple(shape):
+        raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(given.shape)}")
+    if given.dtype != x.dtype or given.device != x.device:
         raise ValueError(
-            f"residual must be {x.dtype} on {x.device}, got {residual.dtype} on {residual.device}"
+            f"{name} must be {x.dtype} on {x.device}, got {given.dtype} on {given.device}"
         )

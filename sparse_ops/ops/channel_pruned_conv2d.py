@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,8 +77,10 @@ def gather_backward(
     return dx, dvalues if need_values else None
 
 
-def _run(kernels: str) -> Callable[..., Tensor]:
-    """What calls the operator of compiled kernels, or of Triton's."""
+def _run(kernels: str) -> Callable[..., Any]:
+    """What calls the operator of compiled kernels, or of Triton's; one that writes to a tensor is
+    given that last.
+    """
     operator = getattr(torch.ops.sparse_ops, f"channel_pruned_conv2d_{kernels}")
 
     def run(
@@ -87,7 +90,8 @@ def _run(kernels: str) -> Callable[..., Tensor]:
         geometry: Geometry,
         activation: str | None,
         residual: Tensor | None,
-    ) -> Tensor:
+        *out: Tensor,
+    ) -> Any:
         return operator(
             x,
             weight.values,
@@ -100,6 +104,7 @@ def _run(kernels: str) -> Callable[..., Tensor]:
             geometry.padding,
             geometry.dilation,
             _native.ACTIVATION_CODES[activation],
+            *out,
         )
 
     return run
@@ -119,7 +124,7 @@ def _without_groups(always: Backend) -> Backend:
 
 
 def _compiled(isa: str) -> Backend:
-    return _without_groups(compiled(isa, _run(isa), gather_backward))
+    return _without_groups(compiled(isa, _run(isa), _run(f"out_{isa}"), gather_backward))
 
 
 def _triton_backward(
@@ -168,6 +173,7 @@ def channel_pruned_conv2d(
     *,
     activation: str | None = None,
     residual: Tensor | None = None,
+    out: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Convolves with the kept channels of a weight; a removed output channel is its bias.
@@ -181,16 +187,20 @@ def channel_pruned_conv2d(
         activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
             approximation by tanh), applied to the output.
         residual: (N, O, H', W'), of x's dtype, added before the activation, or None.
+        out: (N, O, H', W'), of x's dtype, to write to, as `whole[:, 8:24]` of a contiguous or
+            channels_last tensor; or None. No argument may want a gradient then.
         backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
 
     Returns:
-        (N, O, H', W') or (O, H', W'), of x's dtype and device; channels_last if x is. Beside it,
-        compiled backends take scratch memory of about the padded input and the kept weights, and
-        for each thread of some lines of the output.
+        (N, O, H', W') or (O, H', W'), of x's dtype and device; channels_last if x is. Or `out`.
+        Beside it, compiled backends take scratch memory of about the padded input and the kept
+        weights, and for each thread of some lines of the output.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or there is no such backend or activation.
-        RuntimeError: the backend asked for refuses these arguments; the message says why.
+        RuntimeError: the backend asked for refuses these arguments; the message says why. Or `out`
+            wants a gradient, or a kernel cannot write to it: its strides are others, or it shares
+            memory with x or residual.
     """
     return conv2d(
         BACKENDS,
@@ -203,5 +213,6 @@ def channel_pruned_conv2d(
         groups,
         activation,
         residual,
+        out,
         backend,
     )

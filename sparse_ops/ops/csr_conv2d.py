@@ -32,6 +32,7 @@ def csr_conv2d(
     *,
     activation: str | None = None,
     residual: Tensor | None = None,
+    out: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Convolves with an unstructured sparse weight.
@@ -44,16 +45,20 @@ def csr_conv2d(
         activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
             approximation by tanh), applied to the output.
         residual: (N, O, H', W'), of x's dtype, added before the activation, or None.
+        out: (N, O, H', W'), of x's dtype, to write to, as `whole[:, 8:24]` of a contiguous or
+            channels_last tensor; or None. No argument may want a gradient then.
         backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
 
     Returns:
-        (N, O, H', W') or (O, H', W'), of x's dtype and device; channels_last if x is. Beside it,
-        compiled backends take scratch memory of about the padded input and the kept weights, and
-        for each thread of some lines of the output.
+        (N, O, H', W') or (O, H', W'), of x's dtype and device; channels_last if x is. Or `out`.
+        Beside it, compiled backends take scratch memory of about the padded input and the kept
+        weights, and for each thread of some lines of the output.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or there is no such backend or activation.
-        RuntimeError: the backend asked for refuses these arguments; the message says why.
+        RuntimeError: the backend asked for refuses these arguments; the message says why. Or `out`
+            wants a gradient, or a kernel cannot write to it: its strides are others, or it shares
+            memory with x or residual.
     """
     if len(weight.shape) != 4:
         raise ValueError(f"weight must be (O, I / groups, kH, kW), got {weight.shape}")
@@ -68,5 +73,6 @@ def csr_conv2d(
         groups,
         activation,
         residual,
+        out,
         backend,
     )

@@ -17,7 +17,7 @@ from sparse_ops.ops._activation import add_and_activate, check_activation
 from sparse_ops.ops._backend import Backend, choose, needs_gradient
 from sparse_ops.ops._dense import refuses_dense, unpacked
 from sparse_ops.ops._native import refuses_isa
-from sparse_ops.ops._shapes import check_dtypes, check_index_devices, check_residual
+from sparse_ops.ops._shapes import check_dtypes, check_index_devices, check_like_output
 from sparse_ops.ops._triton import refuses_triton
 
 
@@ -194,7 +194,7 @@ def csr_linear(
     indices = {"crow_indices": weight.crow_indices, "col_indices": weight.col_indices}
     check_index_devices(x, indices)
 
-    check_residual(residual, x, (*x.shape[:-1], O))
+    check_like_output("residual", residual, x, (*x.shape[:-1], O))
 
     rows = x if x.dim() == 2 else x.reshape(-1, I)
     added = residual if residual is None or x.dim() == 2 else residual.reshape(-1, O)

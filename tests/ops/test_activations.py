@@ -5,15 +5,28 @@ import math
 import pytest
 import torch
 
-from sparse_ops.formats import CSRWeight
-from sparse_ops.functional import csr_linear
+from torch.nn import functional as F
+
+from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
+from sparse_ops.functional import (
+    channel_pruned_conv2d,
+    csr_conv2d,
+    csr_linear,
+    periodic_conv2d,
+)
 from sparse_ops.ops import _native
 from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.patterns import PSD2_P8
 
 ISAS = [
     pytest.param(isa, marks=pytest.mark.skipif(why is not None, reason=str(why)))
     for isa, why in _native.REFUSES.items()
 ]
+FUNCTIONS = {
+    CSRWeight: csr_conv2d,
+    PeriodicWeight: periodic_conv2d,
+    ChannelPrunedWeight: channel_pruned_conv2d,
+}
 # Without fused multiplications the polynomials lose one or two more.
 MOST_ULPS = 6
 
@@ -86,3 +99,36 @@ def test_every_value_is_curved_once(activation, batch, isa):
         y = csr_linear(x, weight, bias, activation=activation, residual=added, backend=isa)
         z = x.double() @ dense.double().T + bias + (0 if added is None else added)
         torch.testing.assert_close(y.double(), exactly(z, activation), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("batch", [1, 17])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("kind", [CSRWeight, PeriodicWeight, ChannelPrunedWeight])
+def test_every_pixel_is_curved_once(kind, last, batch, dtype, isa):
+    """All ways in which convolutions write: planes, channels, images in lanes; 16 bits; parts."""
+    shape = (32, 8, 3, 3)
+    mask = torch.rand(shape) > 0.7
+    if kind is PeriodicWeight:
+        mask = PSD2_P8.mask(shape)
+    if kind is ChannelPrunedWeight:
+        mask = torch.zeros(shape, dtype=torch.bool)
+        mask[::2, 1:] = True
+    dense = (torch.randn(shape) * mask).to(dtype)
+    weight, function = kind.pack(dense, mask), FUNCTIONS[kind]
+    layout = torch.channels_last if last else torch.contiguous_format
+    x = torch.randn(batch, 8, 7, 9).to(dtype).contiguous(memory_format=layout)
+    residual = torch.randn(batch, 32, 7, 9).to(dtype).contiguous(memory_format=layout)
+    for activation in ("silu", "gelu", "gelu_tanh"):
+        for added in (None, residual):
+            options = {"activation": activation, "residual": added, "backend": isa}
+            z = F.conv2d(x.double(), dense.double(), None, 1, 1)
+            expected = exactly(z + (0 if added is None else added.double()), activation)
+            tolerance = 1e-5 if dtype is torch.float32 else 1e-2
+            y = function(x, weight, None, 1, 1, **options)
+            torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=tolerance)
+            wide = torch.empty(batch, 40, 7, 9, dtype=dtype).contiguous(memory_format=layout)
+            with torch.no_grad():
+                function(x, weight, None, 1, 1, **options, out=wide[:, 8:])
+            assert torch.equal(wide[:, 8:], y)

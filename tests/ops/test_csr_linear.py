@@ -1,5 +1,8 @@
 """Every backend of csr_linear against float64, forwards and backwards."""
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -115,8 +118,9 @@ def test_other_dtypes(backend, dtype):
     assert_within_rounding(y, *exact(x, weight, bias), 34)
 
 
-def test_one_thread_and_two_give_the_same_bits(backend):
-    x, weight, bias = problem(LINEAR[9]._replace(batch=37))
+@pytest.mark.parametrize("case", [LINEAR[9]._replace(batch=37), *LINEAR[-2:]], ids=str)
+def test_one_thread_and_two_give_the_same_bits(backend, case):
+    x, weight, bias = problem(case)
     skip_if_refused(backend, x, weight, bias, None)
     threads, results = torch.get_num_threads(), []
     try:
@@ -129,6 +133,22 @@ def test_one_thread_and_two_give_the_same_bits(backend):
         torch.testing.assert_close(*results)
     else:
         assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 48])
+def test_columns_in_any_order_give_the_same_sums(backend, batch):
+    """A packed weight has its columns in order; a call to the operator need not."""
+    x, weight, bias = problem(LINEAR[-2]._replace(batch=batch))
+    skip_if_refused(backend, x, weight, bias, None)
+    order = torch.cat(
+        [
+            torch.arange(first, last).flip(0)
+            for first, last in itertools.pairwise(weight.crow_indices.tolist())
+        ]
+    )
+    turned = replace(weight, col_indices=weight.col_indices[order], values=weight.values[order])
+    y = csr_linear(x, turned, bias, backend=backend.name)
+    assert_within_rounding(y, *exact(x, weight, bias), 2901)
 
 
 def test_errors_name_the_shape_and_the_reason():

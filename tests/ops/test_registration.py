@@ -15,6 +15,11 @@ ISAS = [isa for isa in _native.ISAS if _native.REFUSES[isa] is None]
 needs_native = pytest.mark.skipif(not ISAS, reason=str(_native.MISSING))
 
 
+def part(channels):
+    """Some channels of a larger tensor (2, *, 3, 1)."""
+    return torch.randn(2, channels + 5, 3, 1)[:, 2 : channels + 2]
+
+
 def arguments():
     x, bias, shape = torch.randn(2, 8, 6, 5), torch.randn(16), (16, 8, 3, 3)
     geometry = ((2, 1), (1, 0), (1, 2), 1)
@@ -32,6 +37,9 @@ def arguments():
         "periodic_conv2d": (x, *classes, bias, torch.randn(2, 16, 3, 1), shape, *geometry, 1),
         "csr_conv2d": (x, *rows, None, None, shape, *geometry, 0),
         "channel_pruned_conv2d": (last, *kept, bias, None, shape, *geometry[:3], 2),
+        "periodic_conv2d_out": (x, *classes, bias, None, shape, *geometry, 1, part(16)),
+        "csr_conv2d_out": (last, *rows, bias, None, shape, *geometry, 0, part(16)),
+        "channel_pruned_conv2d_out": (x, *kept, None, None, shape, *geometry[:3], 2, part(16)),
         "sparse_conv2d_backward": (dy, x, *rows, shape, *geometry, True, False),
         "csr_linear": (torch.randn(6, 9), *line, torch.randn(7), torch.randn(6, 7), 3),
         "csr_linear_backward": (torch.randn(6, 7), torch.randn(6, 9), *line, False, True),
