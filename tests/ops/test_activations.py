@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
