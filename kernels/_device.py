@@ -5,8 +5,29 @@ import triton.language as tl
 
 
 @triton.jit
+def gelu(y):
+    """y * Phi(y), by the same polynomial as csrc/cpu/row_sparse_body.h, which says what it is."""
+    a = tl.abs(y)
+    a = tl.where(a > 13.25, 13.25, a)
+    s = 1.0 / (a + 2.25)
+    u = a * s
+    p = -0.0920174271 * u + 0.352038741
+    p = p * u - 0.491666585
+    p = p * u + 0.353157014
+    p = p * u - 0.22954932
+    p = p * u + 0.0481571704
+    p = p * u + 0.0931105837
+    p = p * u + 0.202055767
+    p = p * u - 0.0667005181
+    p = p * u - 0.894643843
+    p = p * u + 1.125
+    tail = tl.where(a < 13.25, p * tl.exp(-0.5 * a * a), 0.0)
+    return tl.where(y < 0.0, y * s * tail, y - u * tail)
+
+
+@triton.jit
 def activated(y, ACTIVATION: tl.constexpr):
-    """0: y, 1: relu, 2: relu6, 3: silu, 4: hardswish. A NaN stays one."""
+    """0: y, 1: relu, 2: relu6, 3: silu, 4: hardswish, 5: gelu, 6: gelu by tanh. A NaN stays one."""
     if ACTIVATION == 1:
         y = tl.where(y < 0.0, 0.0, y)
     if ACTIVATION == 2:
@@ -16,6 +37,12 @@ def activated(y, ACTIVATION: tl.constexpr):
     if ACTIVATION == 4:
         gate = y + 3.0
         y = y * tl.where(gate < 0.0, 0.0, tl.where(gate > 6.0, 6.0, gate)) / 6.0
+    if ACTIVATION == 5:
+        y = gelu(y)
+    if ACTIVATION == 6:
+        # Half of y times one plus tanh of w / 2.
+        w = 1.5957691216 * (y + 0.044715 * y * y * y)
+        y = y / (1.0 + tl.exp(-w))
     return y
 
 

@@ -17,6 +17,8 @@ from torch.nn.utils import parametrize
 
 from sparse_ops._files import replacing
 from sparse_ops._selection import kth_smallest
+from sparse_ops._states import plain_state as plain_state
+from sparse_ops._states import sparsifier_masks as sparsifier_masks
 
 Masks = dict[str, Tensor]
 
@@ -80,36 +82,15 @@ def _left_mask(module: nn.Module) -> Tensor | None:
     return left if isinstance(left, Tensor) else None
 
 
-def plain_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Masks]:
-    """A state dict as a plain model has it, and the masks that pruning tools have left in it.
-
-    Known are `weight_orig` and `weight_mask` of `torch.nn.utils.prune`, and the prefixes that
-    DistributedDataParallel and torch.compile put before all names.
-
-    Raises:
-        ValueError: a weight is computed by a parametrization, which a state dict does not tell of.
-    """
-    plain = dict(state)
-    for prefix in ("module.", "_orig_mod."):
-        if plain and all(name.startswith(prefix) for name in plain):
-            plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
-    found: Masks = {}
-    for name in list(plain):
-        base = name.removesuffix("_orig")
-        if base != name and f"{base}_mask" in plain:
-            found[base] = plain.pop(f"{base}_mask").bool()
-            plain[base] = plain.pop(name).masked_fill(~found[base], 0)
-        elif "parametrizations." in name:
-            raise ValueError(
-                f"{name} belongs to a parametrization, and what that computes is not in a state "
-                "dict (torch.ao.pruning leaves its masks out): give the parametrized model itself, "
-                "or save it after squash_mask or remove_parametrizations"
-            )
-    return plain, found
-
-
-def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> Masks:
+def load_state_(
+    model: nn.Module, state: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None
+) -> Masks:
     """Loads anyone's pruned state dict into a plain model, in place.
+
+    Args:
+        model: plain.
+        state: what `plain_state` reads.
+        masks: as for `plain_state`.
 
     Returns:
         Its masks: those that were left in it, and for other layers their zeros.
@@ -118,7 +99,7 @@ def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> Masks:
         ValueError: as `plain_state`.
         RuntimeError: the state is not this model's.
     """
-    plain, found = plain_state(state)
+    plain, found = plain_state(state, masks)
     model.load_state_dict(plain)
     return from_zeros(model) | found
 

@@ -13,7 +13,8 @@ class RandomSparsifier(BaseSparsifier):
 
 
 def sparsify(model, names, sparsity):
-    """Puts such masks on the named weights, in place, and leaves them there."""
+    """Puts such masks on the named weights, in place, leaves them there, and gives the tool."""
     tool = RandomSparsifier({"sparsity": sparsity})
     tool.prepare(model, [{"tensor_fqn": name} for name in names])
     tool.step()
+    return tool

@@ -11,6 +11,9 @@ from typer.testing import CliRunner
 import sparse_ops as so
 from sparse_ops.cli.app import app
 from sparse_ops.models import lenet300
+from sparse_ops.report import count_macs
+from tests.convert.models import says
+from tests.sparsifier import sparsify
 
 
 def run(*arguments, ok=True):
@@ -86,13 +89,52 @@ def test_a_checkpoint_of_a_model_under_torch_prune_is_read(tmp_path):
     torch.testing.assert_close(loaded(x), model.eval()(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("masks_in", ["state", "sparsifier"])
+def test_a_checkpoint_of_a_model_under_torch_ao_pruning_is_read(tmp_path, masks_in):
+    model = lenet300()
+    tool = sparsify(model, ("fc1.weight", "fc2.weight"), 0.9)
+    saved = {"epoch": 3, "model": model.state_dict()}
+    if masks_in == "state":
+        saved["model"] |= dict(model.named_buffers())
+    else:
+        saved["sparsifier"] = {**tool.state_dict(), "state": dict(tool.state)}
+    path, out = tmp_path / "model.pt", tmp_path / "x.safetensors"
+    torch.save(saved, path)
+    options = ("--model", "lenet300", "--out", out, "--budget", 0.2)
+    assert "90." in run("convert", path, *options).output
+    x = torch.randn(2, 1, 28, 28)
+    loaded = so.load(out, lenet300().eval())
+    torch.testing.assert_close(loaded(x), model.eval()(x), rtol=1e-4, atol=1e-5)
+    torch.save(model.state_dict(), path)
+    said = run("convert", path, *options, ok=False).output
+    assert "save the model after squash_mask" in said
+
+
 def test_a_packed_file_is_measured(packed, tmp_path):
     out = tmp_path / "bench.json"
     options = ("--seconds", 0.05, "--no-compile", "--batch", 2, "--out", out)
     output = run("bench", packed, "--model", "lenet300", *options).output
     assert "dense against packed" in output
+    assert "dense is the same model with its packed layers unpacked" in output
     (row,) = json.loads(out.read_text())["rows"]
     assert row["batch"] == 2 and row["packed_layers"] == 1
+
+
+def test_a_packed_file_without_channels_is_measured_against_the_model_with_them(tmp_path):
+    model = lenet300().eval()
+    with torch.no_grad():
+        model.fc1.weight[::2] = 0
+        model.fc2.weight.mul_(torch.rand_like(model.fc2.weight) > 0.9)
+    example = torch.randn(2, 1, 28, 28)
+    fast = so.plan(model, example, measure=says(2.0), progress=False).apply(model)
+    so.save(fast, tmp_path / "x.safetensors")
+    out = tmp_path / "bench.json"
+    options = ("--seconds", 0.05, "--no-compile", "--batch", 2, "--out", out)
+    output = run("bench", tmp_path / "x.safetensors", "--model", "lenet300", *options).output
+    assert "dense is the model as it was before channels were removed" in output
+    (row,) = json.loads(out.read_text())["rows"]
+    kept = sum(layer.kept for layer in count_macs(fast, example[:1]))
+    assert row["ideal"] == pytest.approx((784 * 300 + 300 * 100 + 100 * 10) / kept)
 
 
 def test_a_network_is_trained_and_the_run_can_be_converted(tmp_path, monkeypatch):

@@ -209,12 +209,74 @@ def test_a_plain_state_dict_gives_the_masks_of_its_zeros():
     assert M.plain_state(source.state_dict())[1] == {}
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+@pytest.mark.parametrize("masks_in", ["state", "sparsifier"])
+def test_state_dicts_of_torch_ao_pruning_go_into_plain_models(prefix, masks_in):
+    source, plain = model(), model()
+    tool = sparsify(source, ("0.weight", "3.weight"), 0.5)
+    state = source.state_dict()
+    assert "0.weight" not in state and not any("mask" in name for name in state)
+    masks = None
+    if masks_in == "state":
+        state |= {name: b for name, b in source.named_buffers() if name.endswith("mask")}
+    else:
+        masks = M.sparsifier_masks(tool.state_dict())
+    state = {prefix + name: tensor for name, tensor in state.items()}
+    found = M.load_state_(plain, state, masks)
+    for name in ("0.weight", "3.weight"):
+        assert torch.equal(found[name], M.from_zeros(source)[name])
+    x = torch.randn(2, 2, 4, 4)
+    assert torch.equal(plain.eval()(x), source.eval()(x))
+
+
+def test_state_dicts_of_pruners_of_filters_go_into_plain_models():
+    from torch.ao.pruning._experimental.pruner import BaseStructuredSparsifier
+
+    class Every2nd(BaseStructuredSparsifier):
+        def update_mask(self, module, tensor_name, **kwargs):
+            getattr(module.parametrizations, tensor_name)[0].mask.data[::2] = False
+
+    source, plain = model(), model()
+    pruner = Every2nd({})
+    pruner.prepare(source, [{"tensor_fqn": "0.weight"}])
+    pruner.step()
+    x = torch.randn(2, 2, 4, 4)
+    expected = source.eval()(x)
+    masks = M.load_state_(plain, source.state_dict(), M.sparsifier_masks(pruner.state_dict()))
+    assert not masks["0.weight"][::2].any() and masks["0.weight"][1::2].all()
+    torch.testing.assert_close(plain.eval()(x), expected)
+
+
+def test_a_bare_layer_is_read_too():
+    source, plain = nn.Linear(4, 3), nn.Linear(4, 3)
+    prune.random_unstructured(source, "weight", 0.5)
+    masks = M.load_state_(plain, source.state_dict())
+    assert torch.equal(plain.weight, source.weight) and masks.keys() == {"weight"}
+    parametrized = {"parametrizations.weight.original": torch.ones(3, 4), "bias": torch.ones(3)}
+    mask = torch.rand(3, 4) > 0.5
+    state = parametrized | {"parametrizations.weight.0.mask": mask.float()}
+    assert torch.equal(M.load_state_(plain, state)["weight"], mask)
+
+
 def test_a_state_dict_with_a_computed_weight_is_refused():
-    for net in (sparsified(), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))):
-        with pytest.raises(ValueError, match="belongs to a parametrization"):
-            M.load_state_(model(), net.state_dict())
+    with pytest.raises(ValueError, match=r"its mask is not there.*after squash_mask"):
+        M.load_state_(model(), sparsified().state_dict())
+    with pytest.raises(ValueError, match="what that computes is not in a state dict"):
+        M.load_state_(model(), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)).state_dict())
     with pytest.raises(RuntimeError, match="Missing key"):
         M.load_state_(model(), {"x": torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ("mask", "match"),
+    [(torch.full((3, 4), 0.5), "zeros and ones"), (torch.ones(4, 3), r"must be \(3, 4\), got \(4")],
+)
+def test_a_mask_that_is_none_or_does_not_fit_is_refused(mask, match):
+    for original, beside in (("weight_orig", "weight_mask"), ("{0}.original", "{0}.0.mask")):
+        start = "parametrizations.weight"
+        state = {original.format(start): torch.ones(3, 4), beside.format(start): mask}
+        with pytest.raises(ValueError, match=match):
+            M.plain_state(state)
 
 
 def test_a_mask_is_applied_to_a_weight_that_two_layers_share():

@@ -60,7 +60,10 @@ void channel_tile(const Strip& s, const float* panel, float* out) {
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c)
         store(out + v / kParts * s.unit_step + r * s.out_line + c * kLanes + v % kParts * LANES,
-              activate(acc[v][r][c], s.activation));
+              activate_simply(acc[v][r][c], s.activation));
+  if (is_curve(s.activation))
+    for (int u = 0; u < U; ++u)
+      curve(R, C * kLanes, s.out_line, out + u * s.unit_step, s.activation);
 }
 
 // A last tile that does not fit lies over the one before it, and computes the same again.
@@ -196,12 +199,18 @@ void weave(int ways, int64_t length, const float* const* from, float* to, int64_
   }
 }
 
+// Some values at a time, which are still at hand when they are curved.
+constexpr int64_t kAtHand = 2048;
+
 void finish(int64_t lines, int64_t length, int64_t step, const float* residual, float* y,
             Activation activation) {
-  for (int64_t line = 0; line < lines; ++line, residual += step, y += step) {
-    int64_t i = 0;
-    for (; i + LANES <= length; i += LANES)
-      store(y + i, activate(load(y + i) + load(residual + i), activation));
-    for (; i < length; ++i) y[i] = activate(splat(y[i] + residual[i]), activation)[0];
-  }
+  for (int64_t line = 0; line < lines; ++line, residual += step, y += step)
+    for (int64_t i = 0, end; i < length; i = end) {
+      const int64_t from = i;
+      end = length - i > kAtHand ? i + kAtHand : length;
+      for (; i + LANES <= end; i += LANES)
+        store(y + i, activate_simply(load(y + i) + load(residual + i), activation));
+      for (; i < end; ++i) y[i] = activate_simply(splat(y[i] + residual[i]), activation)[0];
+      if (is_curve(activation)) curve(1, end - from, 0, y + from, activation);
+    }
 }

@@ -103,9 +103,10 @@ void stretch_of(const Stretch& s) {
       Vec total = acc[0][v];
 #pragma GCC unroll 8
       for (int i = 1; i < S; ++i) total += acc[i][v];
-      store(sums + v * LANES, s.end ? activate(total, s.activation) : total);
+      store(sums + v * LANES, s.end ? activate_simply(total, s.activation) : total);
     }
   }
+  if (s.end && is_curve(s.activation)) curve(1, s.rows * V * LANES, 0, s.sums, s.activation);
 }
 
 void stretch(int units, const Stretch& s) {

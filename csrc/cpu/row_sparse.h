@@ -14,7 +14,15 @@
 namespace sparse_ops {
 
 // Activations by the numbers that Python passes.
-enum Activation : int64_t { kNone = 0, kReLU = 1, kReLU6 = 2, kSiLU = 3, kHardswish = 4 };
+enum Activation : int64_t {
+  kNone = 0,
+  kReLU = 1,
+  kReLU6 = 2,
+  kSiLU = 3,
+  kHardswish = 4,
+  kGELU = 5,
+  kGELUTanh = 6,
+};
 
 constexpr int kMaxRows = 8;
 

@@ -25,19 +25,21 @@ INLINE Vec load(const float* p) { return *reinterpret_cast<const UVec*>(p); }
 INLINE void store(float* p, Vec v) { *reinterpret_cast<UVec*>(p) = v; }
 // Minus zero, and not plus zero: that would turn -0 into +0, so that it could not be left out.
 INLINE Vec splat(float f) { return f - Vec{}; }
+INLINE Vec magnitude(Vec v) { return (Vec)((IVec)v & 0x7fffffff); }
 
-// exp by 2^n * p(r): x = n ln 2 + r with |r| <= ln 2 / 2, p the Taylor polynomial of degree 7, whose
-// remainder there is under 2^-26. Clamped to where 2^n is a normal float.
-INLINE Vec exponential(Vec x) {
-  const Vec low = splat(-87.0f), high = splat(88.0f);
-  x = x < low ? low : x;
-  x = x > high ? high : x;
-  const Vec scaled = x * 1.44269504f;
+// exp(x + low) by 2^n * p(r): x + low = n ln 2 + r with |r| <= ln 2 / 2 or little more, p the Taylor
+// polynomial of degree 7, whose remainder there is under 2^-26. `low` is what x lost when it was
+// rounded. Zero where the result would not be a normal float, infinite where none is as large.
+INLINE Vec exponential(Vec x, Vec low) {
+  const Vec least = splat(-87.0f), most = splat(88.5f);
+  Vec within = x < least ? least : x;
+  within = within > most ? most : within;
+  const Vec scaled = within * 1.44269504f;
   const Vec half = scaled < 0 ? splat(-0.5f) : splat(0.5f);
   const IVec n = __builtin_convertvector(scaled + half, IVec);
   const Vec nf = __builtin_convertvector(n, Vec);
   // ln 2 in two parts, so that n * ln 2 is exact enough.
-  const Vec r = (x - nf * 0.693359375f) + nf * 2.12194440e-4f;
+  const Vec r = (within - nf * 0.693359375f) + nf * 2.12194440e-4f + low;
   Vec p = splat(1.0f / 5040);
   p = p * r + 1.0f / 720;
   p = p * r + 1.0f / 120;
@@ -46,12 +48,61 @@ INLINE Vec exponential(Vec x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
+  // 128 for n is the exponent of infinity.
   const IVec bits = (n + 127) << 23;
-  return p * (Vec)bits;
+  return x < least ? Vec{} : p * (Vec)bits;
 }
 
-// Comparisons are written so that NaN stays NaN, as in torch.
-INLINE Vec activate(Vec v, Activation activation) {
+// v * Phi(v), where the tail Phi(-a) = exp(-a^2 / 2) * erfcx(a / sqrt 2) / 2 for a = |v|, so that small
+// results are as accurate as large ones. The second factor is s * p(a * s) with s = 1 / (a + 2.25); p was
+// fitted to it for a up to 13.25, with a relative error under 2^-27. Where v < -13.2 the result is no
+// normal float.
+INLINE Vec gelu(Vec v) {
+  const Vec end = splat(13.25f);
+  Vec a = magnitude(v);
+  a = a > end ? end : a;
+  const Vec s = 1.0f / (a + 2.25f);
+  const Vec u = a * s;
+  Vec p = splat(-0.0920174271f);
+  p = p * u + 0.352038741f;
+  p = p * u - 0.491666585f;
+  p = p * u + 0.353157014f;
+  p = p * u - 0.22954932f;
+  p = p * u + 0.0481571704f;
+  p = p * u + 0.0931105837f;
+  p = p * u + 0.202055767f;
+  p = p * u - 0.0667005181f;
+  p = p * u - 0.894643843f;
+  p = p * u + 1.125f;
+  // a^2 in two parts: the square of the first 12 bits of a is exact.
+  const Vec top = (Vec)((IVec)a & -4096);
+  const Vec tail = p * exponential(top * top * -0.5f, (a - top) * (a + top) * -0.5f);
+  return v < 0 ? v * s * tail : v - u * tail;
+}
+
+typedef double DVec __attribute__((vector_size(LANES * 8)));
+
+// v / (1 + exp(-w)) with w = sqrt(8 / pi) * (v + 0.044715 v^3), which is v (1 + tanh(w / 2)) / 2. The
+// exponent is worked out in double: an error of 2^-24 of it would be many times that of the result.
+INLINE Vec gelu_tanh(Vec v) {
+  // Beyond it the result is v, or no normal float.
+  const Vec end = splat(10.5f);
+  Vec a = magnitude(v);
+  a = a > end ? end : a;
+  const DVec wide = __builtin_convertvector(a, DVec);
+  // 2^8 times the exponential, so that it is normal where the result is.
+  const DVec w = wide * (wide * wide * -0.07135481627260025 - 1.5957691216057308) + 5.545177444479562;
+  const Vec x = __builtin_convertvector(w, Vec);
+  const Vec low = __builtin_convertvector(w - __builtin_convertvector(x, DVec), Vec);
+  const Vec tail = exponential(x, low);
+  const Vec part = v < 0 ? v * tail * 0x1p-8f : v;
+  return part / (1.0f + tail * 0x1p-8f);
+}
+
+INLINE Vec silu(Vec v) { return v / (1.0f + exponential(-v, splat(-0.0f))); }
+
+// Those that are a few instructions. Comparisons are written so that NaN stays NaN, as in torch.
+INLINE Vec activate_simply(Vec v, Activation activation) {
   const Vec zero = {}, six = splat(6.0f);
   switch (activation) {
     case kReLU:
@@ -59,10 +110,6 @@ INLINE Vec activate(Vec v, Activation activation) {
     case kReLU6:
       v = v < zero ? zero : v;
       return v > six ? six : v;
-    case kSiLU: {
-      const Vec y = v / (1.0f + exponential(-v));
-      return v != v ? v : y;
-    }
     case kHardswish: {
       Vec gate = v + 3.0f;
       gate = gate < zero ? zero : gate;
@@ -72,6 +119,44 @@ INLINE Vec activate(Vec v, Activation activation) {
     default:
       return v;
   }
+}
+
+template <Vec (*Curve)(Vec)>
+void curve_lines(int64_t lines, int64_t length, int64_t step, float* y) {
+  for (int64_t line = 0; line < lines; ++line, y += step) {
+    int64_t i = 0;
+    for (; i + LANES <= length; i += LANES) store(y + i, Curve(load(y + i)));
+    for (; i < length; ++i) y[i] = Curve(splat(y[i]))[0];
+  }
+}
+
+// The others, for lines of `length` values that start `step` apart: after they were written, because
+// they are too long to stand at every store of every tile.
+__attribute__((noinline)) void curve(int64_t lines, int64_t length, int64_t step, float* y,
+                                     Activation activation) {
+  switch (activation) {
+    case kSiLU:
+      return curve_lines<silu>(lines, length, step, y);
+    case kGELU:
+      return curve_lines<gelu>(lines, length, step, y);
+    case kGELUTanh:
+      return curve_lines<gelu_tanh>(lines, length, step, y);
+    default:
+      return;
+  }
+}
+
+INLINE bool is_curve(Activation activation) {
+  return activation == kSiLU || activation == kGELU || activation == kGELUTanh;
+}
+
+__attribute__((noinline)) Vec curved(Vec v, Activation activation) {
+  return activation == kSiLU ? silu(v) : activation == kGELU ? gelu(v) : gelu_tanh(v);
+}
+
+// Any of them, where a vector at a time is written and no registers have to be kept.
+INLINE Vec activate(Vec v, Activation activation) {
+  return is_curve(activation) ? curved(v, activation) : activate_simply(v, activation);
 }
 
 // R rows by T vectors of positions. Rows of few accumulators are split into S sums, so that
@@ -132,8 +217,9 @@ void tile(int64_t k, const int32_t* columns, const int32_t* offsets, const float
       Vec v = acc[0][r][t];
 #pragma GCC unroll 8
       for (int s = 1; s < S; ++s) v += acc[s][r][t];
-      store(out + r * ld + t * LANES, activate(v, activation));
+      store(out + r * ld + t * LANES, activate_simply(v, activation));
     }
+  if (is_curve(activation)) curve(R, T * LANES, ld, out, activation);
 }
 
 constexpr int sums(int accumulators) {
@@ -236,8 +322,9 @@ void rectangle(int64_t k, const int32_t* columns, const int32_t* offsets, const 
       Vec v = acc[0][l][t];
 #pragma GCC unroll 8
       for (int s = 1; s < S; ++s) v += acc[s][l][t];
-      store(out + l * out_pitch + t * LANES, activate(v, activation));
+      store(out + l * out_pitch + t * LANES, activate_simply(v, activation));
     }
+  if (is_curve(activation)) curve(L, T * LANES, out_pitch, out, activation);
 }
 
 struct Row {

@@ -68,7 +68,7 @@ inline void check_pointers(const Tensor& pointers, const char* name, int64_t las
 }
 
 inline Activation activation_from(int64_t number) {
-  STD_TORCH_CHECK(number >= kNone && number <= kHardswish, "no activation has the number ", number);
+  STD_TORCH_CHECK(number >= kNone && number <= kGELUTanh, "no activation has the number ", number);
   return static_cast<Activation>(number);
 }
 

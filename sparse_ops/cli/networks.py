@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparse_ops.cli.errors import UserError
 from sparse_ops.convert.checkpoint import read
-from sparse_ops.masks import Masks, plain_state
+from sparse_ops.masks import Masks, plain_state, sparsifier_masks
 
 _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 
@@ -80,13 +80,16 @@ def random_example(batch: int, shape: tuple[int, ...]) -> tuple[Tensor]:
 def read_state(path: Path) -> tuple[dict[str, Tensor], Masks]:
     """A checkpoint's tensors, and the masks that pruning tools of torch's have left among them.
 
-    Reads what `torch.save(model.state_dict())` wrote, without running anything that is in it,
-    safetensors files, and the HDF5 (.hdf5, .h5) and .npz files of the GSM authors.
+    Reads what `torch.save(model.state_dict())` wrote, or that as "state_dict", "model_state_dict"
+    or "model" in a dict, maybe beside what a sparsifier of torch.ao.pruning has (in plain dicts:
+    torch reads no other), without running anything that is in it; safetensors files; and the HDF5
+    (.hdf5, .h5) and .npz files of the GSM authors.
 
     Raises:
         UserError: the file holds no state dict, or something other than tensors.
         OSError: there is no such file.
     """
+    masks: Masks = {}
     if path.suffix == ".safetensors":
         metadata, state = read(path)
         if "format" in metadata and metadata["format"].startswith("sparse_ops."):
@@ -97,14 +100,15 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Masks]:
         found = hdf5.load(path)
         state = {str(name): value for name, value in found.items() if name != hdf5.DEPS}
     else:
-        state = _torch_load(path)
+        state, masks = _torch_load(path)
     try:
-        return plain_state(state)
+        return plain_state(state, masks)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _torch_load(path: Path) -> dict[str, Tensor]:
+def _torch_load(path: Path) -> tuple[dict[str, Tensor], Masks]:
+    """The model's tensors, and the masks of a sparsifier that was saved beside it."""
     with path.open("rb") as file:
         try:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
@@ -115,14 +119,18 @@ def _torch_load(path: Path) -> dict[str, Tensor]:
                 f"{path} cannot be read as tensors only: {first} "
                 "(wanted: what torch.save(model.state_dict(), path) writes)"
             ) from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
+    masks: Masks = {}
+    if isinstance(loaded, dict):
+        for beside in loaded.values():
+            masks |= sparsifier_masks(beside)
+        models = [loaded.get(key) for key in ("state_dict", "model_state_dict", "model")]
+        loaded = next((model for model in models if isinstance(model, dict)), loaded)
     if not isinstance(loaded, dict) or not loaded:
         raise UserError(f"{path} must hold a state dict, got {type(loaded).__name__}")
     for name, value in loaded.items():
         if not isinstance(value, Tensor):
             raise UserError(f"{path}: {name} must be a tensor, got {type(value).__name__}")
-    return dict(loaded)
+    return dict(loaded), masks
 
 
 def load_dense(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:

@@ -3,6 +3,7 @@
 from sparse_ops.convert.assemble import LayerPlan
 from sparse_ops.convert.candidates import LAYERS
 from sparse_ops.convert.checkpoint import load, save
+from sparse_ops.convert.compiled import compile_
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.planner import plan, sparsify
 from sparse_ops.convert.plans import Plan
@@ -15,6 +16,7 @@ __all__ = [
     "LayerPlan",
     "Mismatch",
     "Plan",
+    "compile_",
     "export_onnx",
     "load",
     "plan",

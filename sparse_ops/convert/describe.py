@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.convert.candidates import LAYERS, Entry, entry_of
+from sparse_ops.convert.compiled import Input
 from sparse_ops.convert.fold import Folded
 from sparse_ops.convert.resize import shrunk_size
 from sparse_ops.convert.shrink import MARK
@@ -63,7 +64,39 @@ def shrunk_modules(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def _dtype_name(tensor: Tensor) -> str:
+def described(x: Input) -> dict[str, Any]:
+    """What a file says of an input that a model is compiled for."""
+    return {
+        "shape": list(x.shape),
+        "stride": list(x.stride),
+        "dtype": _dtype_name(x),
+    }
+
+
+def inputs_described(about: Any) -> list[Input]:
+    """The inputs that a file says a model is compiled for.
+
+    Raises:
+        ValueError: that is not what it says.
+    """
+    if not isinstance(about, list) or not all(isinstance(each, dict) for each in about):
+        raise ValueError("compiled must be a list of shapes, strides and dtypes")
+    inputs = []
+    for each in about:
+        shape, stride = _sizes(each.get("shape")), _sizes(each.get("stride"))
+        dtype = getattr(torch, str(each.get("dtype")), None)
+        if shape is None or stride is None or not isinstance(dtype, torch.dtype):
+            raise ValueError("compiled must be a list of shapes, strides and dtypes")
+        inputs.append(Input(shape, stride, dtype))
+    return inputs
+
+
+def _sizes(given: Any) -> tuple[int, ...] | None:
+    right = isinstance(given, list) and all(type(size) is int for size in given)
+    return tuple(given) if right else None
+
+
+def _dtype_name(tensor: Tensor | Input) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 

@@ -54,8 +54,15 @@ class Folding:
     activations: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
+def gelu_name(approximate: object) -> str | None:
+    """What the sparse layers call GELU with this argument of torch's."""
+    return {"none": "gelu", "tanh": "gelu_tanh"}.get(str(approximate))
+
+
 def activation_name(module: nn.Module | None) -> str | None:
     """What the sparse layers call this activation; None if they do not know it."""
+    if type(module) is nn.GELU:
+        return gelu_name(module.approximate)
     for name, kind in ACTIVATION_MODULES.items():
         if type(module) is kind:
             return name

@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparse_ops.convert.layout import sharing_copy, take_channels_last_
+from sparse_ops.convert.verify import float_tensors
 
 Call = Callable[[], object]
 
@@ -33,16 +34,27 @@ def compiled_call(model: nn.Module, example: tuple[Any, ...]) -> Call:
     """A call of the model compiled with its weights frozen; compiles it now.
 
     Raises:
+        As `frozen`.
+    """
+    return partial(frozen(copy.deepcopy(model), example), *example)
+
+
+def frozen(model: nn.Module, example: tuple[Any, ...]) -> Callable[..., Any]:
+    """The model, which nothing else may call, compiled with its weights frozen, for such inputs.
+
+    Raises:
         RuntimeError: the output of what was compiled is not that of the model. Compiling itself may
             fail in other ways.
     """
-    frozen = torch.compile(copy.deepcopy(model), dynamic=False, options={"freezing": True})
+    compiled = torch.compile(model, dynamic=False, options={"freezing": True})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected, got = model(*example), frozen(*example)
-    if isinstance(expected, Tensor) and not torch.allclose(expected, got, rtol=1e-2, atol=1e-3):
+        expected = model(*copy.deepcopy(example))
+        got = compiled(*copy.deepcopy(example))
+    pairs = zip(float_tensors(expected), float_tensors(got), strict=True)
+    if not all(torch.allclose(a, b, rtol=1e-2, atol=1e-3, equal_nan=True) for a, b in pairs):
         raise RuntimeError("its output is not that of the model")
-    return lambda: frozen(*example)
+    return compiled
 
 
 def failure(error: Exception) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sparse_ops.convert.fold import Folded, activation_name
+from sparse_ops.convert.fold import Folded, activation_name, gelu_name
 from sparse_ops.convert.trace import trace
 from sparse_ops.nn import SparseLayer
 
@@ -172,7 +172,11 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 def _activation(model: nn.Module, node: fx.Node | None) -> str | None:
     """The activation that a node is, of its one argument."""
-    if node is None or len(node.args) != 1 or node.kwargs.keys() - {"inplace"}:
+    if node is None or len(node.args) != 1:
+        return None
+    if node.op == "call_function" and node.target is F.gelu:
+        return gelu_name(node.kwargs.get("approximate", "none"))
+    if node.kwargs.keys() - {"inplace"}:
         return None
     if node.op == "call_module":
         return activation_name(_module(model, node))

@@ -1,6 +1,7 @@
 """Plan: what conversion does to a model, what was measured, and why."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,8 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparse_ops.convert.assemble import LayerPlan, assemble_
+from sparse_ops.convert.compiled import compile_
 from sparse_ops.convert.concat import Concatenation, joined
+from sparse_ops.convert.fastest import Forms
 from sparse_ops.convert.fold import Folding, activation_name, fold_batch_norms_
+from sparse_ops.convert.forms import COMPILED
 from sparse_ops.convert.fuse import Fusion, fused
 from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy, take_channels_last_
 from sparse_ops.convert.measure import Comparison
@@ -17,7 +21,6 @@ from sparse_ops.convert.prepare import masked_copy, watch
 from sparse_ops.convert.shrink import Shrinking
 from sparse_ops.convert.shrunk import shrunk_copy
 from sparse_ops.convert.verify import check_layer, check_model
-from sparse_ops.convert.whole import Forms
 from sparse_ops.nn import SparseLayer
 
 
@@ -60,7 +63,9 @@ class Plan:
         """The fast model: packed where the plan says so, in the mode (train or eval) of `model`.
 
         The given model is left alone. Every packed layer is compared with its masked dense one on
-        what the example gives it, and then the whole model.
+        what the example gives it, and then the whole model. Where the plan says that the model is
+        fastest under torch.compile it is given compiled (`convert.compile_`), which takes as long
+        as it did for the plan.
 
         Raises:
             ValueError: the model has not the layers and shapes that were planned, or the plan folds
@@ -94,6 +99,11 @@ class Plan:
             fast = joined(fast, self.concatenations)
         if self.packed_forms.fastest == CHANNELS_LAST:
             take_channels_last_(fast)
+        if self.packed_forms.fastest == COMPILED:
+            try:
+                compile_(fast, self.example)
+            except RuntimeError as error:
+                warnings.warn(f"{error}: it is given uncompiled", stacklevel=2)
         check_model(masked, fast, self.example)
         for name, module in fast.named_modules():
             module.training = modes.get(name, model.training)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize, prune
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparse_ops import masks as masks_
 
@@ -25,17 +26,18 @@ def example_tuple(example: Any) -> tuple[Any, ...]:
     Tensors are copied: a model may write to its input.
 
     Raises:
-        ValueError: it holds no tensor, or a tensor without elements.
+        ValueError: it holds no tensor, or one without elements.
     """
     inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
-    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    # Also those in lists and dicts.
+    tensors = [x for x in tree_leaves(inputs) if isinstance(x, Tensor)]
     if not tensors:
         kinds = ", ".join(type(x).__name__ for x in inputs)
         raise ValueError(f"example must be a tensor or a tuple with tensors, got ({kinds})")
     for x in tensors:
         if x.numel() == 0:
             raise ValueError(f"example must not be empty, got a tensor {tuple(x.shape)}")
-    return tuple(x.detach().clone() if isinstance(x, Tensor) else x for x in inputs)
+    return tree_map_only(Tensor, lambda x: x.detach().clone(), inputs)
 
 
 def find_masks(model: nn.Module, threshold: float = 0.0) -> masks_.Masks:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from sparse_ops.convert import optional
 from sparse_ops.convert.constant import Constant
 
 # A model whose tracing fails in more places than this is not worth the time.
@@ -65,6 +66,8 @@ def trace(
             if not tracer.inside or len(opaque) == MOST_OPAQUE:
                 return None, f"torch.fx cannot trace the model, so nothing was folded: {first}"
             opaque.add(tracer.inside[-1])
+    if (depends := optional.matters(model, Tracer(opaque, leaves), graph)) is not None:
+        return None, f"{depends}, so nothing was folded"
     if not opaque:
         return graph, None
     names = ", ".join(sorted(opaque))

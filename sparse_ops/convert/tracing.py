@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from sparse_ops.convert import optional
 from sparse_ops.convert.constant import Constant
 from sparse_ops.nn import SparseLayer
 
@@ -20,10 +21,12 @@ class Tracer(fx.Tracer):
 def trace(model: nn.Module) -> tuple[fx.Graph | None, str | None]:
     """The model's graph, or None and why torch.fx cannot trace the model."""
     try:
-        return Tracer().trace(model), None
+        graph = Tracer().trace(model)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         return None, f"torch.fx cannot trace the model: {first}"
+    depends = optional.matters(model, Tracer(), graph)
+    return (graph, None) if depends is None else (None, depends)
 
 
 def text(graph: fx.Graph) -> str:

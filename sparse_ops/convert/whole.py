@@ -5,7 +5,7 @@ It must be faster in the median, or layers go back to dense until it is.
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,46 +17,16 @@ from sparse_ops.convert.assemble import LayerPlan, assemble_
 from sparse_ops.convert.cache import digest
 from sparse_ops.convert.concat import Concatenation
 from sparse_ops.convert.context import Context
-from sparse_ops.convert.forms import (
-    COMPILED,
-    EAGER,
-    Call,
-    channels_last_call,
-    compiled_call,
-    failure,
-    no_compiler,
-)
+from sparse_ops.convert.fastest import Forms, fastest_layout, try_compiled
+from sparse_ops.convert.forms import COMPILED, Call, channels_last_call, failure
 from sparse_ops.convert.fuse import Fusion
-from sparse_ops.convert.layout import (
-    CHANNELS_LAST,
-    has_images,
-    sharing_copy,
-    take_channels_last_,
-)
+from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.progress import Step
 from sparse_ops.convert.verify import Mismatch, check_model
 
-# Compiling a network of 18 to 50 layers takes 10 to 60 s, and cannot be stopped: it is begun only
-# with a budget of which this part, which nothing else has, is as long as that.
-COMPILE_S, COMPILE_SHARE = 15.0, 0.3
 # How much of the layers that are left goes back to dense at a time.
 BACK_SHARE = 4
-
-
-@dataclass(frozen=True)
-class Forms:
-    """The forms of a model, and the fastest of them.
-
-    Attributes:
-        fastest: "eager", "channels_last" or "torch.compile".
-        milliseconds: form -> median of one call, of those that were compared.
-        skipped: form -> why it was not.
-    """
-
-    fastest: str = EAGER
-    milliseconds: dict[str, float] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,60 +51,6 @@ class Settled:
     unfused: str = ""
 
 
-class Compiled:
-    """A call of a compiled model, which is compiled when it is first called."""
-
-    def __init__(self, model: nn.Module, example: tuple[Any, ...]) -> None:
-        self.model, self.example = model, example
-        self.call: Call | None = None
-
-    def __call__(self) -> object:
-        if self.call is None:
-            self.call = compiled_call(self.model, self.example)
-        return self.call()
-
-
-def fastest_layout(
-    context: Context, model: nn.Module, about: str, seconds: float
-) -> tuple[Forms, Call]:
-    """The faster of a model as it is and in channels_last."""
-    plain: Call = partial(model, *context.example)
-    if not has_images(model, context.example):
-        return Forms(), plain
-    planar = channels_last_call(model, context.example)
-    what = {"forms": [EAGER, CHANNELS_LAST], "of": about}
-    measured = context.timed_whole(what, plain, planar, seconds)
-    times = {EAGER: measured.dense_ms, CHANNELS_LAST: measured.packed_ms}
-    if measured.speedup > 1:
-        return Forms(CHANNELS_LAST, times), planar
-    return Forms(EAGER, times), plain
-
-
-def _try_compiled(
-    context: Context, model: nn.Module, about: str, forms: Forms, call: Call, seconds: float
-) -> tuple[Forms, Call]:
-    """The forms with torch.compile among them, where it may be tried."""
-    reason = None if context.compiles else "it was not asked for"
-    reason = reason or no_compiler()
-    compiled = Compiled(model, context.example)
-    what = {"forms": [forms.fastest, COMPILED], "of": about}
-    share = COMPILE_SHARE * context.budget_s
-    if reason is None and share < COMPILE_S and not context.knows_whole(what, seconds):
-        needed = COMPILE_S / COMPILE_SHARE
-        reason = f"compiling takes long: it needs a budget of {needed:.0f} s"
-    if reason is not None:
-        return replace(forms, skipped={**forms.skipped, COMPILED: reason}), call
-    try:
-        measured = context.timed_whole(what, call, compiled, seconds)
-    except Exception as error:
-        return replace(forms, skipped={**forms.skipped, COMPILED: failure(error)}), call
-    times = {**forms.milliseconds, forms.fastest: measured.dense_ms, COMPILED: measured.packed_ms}
-    faster = measured.speedup > 1
-    return replace(forms, fastest=COMPILED if faster else forms.fastest, milliseconds=times), (
-        compiled if faster else call
-    )
-
-
 def settle(
     context: Context,
     layers: list[LayerPlan],
@@ -157,7 +73,7 @@ def settle(
     to_beat: Call = partial(context.dense, *context.example)
     if dense.fastest == CHANNELS_LAST:
         to_beat = channels_last_call(context.dense, context.example)
-    dense_forms, to_beat = _try_compiled(context, context.dense, "dense", dense, to_beat, share / 2)
+    dense_forms, to_beat = try_compiled(context, context.dense, "dense", dense, to_beat, share / 2)
     packed_forms = Forms()
     while (packed := [layer for layer in layers if layer.becomes is not None]) or shrunk:
         fast = converted(context, layers)
@@ -182,10 +98,9 @@ def settle(
         about += " concatenated" if concatenations else ""
         whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup <= 1 and dense_forms.fastest == COMPILED:
-            both = _try_compiled(context, fast, about, packed_forms, call, share / 2)
-            if both[0].fastest == COMPILED:
-                packed_forms = both[0]
-                whole = _against(context, dense_forms, to_beat, *both, about, share)
+            packed_forms, call = try_compiled(context, fast, about, packed_forms, call, share / 2)
+            if packed_forms.fastest == COMPILED:
+                whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup > 1:
             step()
             ways = fusions, concatenations
@@ -221,9 +136,9 @@ class _Rewriting:
             return [], fast, call
         model = self.rewrite(sharing_copy(fast), found)
         check_model(fast, model, context.example)
-        if form == CHANNELS_LAST:
-            take_channels_last_(model)
         one: Call = partial(model, *context.example)
+        if form == CHANNELS_LAST:
+            one = channels_last_call(model, context.example)
         what = {"forms": [form] * 2, "of": [about, self.name]}
         if context.timed_whole(what, call, one, seconds).low <= 1:
             return [], fast, call

@@ -1,9 +1,24 @@
-"""What the formats check alike."""
+"""What the formats have in common, and what they check alike."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 INT32_MAX = 2**31 - 1
+
+
+class Packed:
+    """What all formats are to torch: no tensor.
+
+    Modules of torch.nn with a fast path that reads the weights of their layers ask for this, and
+    call the layers then; every other function of torch says that it takes none.
+    """
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", func)
+        raise TypeError(f"{name} takes no {cls.__name__}: to_dense() gives a tensor")
 
 
 def check_weight_and_mask(weight: Tensor, mask: Tensor, dimensions: tuple[int, ...]) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparse_ops.formats._common import (
+    Packed,
     check_indices,
     check_shape,
     check_values,
@@ -16,7 +17,7 @@ from sparse_ops.patterns import Channels
 
 
 @dataclass(frozen=True, eq=False)
-class ChannelPrunedWeight:
+class ChannelPrunedWeight(Packed):
     """A convolution weight over the kept channels only.
 
     Attributes:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sparse_ops.formats._common import (
     INT32_MAX,
+    Packed,
     check_ascending,
     check_indices,
     check_pointers,
@@ -18,7 +19,7 @@ from sparse_ops.formats._common import (
 
 
 @dataclass(frozen=True, eq=False)
-class CSRWeight:
+class CSRWeight(Packed):
     """A linear or convolution weight, one sparse row per output feature or channel.
 
     Attributes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sparse_ops.formats._common import check_shape, check_values, check_weight_and_mask
+from sparse_ops.formats._common import Packed, check_shape, check_values, check_weight_and_mask
 from sparse_ops.patterns import Periodic
 
 
@@ -27,7 +27,7 @@ def class_columns(pattern: Periodic, shape: tuple[int, ...]) -> tuple[Tensor, Te
 
 
 @dataclass(frozen=True, eq=False)
-class PeriodicWeight:
+class PeriodicWeight(Packed):
     """A convolution weight on a periodic pattern.
 
     Attributes:

@@ -1,6 +1,7 @@
 """What all sparse layers have in common: parameters, checkpoints, and the way back to dense."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -10,11 +11,13 @@ from sparse_ops.formats import PackedWeight
 from sparse_ops.ops._activation import check_activation
 from sparse_ops.ops._native import ACTIVATION_CODES
 
-ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
+ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "silu": nn.SiLU,
     "hardswish": nn.Hardswish,
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, "tanh"),
 }
 
 

@@ -19,7 +19,8 @@ class PeriodicConv2d(SparseConv2d):
 
     Args:
         pattern: the pattern; its kernel_size must be the layer's.
-        activation: None, "relu", "relu6", "silu" or "hardswish", applied to the output.
+        activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
+            approximation by tanh), applied to the output.
         backend: a backend's name, or "auto".
 
     Initialised as nn.Conv2d is, then masked. Loads nn.Conv2d's checkpoints too.

@@ -1,6 +1,7 @@
 """The activations that every operator can apply to its output."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +12,8 @@ ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "relu6": F.relu6,
     "silu": F.silu,
     "hardswish": F.hardswish,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
 }
 
 

@@ -52,7 +52,15 @@ LINEAR_BACKWARD = (
 )
 
 # The kernels' numbers for the activations that they can apply to what they write.
-ACTIVATION_CODES = {None: 0, "relu": 1, "relu6": 2, "silu": 3, "hardswish": 4}
+ACTIVATION_CODES = {
+    None: 0,
+    "relu": 1,
+    "relu6": 2,
+    "silu": 3,
+    "hardswish": 4,
+    "gelu": 5,
+    "gelu_tanh": 6,
+}
 
 
 def channels_last(x: Tensor) -> bool:

@@ -184,7 +184,8 @@ def channel_pruned_conv2d(
         bias: (O), or None.
         stride, padding, dilation: as in torch.nn.functional.conv2d; padding in numbers.
         groups: 1; more are refused by all backends but the reference.
-        activation: None, "relu", "relu6", "silu" or "hardswish", applied to the output.
+        activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
+            approximation by tanh), applied to the output.
         residual: (N, O, H', W'), of x's dtype, added before the activation, or None.
         out: (N, O, H', W'), of x's dtype, to write to, as `whole[:, 8:24]` of a contiguous or
             channels_last tensor; or None. No argument may want a gradient then.

@@ -160,7 +160,8 @@ def csr_linear(
         x: (*, in_features), any strides.
         weight: packed (out_features, in_features).
         bias: (out_features), or None.
-        activation: None, "relu", "relu6", "silu" or "hardswish", applied to the output.
+        activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
+            approximation by tanh), applied to the output.
         residual: (*, out_features), of x's dtype, added before the activation, or None.
         backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
 

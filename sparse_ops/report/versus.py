@@ -28,7 +28,8 @@ def dense_against_packed(
     """Times the fastest form of `packed` by turns with that of `dense`; both in eval mode.
 
     Args:
-        dense: the masked dense model, BatchNorm folded or not.
+        dense: the masked dense model, BatchNorm folded or not; of a model that lost channels, as it
+            was, for then the ideal counts what went with them.
         packed: what it was converted to.
         example: the input; its first dimension is the batch.
         compile_s: as for `forms_of`, on each side.
@@ -36,9 +37,8 @@ def dense_against_packed(
         note: for the row.
     """
     forms = forms_of(dense, example, compile_s=compile_s)
-    macs = count_macs(packed, example)
+    kept = sum(layer.kept for layer in count_macs(packed, example))
     layers = [module for module in packed.modules() if isinstance(module, SparseLayer)]
-    kept = sum(layer.kept for layer in macs)
     measured, packed_forms = None, forms
     if layers:
         packed_forms = forms_of(packed, example, compile_s=compile_s)
@@ -55,7 +55,7 @@ def dense_against_packed(
         packed_forms=packed_forms.milliseconds,
         skipped=forms.skipped | packed_forms.skipped,
         packed_layers=len(layers),
-        ideal=sum(layer.dense for layer in macs) / max(1, kept),
+        ideal=sum(layer.dense for layer in count_macs(dense, example)) / max(1, kept),
         measured=measured,
         note=note,
     )

@@ -137,7 +137,7 @@ HOSTILE = {
     "another shape": (set_layer("fc", shape=[12, 10]), "shape"),
     "a shape that is none": (set_layer("fc", shape="10,12"), "shape"),
     "another dtype": (set_layer("fc", dtype="float16"), "dtype"),
-    "an unknown activation": (set_layer("fc", activation="exec"), "activation"),
+    "an unknown activation": (set_layer("fc", activation="exec"), "a newer one may have written"),
     "no word on the activation": (lambda t, m, d: d["layers"]["fc"].pop("activation"), "not there"),
     "an activation of lists": (set_layer("fc", activation=[]), "activation"),
     "an activation out of nothing": (set_layer("fc", activation="relu"), "does not have"),

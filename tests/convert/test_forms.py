@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import sparse_ops as so
-from sparse_ops.convert import whole as wholes
+from sparse_ops.convert import fastest
 from sparse_ops.convert.layout import is_channels_last, take_channels_last_
 from tests.convert.models import EXAMPLE, masks_of_net, net, says
 
@@ -65,17 +65,17 @@ def test_without_a_compiler_or_time_the_plan_says_that_compile_was_left_out(monk
 def test_a_compiled_dense_model_is_beaten_by_a_compiled_packed_one_or_the_answer_is_dense(
     monkeypatch,
 ):
-    monkeypatch.setattr(wholes, "COMPILE_S", 0.0)
-    monkeypatch.setattr(wholes, "no_compiler", lambda: None)
+    monkeypatch.setattr(fastest, "COMPILE_S", 0.0)
+    monkeypatch.setattr(fastest, "no_compiler", lambda: None)
     model, masks = net(), masks_of_net()
     answers = []
 
     def measure(dense, packed, seconds):
         dense(), packed()
-        compiled = isinstance(packed, wholes.Compiled)
+        compiled = isinstance(packed, fastest.Compiled)
         answers.append(compiled)
         # Compiled is fastest; of two compiled ones the packed one.
-        slow = isinstance(dense, wholes.Compiled) and not compiled
+        slow = isinstance(dense, fastest.Compiled) and not compiled
         ratio = 0.5 if slow else 2.0
         return so.convert.Comparison(ratio, 1, ratio, 0.9 * ratio, ratio, 20)
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import sparse_ops as so
 from sparse_ops.convert import fuse, to_dense
 from sparse_ops.convert.fuse import Fusion
-from sparse_ops.nn import CSRConv2d
+from sparse_ops.nn import CSRConv2d, SparseLayer
 from tests.convert.models import says
 
 X = (2, 8, 6, 6)
@@ -137,6 +137,8 @@ def fusions_of_one(then):
         (lambda y, x: F.silu(x + y), "silu", True),
         (lambda y, x: F.hardswish(torch.add(y, x)), "hardswish", True),
         (lambda y, x: F.relu6(y), "relu6", False),
+        (lambda y, x: F.gelu(y), "gelu", False),
+        (lambda y, x: F.gelu(y + x, approximate="tanh"), "gelu_tanh", True),
         (lambda y, x: y + x, None, True),
     ],
 )
@@ -153,7 +155,7 @@ def test_functions_and_additions_are_fused(then, activation, residual):
         lambda y, x: torch.add(y, x, alpha=2),
         lambda y, x: y + x.mean((2, 3), keepdim=True),
         lambda y, x: y - x,
-        lambda y, x: F.gelu(y),
+        lambda y, x: F.mish(y),
         lambda y, x: x.add_(1) + y.mul(x.relu_()),
     ],
 )
@@ -191,6 +193,26 @@ def test_a_chain_of_blocks_is_fused_throughout():
     assert len(plan.fusions) == 6
     x = torch.randn(X)
     torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("approximate", "name"), [("none", "gelu"), ("tanh", "gelu_tanh")])
+def test_gelu_modules_are_folded_kept_in_files_and_undone(approximate, name, tmp_path):
+    def build():
+        gelu = nn.GELU(approximate)
+        return nn.Sequential(nn.Conv2d(8, 8, 3), gelu, nn.Flatten(), nn.Linear(128, 8), gelu)
+
+    model = build().eval()
+    plan, fast = converted(model, progress=False)
+    assert [layer.activation for layer in plan.layers] in ([name, None], [None, None])
+    assert {fusion.activation for fusion in plan.fusions} <= {name}
+    packed = [m for m in fast.modules() if isinstance(m, SparseLayer)]
+    assert [layer.activation for layer in packed] == [name, name]
+    x = torch.randn(X)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(to_dense(fast)(x), model(x), rtol=1e-4, atol=1e-5)
+        so.save(fast, tmp_path / "x.safetensors")
+        assert torch.equal(so.load(tmp_path / "x.safetensors", build())(x), fast(x))
 
 
 def test_fold_false_fuses_nothing():

@@ -6,6 +6,7 @@ from torch import nn
 
 from sparse_ops.convert.verify import Mismatch, check_layer, check_model, layer_error
 from sparse_ops.nn import CSRConv2d, CSRLinear
+from sparse_ops.ops._activation import ACTIVATIONS
 
 
 def masked_conv(dtype=torch.float32, **options):
@@ -17,7 +18,7 @@ def masked_conv(dtype=torch.float32, **options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("activation", [None, "relu", "silu", "hardswish"])
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
 def test_an_honest_layer_is_within_the_bound(dtype, activation):
     dense, mask = masked_conv(dtype)
     packed = CSRConv2d.from_dense(dense, mask, activation=activation)

@@ -13,6 +13,7 @@ TORCHVISION = (
     "vgg16_bn",
     "mobilenet_v2",
     "mobilenet_v3_small",
+    "mobilenet_v3_large",
     "densenet121",
     "efficientnet_b0",
     "convnext_tiny",
@@ -23,11 +24,14 @@ TIMM = (
     "vgg16_bn",
     "mobilenetv2_100",
     "mobilenetv3_small_100",
+    "mobilenetv3_large_100",
     "densenet121",
     "efficientnet_b0",
     "convnext_tiny",
 )
 NAMES = [f"torchvision.{name}" for name in TORCHVISION] + [f"timm.{name}" for name in TIMM]
+# By turns; everything removed comes late and seldom, or nothing would reach the output.
+SPARSITIES = (0.0, 0.5, 0.9, 0.99, 0.5, 0.9, 0.0, 0.99, 0.5, 0.9, 1.0)
 
 
 def torchvision():
@@ -54,20 +58,30 @@ def build(name, **options):
 
 @torch.no_grad()
 def lively_(model):
-    """Gives every BatchNorm statistics, scales and shifts that are not those it starts with."""
+    """Gives every norm statistics, scales and shifts that are not those it starts with."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
             module.weight.uniform_(0.5, 1.5)
             module.bias.normal_(0, 0.3)
+        elif isinstance(module, torch.nn.LayerNorm):
+            module.bias.normal_(0, 0.3)
     return model
 
 
 def random_masks(model, kind, density=0.1):
-    """Masks for all Conv2d and Linear: "unstructured", "channels" or "mixed" by turns."""
+    """Masks for all Conv2d and Linear: "unstructured", "channels", or "mixed" by turns; or "every"
+    sparsity by turns, from nothing to everything."""
     masks = {}
-    for number, (name, weight) in enumerate(so.masks.weights(model).items()):
+    found = so.masks.weights(model)
+    for number, (name, weight) in enumerate(found.items()):
+        if kind == "every":
+            # The last layer keeps something: without it there is nothing to compare.
+            last = number == len(found) - 1
+            sparsity = 0.5 if last else SPARSITIES[number % len(SPARSITIES)]
+            masks[name] = torch.rand_like(weight) >= sparsity
+            continue
         this = kind if kind != "mixed" else ("unstructured", "channels", "dense")[number % 3]
         if this == "dense":
             continue

@@ -31,6 +31,7 @@ def assert_equal_outputs(model, fast, x):
     "kind",
     [
         "mixed",
+        pytest.param("every", marks=pytest.mark.slow),
         pytest.param("unstructured", marks=pytest.mark.slow),
         pytest.param("channels", marks=pytest.mark.slow),
     ],

@@ -22,6 +22,7 @@ if (reason := _kernels.too_old(triton.__version__)) is not None:
     pytest.skip(reason, allow_module_level=True)
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
+from sparse_ops.ops._native import ACTIVATION_CODES
 from sparse_ops.patterns import PSD2_P8
 from tests.kernels.compile_only import compiling
 
@@ -84,6 +85,16 @@ def test_sets(capability, precision, filters):
         set_conv2d.set_conv2d(x, weight, some, filters, bias, y, GEOMETRY, 4, tf32)
     assert len(made) == 3
     check(made, capability, None if precision == "fp32" else "_set_conv2d_fwd_kernel")
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+def test_the_longest_activations_fit(capability, activation):
+    own, nnz = periodic(256)
+    x, y = torch.zeros(2, 64, 8, 8), torch.zeros(2, 256, 8, 8)
+    with compiling(capability) as made:
+        weight, code = set_conv2d.packed(torch.zeros(nnz), own), ACTIVATION_CODES[activation]
+        set_conv2d.set_conv2d(x, weight, own, 256, None, y, GEOMETRY, code)
+    check(made, capability)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32", "fp32"])

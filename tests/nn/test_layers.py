@@ -233,7 +233,7 @@ def test_constructor_errors():
     with pytest.raises(ValueError, match="groups must be 1, got 2"):
         snn.ChannelPrunedConv2d(8, 8, 3, groups=2, mask=torch.ones(8, 4, 3, 3).bool())
     with pytest.raises(ValueError, match="activation must be one of"):
-        linear(activation="gelu")
+        linear(activation="tanh")
 
 
 def test_refusals_are_words():

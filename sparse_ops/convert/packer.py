@@ -1,0 +1,199 @@
+"""Packing: what becomes of each layer of a variant of a model, and which variant is the fastest."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparse_ops.convert import fold as folding_
+from sparse_ops.convert.assemble import LayerPlan
+from sparse_ops.convert.cache import Cache, digest
+from sparse_ops.convert.choose import decide
+from sparse_ops.convert.context import Context, Measure, about_tensor, tensor_digest
+from sparse_ops.convert.fastest import Forms, fastest_layout
+from sparse_ops.convert.fold import Folding, fold_batch_norms_
+from sparse_ops.convert.forms import Call as Run
+from sparse_ops.convert.layout import CHANNELS_LAST
+from sparse_ops.convert.measure import Comparison
+from sparse_ops.convert.plans import Plan
+from sparse_ops.convert.prepare import Call, copied, prunable_layers, watch
+from sparse_ops.convert.progress import Step, steps
+from sparse_ops.convert.roofline import Floors
+from sparse_ops.convert.rows import after_shrinking
+from sparse_ops.convert.trace import trace
+from sparse_ops.convert.variants import Variant
+from sparse_ops.convert.whole import Settled, converted, settle
+
+# The parts of the budget: for the layout of the dense model, for the layers, for the whole model;
+# what `planner` and `whole` have beside is for widths and for torch.compile.
+LAYOUT_SHARE, LAYERS_SHARE, WHOLE_SHARE = 0.05, 0.45, 0.2
+
+
+class Between:
+    """Compares two forms of the model, of whichever kind, or knows from before how they compared.
+
+    The comparisons of one planning are told apart by their order.
+    """
+
+    def __init__(
+        self, measure: Measure, cache: Cache | None, identity: Mapping[str, Any] | None
+    ) -> None:
+        self.measure, self.cache, self.identity = measure, cache, identity
+        self.number = 0
+
+    def __call__(self, one: Run, two: Run, seconds: float) -> Comparison:
+        self.number += 1
+        if self.cache is None or self.identity is None:
+            return self.measure(one, two, seconds)
+        what = {**self.identity, "variants": self.number}
+        known = self.cache.comparison(what, seconds)
+        if known is None:
+            known = self.measure(one, two, seconds)
+            self.cache.put_comparison(what, seconds, known)
+        return known
+
+
+@dataclass(frozen=True, eq=False)
+class Packer:
+    """Plans how to pack one variant of a model, or the best of several.
+
+    Attributes:
+        dense: the masked model, unshrunk, BatchNorm folded: what is to be beaten.
+        rows: its layers.
+        folding: what is folded in it.
+        between: compares variants.
+        identity: what measurements of whole models are kept under; None: they are not.
+    """
+
+    dense: nn.Module
+    inputs: tuple[Any, ...]
+    rows: list[LayerPlan]
+    folding: Folding
+    fold: bool
+    measure: Measure
+    between: Measure
+    progress: bool
+    cache: Cache | None
+    floors: Floors | None
+    compiles: bool
+    identity: Mapping[str, Any] | None
+
+    def best(self, ways: list[Variant], unshrunk: Variant, budget_s: float) -> Plan:
+        """The plan of the fastest variant; its `whole` is None if nothing is faster than dense."""
+        best, context = self.plan(ways[0], budget_s / len(ways))
+        for way in ways[1:]:
+            other, of_other = self.plan(way, budget_s / len(ways))
+            if other.whole is None:
+                continue
+            one = partial(converted(context, best.layers), *self.inputs)
+            two = partial(converted(of_other, other.layers), *self.inputs)
+            if best.whole is None or self.between(one, two, 0.05 * budget_s).speedup > 1:
+                best, context = other, of_other
+        if best.whole is not None or not best.shrinking.changes:
+            return best
+        note = "with channels removed the model was not faster, so none is"
+        best, _ = self.plan(unshrunk, budget_s / 2)
+        return replace(best, notes=(note, *best.notes))
+
+    def plan(self, way: Variant, budget_s: float) -> tuple[Plan, Context]:
+        """The plan of one variant, and what it was made in."""
+        shrinking = way.shrinking
+        calls = watch(way.model, prunable_layers(way.model), self.inputs)
+        folding, base = self.folding, self.dense
+        if shrinking.changes:
+            folding = folding_.find(way.model, calls)[0] if self.fold else Folding()
+            base = copied(way.model)
+            fold_batch_norms_(base, folding)
+        rows = [after_shrinking(row, base, shrinking, calls.get(row.name)) for row in self.rows]
+        identity = self.identity
+        if identity is not None and shrinking.changes:
+            identity = {**identity, "shrunk": digest([repr(way.model), *_digests(shrinking.masks)])}
+        context = Context(
+            self.dense,
+            base,
+            shrinking.masks,
+            self.inputs,
+            folding,
+            self.measure,
+            budget_s,
+            self.cache,
+            self.floors,
+            identity,
+            self.compiles,
+        )
+        settled = Settled(rows, None, Forms(), Forms())
+        left = sum(not row.reason for row in rows)
+        if left or shrinking.changes:
+            with steps("timing", left + 2, self.progress) as step:
+                settled = _measured(context, rows, calls, self.fold, budget_s, step)
+        notes = [settled.unfused] if settled.unfused else []
+        if shrinking.multiple > 1 and shrinking.changes:
+            notes.append(
+                f"widths were rounded up to multiples of {shrinking.multiple}, measured faster"
+            )
+        made = Plan(
+            tuple(settled.layers),
+            settled.whole,
+            tuple(notes),
+            folding,
+            shrinking.masks,
+            self.inputs,
+            shrinking,
+            settled.dense,
+            settled.packed,
+            tuple(settled.fusions),
+            tuple(settled.concatenations),
+        )
+        return made, context
+
+
+def _measured(
+    context: Context,
+    rows: list[LayerPlan],
+    calls: Mapping[str, Call],
+    fold: bool,
+    budget_s: float,
+    step: Step,
+) -> Settled:
+    """What becomes of the layers, and how the whole compares: see `settle`."""
+    # Only which it is: a copy in channels_last is not kept while the layers are timed.
+    dense, _ = fastest_layout(context, context.dense, "dense", LAYOUT_SHARE * budget_s)
+    del _
+    planar = dense.fastest == CHANNELS_LAST
+    step()
+    left = sum(not row.reason for row in rows)
+    # As much for each; less where the ones before took too long.
+    most = LAYERS_SHARE * budget_s / max(1, left)
+    ends = time.perf_counter() + LAYERS_SHARE * budget_s
+    layers = []
+    for row in rows:
+        if not row.reason:
+            share = min(most, max(most / 4, (ends - time.perf_counter()) / left))
+            row = decide(context, row, calls[row.name], planar, share, step)
+            left -= 1
+        layers.append(row)
+    return settle(context, layers, dense, fold, WHOLE_SHARE * budget_s, step)
+
+
+def identity_of(
+    masked: nn.Module, masks: Mapping[str, Tensor], inputs: tuple[Any, ...], fold: bool
+) -> dict[str, Any] | None:
+    """What a whole model's measurements are kept under; None where its forward is not known."""
+    graph, note = trace(masked)
+    if graph is None or note is not None:
+        return None
+    example = [about_tensor(x) if isinstance(x, Tensor) else repr(x) for x in inputs]
+    return {
+        "what": "whole",
+        "model": digest([type(masked).__qualname__, repr(masked), str(graph)]),
+        "masks": digest(_digests(masks)),
+        "example": example,
+        "fold": fold,
+    }
+
+
+def _digests(masks: Mapping[str, Tensor]) -> list[list[str]]:
+    return [[name, tensor_digest(mask)] for name, mask in masks.items()]
