@@ -73,7 +73,8 @@ def plan(
         fold: whether BatchNorm and activations may be folded into the layers before them, on both
             sides of the comparison, and additions and functions into packed layers: the fast model
             is then a torch.fx.GraphModule. Needs eval mode.
-        shrink: whether channels that nothing needs may be taken out of all layers. Needs eval mode.
+        shrink: whether channels that nothing needs may be taken out of all layers and, on a GPU,
+            the others sorted, those that are masked alike side by side. Needs eval mode.
         progress: whether a progress bar is shown, on the standard error stream.
         compile: whether dense under torch.compile, weights frozen, has to be beaten too: where
             there is a compiler, and a budget of 50 s or more, for it takes long. It takes memory,
@@ -121,8 +122,9 @@ def plan(
         share = WIDTHS_SHARE * budget_s
         ways, note = variants.find(masked, inputs, masks, share, between, fold)
         notes += [note] if note else []
+        ways = variants.with_sorted(ways, inputs)
     # A copy only where the model as it was is still needed: there are large ones.
-    dense = copied(masked) if folding.batch_norms and ways[0].shrinking.changes else masked
+    dense = copied(masked) if folding.batch_norms and any(w.changes for w in ways) else masked
     fold_batch_norms_(dense, folding)
     packer = _Packer(
         dense,
@@ -214,9 +216,9 @@ class _Packer:
             two = partial(converted(of_other, other.layers), *self.inputs)
             if best.whole is None or self.between(one, two, 0.05 * budget_s).speedup > 1:
                 best, context = other, of_other
-        if best.whole is not None or not best.shrinking.changes:
+        if best.whole is not None or not (best.sorts or best.shrinking.changes):
             return best
-        note = "with channels removed the model was not faster, so none is"
+        note = "with channels removed or sorted the model was not faster, so none is"
         best, _ = self.plan(unshrunk, budget_s / 2)
         return replace(best, notes=(note, *best.notes))
 
@@ -225,13 +227,13 @@ class _Packer:
         shrinking = way.shrinking
         calls = watch(way.model, prunable_layers(way.model), self.inputs)
         folding, base = self.folding, self.dense
-        if shrinking.changes:
+        if way.changes:
             folding = folding_.find(way.model, calls)[0] if self.fold else Folding()
             base = copied(way.model)
             fold_batch_norms_(base, folding)
         rows = [after_shrinking(row, base, shrinking, calls.get(row.name)) for row in self.rows]
         identity = self.identity
-        if identity is not None and shrinking.changes:
+        if identity is not None and way.changes:
             identity = {**identity, "shrunk": digest([repr(way.model), *_digests(shrinking.masks)])}
         context = Context(
             self.dense,
@@ -248,7 +250,7 @@ class _Packer:
         )
         settled = Settled(rows, None, Forms(), Forms())
         left = sum(not row.reason for row in rows)
-        if left or shrinking.changes:
+        if left or way.changes:
             with steps("timing", left + 2, self.progress) as step:
                 settled = _measured(context, rows, calls, self.fold, budget_s, step)
         notes = [settled.unfused] if settled.unfused else []
@@ -256,6 +258,8 @@ class _Packer:
             notes.append(
                 f"widths were rounded up to multiples of {shrinking.multiple}, measured faster"
             )
+        if way.sorts:
+            notes.append("channels are in another order inside, those alike side by side")
         made = Plan(
             tuple(settled.layers),
             settled.whole,
@@ -267,6 +271,7 @@ class _Packer:
             settled.dense,
             settled.packed,
             tuple(settled.fusions),
+            way.sorts,
         )
         return made, context
 
