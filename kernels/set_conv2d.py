@@ -18,7 +18,7 @@ from .configs import SetConfig, set_config
 from .sets import Sets
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["nnz"])
 def _pack_kernel(values_ptr, source_ptr, packed_ptr, entries, nnz, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < entries
@@ -28,7 +28,7 @@ def _pack_kernel(values_ptr, source_ptr, packed_ptr, entries, nnz, BLOCK: tl.con
     tl.store(packed_ptr + at, value, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["others", "filters"])
 def _fill_kernel(
     others_ptr,
     bias_ptr,
@@ -68,7 +68,8 @@ def _fill_kernel(
     )
 
 
-@triton.jit
+# What takes part in no address is not compiled for: it would be a kernel for every shape.
+@triton.jit(do_not_specialize=["sets", "blocks", "listed", "channels", "x_size"])
 def _set_conv2d_fwd_kernel(
     x_ptr,
     packed_ptr,

@@ -61,6 +61,9 @@ def check(made, capability, matrix=None):
         assert kernel.resources.registers <= 255, where
         if capability in MATRIX and kernel.name == matrix:
             assert MATRIX[capability] in kernel.ptx, f"{where} has no {MATRIX[capability]}"
+        if capability not in MATRIX and kernel.name == matrix:
+            # Multiply-adds in registers instead.
+            assert "fma.rn.f32" in kernel.ptx and "mma.sync" not in kernel.ptx, where
 
 
 @cache
