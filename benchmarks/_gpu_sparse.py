@@ -82,17 +82,24 @@ def smoke() -> Iterator[dict]:
         x = last(torch.randn(2, channels, *size, device=DEVICE).to(dtype))
         weight = torch.randn(filters, channels, 3, 3, device=DEVICE).to(dtype)
         bias = torch.randn(filters, device=DEVICE).to(dtype)
-        for what, run, packed in packed_convs(weight, some=True):
-            error = checked(run, x, packed, bias, 1, 1)
-            values = packed.values.clone().requires_grad_()
-            y = run(x, packed.with_values(values), None, 1, 1, backend="triton")
-            found = torch.autograd.grad(y.float().square().mean(), values)[0]
-            assert bool(found.isfinite().all()), f"the gradient of {run.__name__} is not finite"
-            yield {"operator": run.__name__, "what": what, "precision": precision, "off": error}
+        for removed, run, packed in packed_convs(weight, some=True):
+            what = {"operator": run.__name__, "what": removed, "precision": precision}
+            yield guarded(what, partial(_smoke_row, run, x, packed, bias))
         matrix = weight[:, :, 0, 0].contiguous()
         packed = CSRWeight.pack(matrix, torch.rand(matrix.shape, device=DEVICE) > 0.8)
-        error = checked(csr_linear, x[:, :, 0, 0].contiguous(), packed, bias)
-        yield {"operator": "csr_linear", "what": "80%", "precision": precision, "off": error}
+        what = {"operator": "csr_linear", "what": "80%", "precision": precision}
+        flat = x[:, :, 0, 0].contiguous()
+        yield guarded(what, partial(_smoke_row, csr_linear, flat, packed, bias))
+
+
+def _smoke_row(run: Callable, x: Tensor, packed: Any, bias: Tensor) -> dict:
+    steps = () if run is csr_linear else (1, 1)
+    error = checked(run, x, packed, bias, *steps)
+    values = packed.values.clone().requires_grad_()
+    y = run(x, packed.with_values(values), None, *steps, backend="triton")
+    found = torch.autograd.grad(y.float().square().mean(), values)[0]
+    assert bool(found.isfinite().all()), f"the gradient of {run.__name__} is not finite"
+    return {"off": error}
 
 
 def ours() -> Iterator[dict]:

@@ -42,6 +42,21 @@ class Alike:
     weight: int
 
 
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The outputs or the inputs of a masked layer.
+
+    Attributes:
+        places: class -> where it is among them, first.
+        bits: (groups, channels a group, ...), bool: what of the mask belongs to each; a view.
+        weight: how many weights are kept.
+    """
+
+    places: Mapping[int, int]
+    bits: Tensor
+    weight: int
+
+
 def sorted_copy(
     masked: nn.Module, example: tuple[Any, ...], masks: Mapping[str, Tensor]
 ) -> tuple[nn.Module, dict[str, Tensor]] | None:
@@ -72,9 +87,11 @@ def sort_(
     if isinstance(known, str):
         return None
     flow = known.flow
+    _tie_depthwise(flow)
+    sides = [side for unit in flow.units.values() for side in _sides(flow, unit, masks)]
     moved: dict[int, int] = {}
     for cell in _cells(flow):
-        best = _decided(flow, cell, masks)
+        best = _decided(cell, sides)
         if best is not None:
             moved |= dict(zip(cell, _arranged(cell, best), strict=True))
     if all(class_ == other for class_, other in moved.items()):
@@ -95,6 +112,17 @@ def sort_(
     return new_masks
 
 
+def _tie_depthwise(flow: Flow) -> None:
+    """Says that what reads one channel each can only move with that channel."""
+    for unit in flow.units.values():
+        if not is_depthwise(unit):
+            continue
+        if unit.inputs is None:
+            flow.classes.keep(unit.outputs, f"what {unit.name} reads is not known")
+        else:
+            flow.classes.join(unit.outputs, unit.inputs)
+
+
 def _cells(flow: Flow) -> list[list[int]]:
     """Classes of channels that may change places with each other, each list in their order.
 
@@ -102,9 +130,6 @@ def _cells(flow: Flow) -> list[list[int]]:
     not stay where they are.
     """
     where: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
-    for unit in flow.units.values():
-        if is_depthwise(unit) and unit.inputs is not None:
-            flow.classes.join(unit.outputs, unit.inputs)
     for number, unit in enumerate(flow.units.values()):
         for side, ids in (("out", unit.outputs), ("in", unit.inputs or ())):
             size = max(1, len(ids) // (1 if is_depthwise(unit) else unit.groups))
@@ -125,44 +150,44 @@ def _weights(unit: Unit, masks: Mapping[str, Tensor]) -> list[str]:
     return [name for name in names if name in masks]
 
 
-def _decided(flow: Flow, cell: list[int], masks: Mapping[str, Tensor]) -> Alike | None:
+def _sides(flow: Flow, unit: Unit, masks: Mapping[str, Tensor]) -> list[Side]:
+    names = _weights(unit, masks)
+    if not names:
+        return []
+    mask = masks[names[0]].cpu()
+    parts = mask.reshape(unit.groups, -1, mask.shape[1], mask[0, 0].numel())
+    weight = int(mask.sum())
+    both = (unit.outputs, parts), (unit.inputs or (), parts.transpose(1, 2))
+    return [
+        Side({flow.classes.of(i): place for place, i in reversed([*enumerate(ids)])}, bits, weight)
+        for ids, bits in both
+    ]
+
+
+def _decided(cell: list[int], sides: list[Side]) -> Alike | None:
     """How most weights of the layers around would have the channels of a cell arranged."""
     votes: dict[tuple[int, ...], list[Alike]] = defaultdict(list)
-    for unit in flow.units.values():
-        names = _weights(unit, masks)
-        if not names:
-            continue
-        mask = masks[names[0]].cpu()
-        parts = mask.reshape(unit.groups, -1, mask.shape[1], mask[0, 0].numel())
-        sides = (unit.outputs, parts.flatten(0, 1)), (unit.inputs, parts.transpose(1, 2))
-        for ids, bits in sides:
-            found = _alike(flow, cell, ids or (), bits.flatten(0, -3).flatten(1), int(mask.sum()))
-            if found is not None:
-                votes[found.labels].append(found)
+    for side in sides:
+        if (found := _alike(cell, side)) is not None:
+            votes[found.labels].append(found)
     if not votes:
         return None
     best = max(votes.values(), key=lambda same: sum(one.weight for one in same))
     return max(best, key=lambda one: one.weight)
 
 
-def _alike(
-    flow: Flow, cell: list[int], ids: tuple[int, ...], bits: Tensor, weight: int
-) -> Alike | None:
-    """What one side of a layer says of a cell; None if that is nothing: all or none are alike.
-
-    Args:
-        ids: of that side's channels.
-        bits: (channels, ...): what of the mask belongs to each.
-    """
-    places = {flow.classes.of(id_): place for place, id_ in reversed([*enumerate(ids)])}
-    if not places.keys() >= set(cell):
+def _alike(cell: list[int], side: Side) -> Alike | None:
+    """What a side says of a cell; None if that is nothing: all, or too few, are alike."""
+    if not all(class_ in side.places for class_ in cell):
         return None
-    own = bits[[places[class_] for class_ in cell]]
+    places = [side.places[class_] for class_ in cell]
+    size = side.bits.shape[1]
+    own = side.bits[[p // size for p in places], [p % size for p in places]].flatten(1)
     first: dict[bytes, int] = {}
     labels = tuple(first.setdefault(row.numpy().tobytes(), len(first)) for row in own)
     if len(first) < 2 or len(first) * LEAST_ALIKE > len(cell):
         return None
-    return Alike(labels, own[[labels.index(label) for label in range(len(first))]], weight)
+    return Alike(labels, own[[labels.index(label) for label in range(len(first))]], side.weight)
 
 
 def _arranged(cell: Sequence[int], alike: Alike) -> list[int]:

@@ -140,6 +140,18 @@ def test_concatenation_depthwise_groups_and_flattening(grouped):
         assert torch.equal(dict(small.named_parameters())[name], old[name]) == stays, name
 
 
+def test_depthwise_on_channels_that_are_not_known_keeps_its_order():
+    class Flipped(Branches):
+        def forward(self, x):
+            x = torch.cat([self.a(x), torch.tanh(self.b(x))], 1).flip(1)
+            return self.fc(torch.flatten(F.silu(self.conv(F.relu(self.norm(self.deep(x))))), 1))
+
+    model = Flipped()
+    deep = model.deep.weight.clone().double()
+    small, masks = sorted_(model)
+    assert masks is not None and torch.equal(small.deep.weight, deep)
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     chance=st.randoms(use_true_random=False),
