@@ -15,14 +15,14 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest -q -n auto -m "not slow"
 
 test-all: test-gpu-interpreter
-	$(BIN)/python -m pytest -q -n auto --ignore tests/kernels/test_compiled.py --ignore tests/kernels/test_gpu_run.py
+	$(BIN)/python -m pytest -q -n auto --ignore tests/kernels/test_compiled.py --ignore tests/kernels/test_launched.py --ignore tests/kernels/test_gpu_run.py
 
 # The Triton kernels without a GPU: interpreted, and compiled for four kinds of card; in processes of
 # their own, because Triton reads the variable once.
 test-gpu-interpreter: $(VENV)/ready
 	@if $(BIN)/python -c "import triton"; then \
 	  TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -rs -n auto tests/kernels/interpreted && \
-	  $(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_compiled.py tests/kernels/test_gpu_run.py; \
+	  $(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_compiled.py tests/kernels/test_launched.py tests/kernels/test_gpu_run.py; \
 	else echo "skipped: there is no Triton for this machine"; fi
 
 lint: $(VENV)/ready

@@ -7,21 +7,22 @@ down as soon as it is known.
 
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 
 import torch
 
-from benchmarks import _gpu_dense, _gpu_sparse
 from benchmarks._gpu_setting import DRY, write
-from sparse_ops.ops import _triton
+
+SMI = ("--query-gpu=driver_version,power.limit,clocks.max.sm,clocks.sm", "--format=csv,noheader")
 
 
 def env() -> Iterator[dict]:
     """Versions, and the card if there is one."""
     row: dict[str, object] = {"python": platform.python_version()}
-    for name in ("torch", "triton", "numpy"):
+    for name in ("torch", "triton", "numpy", "sparse_ops"):
         try:
             row[name] = import_module(name).__version__
         except ImportError as error:
@@ -30,35 +31,45 @@ def env() -> Iterator[dict]:
     if torch.cuda.is_available():
         row["device"] = torch.cuda.get_device_name()
         row["properties"] = str(torch.cuda.get_device_properties(0))
-    row["kernels"] = _triton.MISSING or "here"
+        row["driver, power, clocks"] = said("nvidia-smi", *SMI)
+    try:
+        row["kernels"] = import_module("sparse_ops.ops._triton").MISSING or "here"
+    except ImportError as error:
+        row["kernels"] = str(error)
     yield row
 
 
+def said(*command: str) -> str:
+    """What a command prints, or why it does not."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+
+
+# stage -> where it is; only what a stage needs is imported: the dense side needs torch alone.
 STAGES = {
-    f.__name__: f
-    for f in (
-        env,
-        _gpu_dense.ceilings,
-        _gpu_dense.dense,
-        _gpu_dense.compiled,
-        _gpu_sparse.smoke,
-        _gpu_sparse.ours,
-        _gpu_sparse.linear,
-        _gpu_sparse.graphs,
-        _gpu_sparse.tune,
-        _gpu_sparse.profile,
-    )
+    **dict.fromkeys(("ceilings", "dense", "compiled"), "_gpu_dense"),
+    **dict.fromkeys(("smoke", "ours", "linear", "graphs", "tune", "profile"), "_gpu_sparse"),
+    "build": "_gpu_build",
 }
 
-if __name__ == "__main__":
-    stage = STAGES[sys.argv[1]]
-    if stage.__module__.endswith("_gpu_sparse") and _triton.MISSING is not None:
-        sys.exit(f"no kernels to run: {_triton.MISSING}")
-    if DRY and _triton.MISSING is None:
-        # As it comes, the interpreter neither multiplies bfloat16 nor runs with numpy 2.4.
-        from tests.kernels import interpreter
 
-        interpreter.install()
+def prepared(name: str) -> None:
+    """Makes sure that our kernels can run; exits with the reason if not."""
+    missing = import_module("sparse_ops.ops._triton").MISSING
+    if missing is not None and name != "build":
+        sys.exit(f"no kernels to run: {missing}")
+    if DRY and missing is None:
+        # As it comes, the interpreter neither multiplies bfloat16 nor runs with numpy 2.4.
+        import_module("tests.kernels.interpreter").install()
+
+
+if __name__ == "__main__":
+    name = sys.argv[1]
+    if name != "env" and STAGES[name] != "_gpu_dense":
+        prepared(name)
+    stage = env if name == "env" else getattr(import_module(f"benchmarks.{STAGES[name]}"), name)
     found: list[dict] = []
     for row in stage():
         found.append(row)

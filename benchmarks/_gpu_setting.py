@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks import _gpu_clock
 from benchmarks.layers import (
     LINEARS,
     RESNET18_CIFAR,
@@ -21,35 +22,31 @@ from benchmarks.layers import (
     Conv,
     Linear,
 )
-from sparse_ops.ops.tuning import cuda_milliseconds
+from kernels.clock import rounds_on_device
 
 DRY = os.environ.get("SPARSE_OPS_DRY") == "1"
-DEVICE = "cpu" if DRY else "cuda"
+DEVICE = "cuda" if torch.cuda.is_available() and not DRY else "cpu"
 DEADLINE = time.monotonic() + float(os.environ.get("SPARSE_OPS_SECONDS", "60"))
 CONVS = [Conv("dry", 8, 16, 3)] if DRY else [*RESNET18_IMAGENET, *VGG16_CIFAR, *RESNET18_CIFAR]
 LINES = [Linear("dry", 9, 5)] if DRY else LINEARS
 BATCHES = (1,) if DRY else (32, 256)
-# name -> type, and how torch may compute float32 convolutions.
+# name -> type, and whether torch may use TF32 for float32.
 PRECISIONS = {
-    "bf16": (torch.bfloat16, "tf32"),
-    "tf32": (torch.float32, "tf32"),
-    "fp16": (torch.float16, "tf32"),
-    "fp32": (torch.float32, "ieee"),
+    "bf16": (torch.bfloat16, True),
+    "tf32": (torch.float32, True),
+    "fp16": (torch.float16, True),
+    "fp32": (torch.float32, False),
 }
 # The most that a result may be off, of the largest exact one: 4 units of its type's rounding.
 OFF = {torch.float32: 2e-3, torch.float16: 4 * 2.0**-11, torch.bfloat16: 4 * 2.0**-8}
 
 
-def _seconds_on_cpu(*calls: Callable[[], object]) -> list[float]:
-    times = []
-    for call in calls:
-        start = time.perf_counter()
-        call()
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
+rounds: Callable[..., list[list[float]]] = _gpu_clock.rounds_on_host if DRY else rounds_on_device
 
 
-milliseconds: Callable[..., list[float]] = _seconds_on_cpu if DRY else cuda_milliseconds
+def milliseconds(*calls: Callable[[], object]) -> list[float]:
+    """The median of each call, by turns."""
+    return _gpu_clock.medians(rounds(*calls))
 
 
 def in_time() -> bool:
@@ -58,10 +55,12 @@ def in_time() -> bool:
 
 def use(precision: str) -> torch.dtype:
     """The type of that name, torch's switches set for it."""
-    dtype, switch = PRECISIONS[precision]
+    dtype, tf32 = PRECISIONS[precision]
     torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.conv.fp32_precision = switch
-    torch.backends.cuda.matmul.fp32_precision = switch
+    # The older switches: with the newer ones set, torch refuses to answer for the older, and parts
+    # of torch.compile still ask for these.
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     return dtype
 
 
@@ -71,8 +70,11 @@ def last(x: Tensor) -> Tensor:
 
 def conv_problems(
     batches: tuple[int, ...] = BATCHES, layers: list[Conv] = CONVS
-) -> Iterator[tuple[dict, Conv, Tensor, Tensor, Tensor]]:
-    """(what it is, layer, x, weight, bias), fresh random numbers, until the time is up."""
+) -> Iterator[tuple[dict, Conv, Tensor, Tensor]]:
+    """(what it is, layer, x, weight), fresh random numbers, until the time is up.
+
+    Without a bias: cuDNN would add one in a kernel of its own, and ours in the same.
+    """
     for batch in batches:
         for precision in PRECISIONS:
             dtype = use(precision)
@@ -81,14 +83,13 @@ def conv_problems(
                     return
                 x = torch.randn(batch, layer.channels, layer.size, layer.size, device=DEVICE)
                 weight = torch.randn(layer.filters, layer.channels, 3, 3, device=DEVICE)
-                bias = torch.randn(layer.filters, device=DEVICE)
                 what = {
                     "network": layer.network,
                     "layer": layer.label,
                     "precision": precision,
                     "batch": batch,
                 }
-                yield what, layer, last(x.to(dtype)), last(weight.to(dtype)), bias.to(dtype)
+                yield what, layer, last(x.to(dtype)), last(weight.to(dtype))
 
 
 def off(y: Tensor, exact: Tensor) -> float:

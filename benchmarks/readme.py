@@ -44,12 +44,53 @@ def table(data: dict) -> str:
     return "\n".join(lines)
 
 
+def gpu_table(data: dict) -> str:
+    """The convolutions of one run of gpu_run.py as Markdown, under the card and the versions.
+
+    Raises:
+        ValueError: it was a dry run.
+    """
+    if not data["gpu"]:
+        raise ValueError("these are the results of a dry run: there was no GPU")
+    rows = {n: (s["figures"] or {}).get("rows", []) for n, s in data["stages"].items()}
+    here = rows["env"][0]
+    keys = ("network", "layer", "precision", "batch")
+    tuned = {
+        tuple(r[key] for key in keys): r["max_autotune_ms"]
+        for r in rows.get("compiled", [])
+        if "max_autotune_ms" in r
+    }
+    lines = [
+        f"{here['device']}, torch {here['torch']}, Triton {here['triton']}, commit "
+        f"{data['commit']}; `python benchmarks/gpu_run.py`. "
+        "L2 is emptied before each call; no bias on either side.",
+        "",
+        "| network | layer | type | batch | removed | cuDNN ms | packed ms | speed-up (10–90 %) "
+        "| vs max-autotune | ideal |",
+        "|---|---|---|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    for r in rows.get("ours", []):
+        if "failed" in r:
+            continue
+        compiled = tuned.get(tuple(r[key] for key in keys))
+        against = "" if compiled is None else f"{compiled / r['ours_ms']:.2f}×"
+        lines.append(
+            f"| {r['network']} | {r['layer']} | {r['precision']} | {r['batch']} | {r['removed']} "
+            f"| {r['dense_ms']:.4f} | {r['ours_ms']:.4f} "
+            f"| **{r['speedup']:.2f}×** ({r['low']:.2f}–{r['high']:.2f}) | {against} "
+            f"| {r['ideal']:.2f}× |"
+        )
+    return "\n".join(lines)
+
+
 def filled(text: str) -> str:
     """The README with its tables made anew."""
 
     def fill(match: re.Match) -> str:
         data = json.loads((ROOT / "benchmarks" / "results" / match[1]).read_text())
-        made = methods_table(data) if "runs" in data else table(data)
+        kinds = {"runs": methods_table, "stages": gpu_table}
+        make = next((kinds[key] for key in kinds if key in data), table)
+        made = make(data)
         return f"<!-- results: {match[1]} -->\n{made}\n<!-- end -->"
 
     return BLOCK.sub(fill, text)

@@ -65,56 +65,67 @@ def finish(
 
 
 @triton.jit
-def located(tile, pixels, out_h, out_w, BLOCK: tl.constexpr, INDEX: tl.constexpr):
-    """(image, row, column, inside): the output pixels of a tile, counted through all images."""
+def located(tile, pixels, size, BLOCK: tl.constexpr, INDEX: tl.constexpr):
+    """(image, row, column, inside): a tile's pixels of images of that size, through all images."""
     pixel = tile.to(INDEX) * BLOCK + tl.arange(0, BLOCK)
-    in_image = pixel % (out_h * out_w)
-    return pixel // (out_h * out_w), in_image // out_w, in_image % out_w, pixel < pixels
+    in_image = pixel % (size[0] * size[1])
+    return pixel // (size[0] * size[1]), in_image // size[1], in_image % size[1], pixel < pixels
 
 
 @triton.jit
-def offset(image, row, column, stride_image, stride_row, stride_column):
-    """int64: how far into a tensor of those strides the pixels of channel 0 lie."""
+def offset(image, row, column, strides):
+    """int64: how far into a tensor of strides (N, C, H, W) the pixels of channel 0 lie."""
     return (
-        image.to(tl.int64) * stride_image
-        + row.to(tl.int64) * stride_row
-        + column.to(tl.int64) * stride_column
+        image.to(tl.int64) * strides[0]
+        + row.to(tl.int64) * strides[2]
+        + column.to(tl.int64) * strides[3]
     )
 
 
 @triton.jit
-def gathered(
-    x_ptr,
-    image,
-    top,
-    left,
-    inside,
-    column,
-    channels,
-    height,
-    width,
-    x_image,
-    x_channel,
-    x_row,
-    x_column,
-    dilation_h,
-    dilation_w,
-    TAPS: tl.constexpr,
-    KERNEL_W: tl.constexpr,
-    UP_H: tl.constexpr,
-    UP_W: tl.constexpr,
-    RUN: tl.constexpr,
-):
-    """(columns, pixels) of x: what each column of the weight meets at each pixel; 0 in the padding.
+def channels_at(o, pixels, strides):
+    """int64: how far into a tensor channels o, a number or an axis of their own, of pixels lie."""
+    image, row, column, _ = pixels
+    return offset(image, row, column, strides) + o.to(tl.int64) * strides[1]
 
-    Pixels are last because neighbouring lanes then read neighbouring memory (in NCHW).
+
+@triton.jit
+def finish_channels(
+    y,
+    o,
+    pixels,
+    there,
+    y_ptr,
+    y_strides,
+    residual_ptr,
+    r_strides,
+    HAS_RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):
+    """As `finish`, in channels o of the pixels that `located` says."""
+    y_at, r_at = channels_at(o, pixels, y_strides), channels_at(o, pixels, r_strides)
+    finish(y, y_ptr, y_at, residual_ptr, r_at, there, HAS_RESIDUAL, ACTIVATION)
+
+
+@triton.jit
+def windows(pixels, steps):
+    """(image, top, left, inside): where in x the first tap of some pixels lies; may be outside.
 
     Args:
-        image, top, left: (pixels): the image, and where in it the first tap lies; may be outside.
-        inside: (pixels), bool: is there such a pixel?
-        column: (columns): channel * TAPS + tap; what is not a tap of these `channels` reads as 0.
-        UP_H, UP_W: how far apart the rows and columns of x stand, with zeros between them: a
-            convolution's stride, when its gradient is computed.
+        pixels: what `located` says of the output.
+        steps: (stride, padding, dilation), each (h, w).
+    """
+    image, row, column, inside = pixels
+    stride, padding, _ = steps
+    return image, row * stride[0] - padding[0], column * stride[1] - padding[1], inside
+
+
+@triton.jit
+def taps_of(column, channels, TAPS: tl.constexpr, RUN: tl.constexpr):
+    """(channel, tap, kept), each (columns, 1), of columns = channel * TAPS + tap.
+
+    Args:
+        channels: what is not a tap of one of these is not kept.
         RUN: so many columns at a time are one tap of neighbouring channels, from a multiple of RUN.
     """
     kept = (column >= 0) & (column < channels * TAPS)
@@ -124,23 +135,66 @@ def gathered(
         channel = tl.max_contiguous(tl.multiple_of(channel, RUN), RUN)
         tap = tl.max_constancy(tap, RUN)
         kept = tl.max_constancy(kept, RUN)
-    down = tap // KERNEL_W * dilation_h
-    right = tap % KERNEL_W * dilation_w
-    y = top[None, :] + down[:, None]
-    x = left[None, :] + right[:, None]
-    there = kept[:, None] & inside[None, :] & (y >= 0) & (x >= 0)
+    return channel[:, None], tap[:, None], kept[:, None]
+
+
+@triton.jit
+def run_from(first, channels, TAPS: tl.constexpr, LENGTH: tl.constexpr):
+    """As `taps_of`, of one tap of LENGTH neighbouring channels, of which `first` is the first.
+
+    Tap and kept are numbers here: no index of a channel is loaded.
+    """
+    start = tl.multiple_of(first // TAPS, LENGTH)
+    kept = (first >= 0) & (start + LENGTH <= channels)
+    return (start + tl.arange(0, LENGTH))[:, None], first % TAPS, kept
+
+
+@triton.jit
+def gathered(
+    x_ptr,
+    window,
+    taps,
+    size,
+    strides,
+    dilation,
+    KERNEL_W: tl.constexpr,
+    UP_H: tl.constexpr,
+    UP_W: tl.constexpr,
+):
+    """(columns, pixels) of x: what each column of the weight meets at each pixel; 0 in the padding.
+
+    Pixels are last because neighbouring lanes then read neighbouring memory (in NCHW).
+
+    Args:
+        window: what `windows` says of the pixels.
+        taps: what `taps_of` or `run_from` says of the columns.
+        size, strides: of x: (H, W), and of (N, C, H, W).
+        UP_H, UP_W: how far apart the rows and columns of x stand, with zeros between them: a
+            convolution's stride, when its gradient is computed.
+    """
+    image, top, left, inside = window
+    channel, tap, kept = taps
+    down = tap // KERNEL_W * dilation[0]
+    right = tap % KERNEL_W * dilation[1]
+    y = top[None, :] + down
+    x = left[None, :] + right
+    there = kept & inside[None, :] & (y >= 0) & (x >= 0)
     if UP_H * UP_W == 1:
-        there = there & (y < height) & (x < width)
-        corner = offset(image, top, left, x_image, x_row, x_column)
-        step = offset(channel, down, right, x_channel, x_row, x_column)
-        at = corner[None, :] + step[:, None]
+        there = there & (y < size[0]) & (x < size[1])
+        corner = offset(image, top, left, strides)
+        step = (
+            channel.to(tl.int64) * strides[1]
+            + down.to(tl.int64) * strides[2]
+            + right.to(tl.int64) * strides[3]
+        )
+        at = corner[None, :] + step
     else:
         there = there & (y % UP_H == 0) & (x % UP_W == 0)
-        there = there & (y // UP_H < height) & (x // UP_W < width)
+        there = there & (y // UP_H < size[0]) & (x // UP_W < size[1])
         at = (
-            offset(image, top * 0, left * 0, x_image, x_row, x_column)[None, :]
-            + (channel.to(tl.int64) * x_channel)[:, None]
-            + (y // UP_H).to(tl.int64) * x_row
-            + (x // UP_W).to(tl.int64) * x_column
+            (image.to(tl.int64) * strides[0])[None, :]
+            + channel.to(tl.int64) * strides[1]
+            + (y // UP_H).to(tl.int64) * strides[2]
+            + (x // UP_W).to(tl.int64) * strides[3]
         )
     return tl.load(x_ptr + at, mask=there, other=0.0)

@@ -63,19 +63,13 @@ def output(x: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
     )
 
 
-def strides(name: str, tensor: Tensor) -> dict[str, int]:
-    """The arguments NAME_image, NAME_channel, NAME_row and NAME_column."""
-    parts = ("image", "channel", "row", "column")
-    return {f"{name}_{p}": s for p, s in zip(parts, tensor.stride(), strict=True)}
-
-
 def tiled(y: Tensor, block_pixels: int) -> dict[str, Any]:
     """The arguments that say which pixels of y a program has."""
     pixels = y.shape[0] * y.shape[2] * y.shape[3]
     return {
         "pixels": pixels,
-        "out_h": y.shape[2],
-        "out_w": y.shape[3],
+        "y_size": tuple(y.shape[2:]),
+        "y_strides": y.stride(),
         "BLOCK_PIXELS": block_pixels,
         "INDEX": tl.int64 if pixels + block_pixels > INT32_MAX else tl.int32,
     }
@@ -84,19 +78,13 @@ def tiled(y: Tensor, block_pixels: int) -> dict[str, Any]:
 def reads(x: Tensor, geometry: Geometry) -> dict[str, Any]:
     """The arguments that say where a convolution reads x."""
     return {
-        "height": x.shape[2],
-        "width": x.shape[3],
-        "stride_h": geometry.stride[0],
-        "stride_w": geometry.stride[1],
-        "padding_h": geometry.padding[0],
-        "padding_w": geometry.padding[1],
-        "dilation_h": geometry.dilation[0],
-        "dilation_w": geometry.dilation[1],
+        "x_size": tuple(x.shape[2:]),
+        "x_strides": x.stride(),
+        "steps": (geometry.stride, geometry.padding, geometry.dilation),
         "TAPS": geometry.kernel[0] * geometry.kernel[1],
         "KERNEL_W": geometry.kernel[1],
         "UP_H": geometry.up[0],
         "UP_W": geometry.up[1],
-        **strides("x", x),
     }
 
 
@@ -107,9 +95,8 @@ def epilogue(
     return {
         "bias_ptr": bias,
         "residual_ptr": residual,
+        "r_strides": (y if residual is None else residual).stride(),
         "HAS_BIAS": bias is not None,
         "HAS_RESIDUAL": residual is not None,
         "ACTIVATION": activation,
-        **strides("y", y),
-        **strides("r", y if residual is None else residual),
     }

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._device import finish, gathered, located, offset
+from ._device import finish_channels, gathered, located, taps_of, windows
 from ._launch import Geometry, epilogue, output, reads, tiled
 from .configs import RowConfig, row_config
 
@@ -30,28 +30,12 @@ def _row_conv2d_fwd_kernel(
     channels_in_group,
     nnz,
     pixels,
-    height,
-    width,
-    out_h,
-    out_w,
-    x_image,
-    x_channel,
-    x_row,
-    x_column,
-    y_image,
-    y_channel,
-    y_row,
-    y_column,
-    r_image,
-    r_channel,
-    r_row,
-    r_column,
-    stride_h,
-    stride_w,
-    padding_h,
-    padding_w,
-    dilation_h,
-    dilation_w,
+    x_size,
+    y_size,
+    x_strides,
+    y_strides,
+    r_strides,
+    steps,
     HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -66,14 +50,10 @@ def _row_conv2d_fwd_kernel(
     # Filters run fastest: programs at work together read the same pixels.
     program = tl.program_id(0)
     o = tl.load(order_ptr + program % filters)
-    image, row, column, inside = located(
-        program // filters, pixels, out_h, out_w, BLOCK_PIXELS, INDEX
-    )
-    inside = inside & (o >= 0) & (o < filters)
+    tile = located(program // filters, pixels, y_size, BLOCK_PIXELS, INDEX)
+    inside = tile[3] & (o >= 0) & (o < filters)
     o = tl.minimum(tl.maximum(o, 0), filters - 1)
-    top = row * stride_h - padding_h
-    left = column * stride_w - padding_w
-    own_x = x_ptr + (o // filters_in_group).to(tl.int64) * channels_in_group * x_channel
+    own_x = x_ptr + (o // filters_in_group).to(tl.int64) * channels_in_group * x_strides[1]
     start = tl.maximum(tl.load(crow_ptr + o), 0)
     stop = tl.minimum(tl.load(crow_ptr + o + 1), nnz)
     total = tl.zeros((BLOCK_COLUMNS, BLOCK_PIXELS), dtype=tl.float32)
@@ -81,36 +61,25 @@ def _row_conv2d_fwd_kernel(
         place = at + tl.arange(0, BLOCK_COLUMNS)
         col = tl.load(col_ptr + place, mask=place < stop, other=-1)
         weight = tl.load(values_ptr + place, mask=place < stop, other=0.0).to(tl.float32)
-        found = gathered(
-            own_x,
-            image,
-            top,
-            left,
-            inside,
-            col,
-            channels_in_group,
-            height,
-            width,
-            x_image,
-            x_channel,
-            x_row,
-            x_column,
-            dilation_h,
-            dilation_w,
-            TAPS,
-            KERNEL_W,
-            UP_H,
-            UP_W,
-            1,
-        )
+        taps = taps_of(col, channels_in_group, TAPS, 1)
+        window = windows(tile, steps)
+        found = gathered(own_x, window, taps, x_size, x_strides, steps[2], KERNEL_W, UP_H, UP_W)
         total += weight[:, None] * found.to(tl.float32)
     y = tl.sum(total, axis=0)
     if HAS_BIAS:
         y += tl.load(bias_ptr + o).to(tl.float32)
-    o = o.to(tl.int64)
-    y_at = offset(image, row, column, y_image, y_row, y_column) + o * y_channel
-    r_at = offset(image, row, column, r_image, r_row, r_column) + o * r_channel
-    finish(y, y_ptr, y_at, residual_ptr, r_at, inside, HAS_RESIDUAL, ACTIVATION)
+    finish_channels(
+        y,
+        o,
+        tile,
+        inside,
+        y_ptr,
+        y_strides,
+        residual_ptr,
+        r_strides,
+        HAS_RESIDUAL,
+        ACTIVATION,
+    )
 
 
 def csr_conv2d(

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._device import gathered, located, offset
-from ._launch import Geometry, reads, strides, tiled
+from ._device import channels_at, gathered, located, taps_of, windows
+from ._launch import Geometry, reads, tiled
 from .configs import RowConfig, row_config
 
 
@@ -29,24 +29,11 @@ def _row_conv2d_weight_kernel(
     splits,
     nnz,
     pixels,
-    height,
-    width,
-    out_h,
-    out_w,
-    x_image,
-    x_channel,
-    x_row,
-    x_column,
-    y_image,
-    y_channel,
-    y_row,
-    y_column,
-    stride_h,
-    stride_w,
-    padding_h,
-    padding_w,
-    dilation_h,
-    dilation_w,
+    x_size,
+    y_size,
+    x_strides,
+    y_strides,
+    steps,
     TAPS: tl.constexpr,
     KERNEL_W: tl.constexpr,
     UP_H: tl.constexpr,
@@ -69,36 +56,12 @@ def _row_conv2d_weight_kernel(
     share = tl.cdiv(tiles, splits)
     total = tl.zeros((BLOCK_COLUMNS, BLOCK_PIXELS), dtype=tl.float32)
     for tile in range(split * share, tl.minimum(split * share + share, tiles)):
-        image, row, column, inside = located(
-            program * 0 + tile, pixels, out_h, out_w, BLOCK_PIXELS, INDEX
-        )
-        found = gathered(
-            x_ptr,
-            image,
-            row * stride_h - padding_h,
-            column * stride_w - padding_w,
-            inside,
-            col,
-            channels,
-            height,
-            width,
-            x_image,
-            x_channel,
-            x_row,
-            x_column,
-            dilation_h,
-            dilation_w,
-            TAPS,
-            KERNEL_W,
-            UP_H,
-            UP_W,
-            1,
-        )
+        pixels_at = located(program * 0 + tile, pixels, y_size, BLOCK_PIXELS, INDEX)
+        window, taps = windows(pixels_at, steps), taps_of(col, channels, TAPS, 1)
+        found = gathered(x_ptr, window, taps, x_size, x_strides, steps[2], KERNEL_W, UP_H, UP_W)
         dy = tl.load(
-            dy_ptr
-            + offset(image, row, column, y_image, y_row, y_column)[None, :]
-            + (o.to(tl.int64) * y_channel)[:, None],
-            mask=kept[:, None] & inside[None, :],
+            dy_ptr + channels_at(o[:, None], pixels_at, y_strides),
+            mask=kept[:, None] & pixels_at[3][None, :],
             other=0.0,
         )
         total += found.to(tl.float32) * dy.to(tl.float32)
@@ -146,6 +109,5 @@ def csr_conv2d_weight(
             num_stages=config.num_stages,
             **where,
             **reads(x, geometry),
-            **strides("y", dy),
         )
     return parts.sum(0)

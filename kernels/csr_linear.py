@@ -100,8 +100,11 @@ def _csr_linear_sum_kernel(
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < entries
     y = tl.zeros((BLOCK,), dtype=tl.float32)
-    for part in range(splits):
-        y += tl.load(parts_ptr + part * entries + at, mask=inside, other=0.0)
+    # Step by step: splits * entries may be over 2^31.
+    place = at
+    for _ in range(splits):
+        y += tl.load(parts_ptr + place, mask=inside, other=0.0)
+        place += entries
     if HAS_BIAS:
         y += tl.load(bias_ptr + at % rows, mask=inside, other=0.0).to(tl.float32)
     r_at = at // rows * r_row + at % rows * r_column

@@ -2,7 +2,9 @@
 
 One program per tile of pixels and set (or block of a wide set). `sets.py` says what a set is: the
 filters are found by their numbers, and so are the columns, so that neither weights nor activations
-are permuted in memory. A gradient in x is the same convolution with the transposed weight.
+are permuted in memory. Where they are neighbours, as after sorting, reads and writes are of 16
+bytes, and where a block of columns is one tap of neighbouring channels, no number of them is read.
+A gradient in x is the same convolution with the transposed weight.
 """
 
 import torch
@@ -10,13 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._device import finish, gathered, located, offset
+from ._device import finish_channels, gathered, located, run_from, taps_of, windows
 from ._launch import Geometry, epilogue, output, reads, tiled
 from .configs import SetConfig, set_config
 from .sets import Sets
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["nnz"])
 def _pack_kernel(values_ptr, source_ptr, packed_ptr, entries, nnz, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < entries
@@ -26,7 +28,7 @@ def _pack_kernel(values_ptr, source_ptr, packed_ptr, entries, nnz, BLOCK: tl.con
     tl.store(packed_ptr + at, value, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["others", "filters"])
 def _fill_kernel(
     others_ptr,
     bias_ptr,
@@ -35,16 +37,9 @@ def _fill_kernel(
     others,
     filters,
     pixels,
-    out_h,
-    out_w,
-    y_image,
-    y_channel,
-    y_row,
-    y_column,
-    r_image,
-    r_channel,
-    r_row,
-    r_column,
+    y_size,
+    y_strides,
+    r_strides,
     HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -53,20 +48,28 @@ def _fill_kernel(
 ):
     """What a filter without weights gives."""
     program = tl.program_id(0)
-    o = tl.load(others_ptr + program % others).to(tl.int64)
-    image, row, column, inside = located(
-        program // others, pixels, out_h, out_w, BLOCK_PIXELS, INDEX
-    )
-    inside = inside & (o >= 0) & (o < filters)
+    o = tl.load(others_ptr + program % others)
+    right = (o >= 0) & (o < filters)
+    tile = located(program // others, pixels, y_size, BLOCK_PIXELS, INDEX)
     y = tl.zeros((BLOCK_PIXELS,), dtype=tl.float32)
     if HAS_BIAS:
-        y += tl.load(bias_ptr + o, mask=(o >= 0) & (o < filters), other=0.0).to(tl.float32)
-    y_at = offset(image, row, column, y_image, y_row, y_column) + o * y_channel
-    r_at = offset(image, row, column, r_image, r_row, r_column) + o * r_channel
-    finish(y, y_ptr, y_at, residual_ptr, r_at, inside, HAS_RESIDUAL, ACTIVATION)
+        y += tl.load(bias_ptr + o, mask=right, other=0.0).to(tl.float32)
+    finish_channels(
+        y,
+        o,
+        tile,
+        tile[3] & right,
+        y_ptr,
+        y_strides,
+        residual_ptr,
+        r_strides,
+        HAS_RESIDUAL,
+        ACTIVATION,
+    )
 
 
-@triton.jit
+# What takes part in no address is not compiled for: it would be a kernel for every shape.
+@triton.jit(do_not_specialize=["sets", "blocks", "listed", "channels", "x_size"])
 def _set_conv2d_fwd_kernel(
     x_ptr,
     packed_ptr,
@@ -83,28 +86,12 @@ def _set_conv2d_fwd_kernel(
     filters,
     channels,
     pixels,
-    height,
-    width,
-    out_h,
-    out_w,
-    x_image,
-    x_channel,
-    x_row,
-    x_column,
-    y_image,
-    y_channel,
-    y_row,
-    y_column,
-    r_image,
-    r_channel,
-    r_row,
-    r_column,
-    stride_h,
-    stride_w,
-    padding_h,
-    padding_w,
-    dilation_h,
-    dilation_w,
+    x_size,
+    y_size,
+    x_strides,
+    y_strides,
+    r_strides,
+    steps,
     HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -114,6 +101,7 @@ def _set_conv2d_fwd_kernel(
     UP_H: tl.constexpr,
     UP_W: tl.constexpr,
     RUN: tl.constexpr,
+    ABREAST: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_FILTERS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
@@ -123,56 +111,46 @@ def _set_conv2d_fwd_kernel(
     program = tl.program_id(0)
     part = program % (sets * blocks)
     own = part // blocks
-    image, row, column, inside = located(
-        program // (sets * blocks), pixels, out_h, out_w, BLOCK_PIXELS, INDEX
-    )
-    top = row * stride_h - padding_h
-    left = column * stride_w - padding_w
+    tile = located(program // (sets * blocks), pixels, y_size, BLOCK_PIXELS, INDEX)
     member = part % blocks * BLOCK_FILTERS + tl.arange(0, BLOCK_FILTERS)
     wanted = member < set_width
     o = tl.load(filters_ptr + own * set_width + member, mask=wanted, other=-1)
+    if ABREAST > 1:
+        o = tl.max_contiguous(tl.multiple_of(o, ABREAST), ABREAST)
     start = tl.maximum(tl.load(starts_ptr + own), 0)
     stop = tl.minimum(tl.load(starts_ptr + own + 1), listed)
     total = tl.zeros((BLOCK_PIXELS, BLOCK_FILTERS), dtype=tl.float32)
     for at in range(start, stop, BLOCK_COLUMNS):
         place = at + tl.arange(0, BLOCK_COLUMNS)
-        col = tl.load(columns_ptr + place, mask=place < stop, other=-1)
         weight = tl.load(
             packed_ptr + place.to(tl.int64)[:, None] * set_width + member[None, :],
             mask=(place < stop)[:, None] & wanted[None, :],
             other=0.0,
         )
-        found = gathered(
-            x_ptr,
-            image,
-            top,
-            left,
-            inside,
-            col,
-            channels,
-            height,
-            width,
-            x_image,
-            x_channel,
-            x_row,
-            x_column,
-            dilation_h,
-            dilation_w,
-            TAPS,
-            KERNEL_W,
-            UP_H,
-            UP_W,
-            RUN,
-        )
+        if RUN >= BLOCK_COLUMNS:
+            taps = run_from(tl.load(columns_ptr + at), channels, TAPS, BLOCK_COLUMNS)
+        else:
+            # A channel below 0 is none; the division of -1 would give 0.
+            col = tl.load(columns_ptr + place, mask=place < stop, other=-TAPS)
+            taps = taps_of(col, channels, TAPS, RUN)
+        window = windows(tile, steps)
+        found = gathered(x_ptr, window, taps, x_size, x_strides, steps[2], KERNEL_W, UP_H, UP_W)
         total = tl.dot(tl.trans(found), weight, total, input_precision=PRECISION)
     wanted = (o >= 0) & (o < filters)
     if HAS_BIAS:
         total += tl.load(bias_ptr + o, mask=wanted, other=0.0).to(tl.float32)[None, :]
-    o = o.to(tl.int64)[:, None]
-    y_at = offset(image, row, column, y_image, y_row, y_column)[None, :] + o * y_channel
-    r_at = offset(image, row, column, r_image, r_row, r_column)[None, :] + o * r_channel
-    there = wanted[:, None] & inside[None, :]
-    finish(tl.trans(total), y_ptr, y_at, residual_ptr, r_at, there, HAS_RESIDUAL, ACTIVATION)
+    finish_channels(
+        tl.trans(total),
+        o[:, None],
+        tile,
+        wanted[:, None] & tile[3][None, :],
+        y_ptr,
+        y_strides,
+        residual_ptr,
+        r_strides,
+        HAS_RESIDUAL,
+        ACTIVATION,
+    )
 
 
 def packed(values: Tensor, sets: Sets) -> Tensor:
@@ -250,6 +228,7 @@ def set_conv2d(
             channels=x.shape[1],
             PRECISION="tf32" if tf32 else "ieee",
             RUN=sets.run,
+            ABREAST=sets.abreast,
             BLOCK_FILTERS=config.block_filters,
             BLOCK_COLUMNS=config.block_columns,
             num_warps=config.num_warps,

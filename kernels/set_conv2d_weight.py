@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._device import gathered, located, offset
-from ._launch import Geometry, reads, strides, tiled
+from ._device import gathered, located, offset, taps_of, windows
+from ._launch import Geometry, reads, tiled
 from .configs import SetConfig, weight_config
 from .sets import Sets
 
@@ -31,24 +31,11 @@ def _set_conv2d_weight_kernel(
     filters,
     channels,
     pixels,
-    height,
-    width,
-    out_h,
-    out_w,
-    x_image,
-    x_channel,
-    x_row,
-    x_column,
-    y_image,
-    y_channel,
-    y_row,
-    y_column,
-    stride_h,
-    stride_w,
-    padding_h,
-    padding_w,
-    dilation_h,
-    dilation_w,
+    x_size,
+    y_size,
+    x_strides,
+    y_strides,
+    steps,
     PRECISION: tl.constexpr,
     TAPS: tl.constexpr,
     KERNEL_W: tl.constexpr,
@@ -79,34 +66,15 @@ def _set_conv2d_weight_kernel(
         total = tl.zeros((BLOCK_COLUMNS, BLOCK_FILTERS), dtype=tl.float32)
         for tile in range(split * share, tl.minimum(split * share + share, tiles)):
             image, row, column, inside = located(
-                program * 0 + tile, pixels, out_h, out_w, BLOCK_PIXELS, INDEX
+                program * 0 + tile, pixels, y_size, BLOCK_PIXELS, INDEX
             )
-            found = gathered(
-                x_ptr,
-                image,
-                row * stride_h - padding_h,
-                column * stride_w - padding_w,
-                inside,
-                col,
-                channels,
-                height,
-                width,
-                x_image,
-                x_channel,
-                x_row,
-                x_column,
-                dilation_h,
-                dilation_w,
-                TAPS,
-                KERNEL_W,
-                UP_H,
-                UP_W,
-                1,
-            )
+            window = windows((image, row, column, inside), steps)
+            taps = taps_of(col, channels, TAPS, 1)
+            found = gathered(x_ptr, window, taps, x_size, x_strides, steps[2], KERNEL_W, UP_H, UP_W)
             dy = tl.load(
                 dy_ptr
-                + offset(image, row, column, y_image, y_row, y_column)[:, None]
-                + (o.to(tl.int64) * y_channel)[None, :],
+                + offset(image, row, column, y_strides)[:, None]
+                + (o.to(tl.int64) * y_strides[1])[None, :],
                 mask=inside[:, None] & held[None, :],
                 other=0.0,
             )
@@ -168,6 +136,5 @@ def set_conv2d_weight(
             num_stages=config.num_stages,
             **where,
             **reads(x, geometry),
-            **strides("y", dy),
         )
     return parts.flatten(1)[:, sets.place].sum(0)

@@ -17,11 +17,6 @@ from torch import Tensor
 
 # What tl.dot wants of a half-precision product's sides in all versions of Triton.
 LEAST_WIDTH = 16
-# Reading one column of x costs a set as much as the products of so many filters. Arithmetic for an
-# H200: 150 if all of x comes from L2, 0 if it stays in L1. Between the two; `tune` finds out.
-READING = 32
-# The filters of one program (`configs.set_config`): a wider set reads x more than once.
-WIDEST = 64
 
 
 class Sets(NamedTuple):
@@ -34,7 +29,8 @@ class Sets(NamedTuple):
         source: (listed, width), int32: which value stands there, or -1 for a zero.
         place: (nnz), int64: where in (listed, width) each value stands.
         longest: the most columns of a set.
-        run: see `_device.gathered`.
+        run: see `_device.taps_of`.
+        abreast: so many filters at a time are neighbours, from a multiple of that, or are none.
         order: (channels), int64: which channel of x stands where, if x is to be sorted first.
             With runs, sorted or not, x is to have its channels last.
         others: the filters that are in no set, int32.
@@ -47,6 +43,7 @@ class Sets(NamedTuple):
     place: Tensor
     longest: int
     run: int
+    abreast: int
     order: Tensor | None
     others: Tensor
 
@@ -88,68 +85,9 @@ def transposed(table: Tensor, groups: int, taps: int) -> Tensor:
     return split.transpose(1, 2).flip(3).reshape(groups * per_group, -1)
 
 
-def _padded(n: int) -> int:
+def padded(n: int) -> int:
+    """The width of a set of n filters."""
     return max(LEAST_WIDTH, -(-n // LEAST_WIDTH) * LEAST_WIDTH)
-
-
-def _cost(filters: int) -> int:
-    """Of one column of a set of that many filters."""
-    width = _padded(filters)
-    return width + READING * -(-width // WIDEST)
-
-
-def by_class(
-    table: Tensor, groups: int, classes: int, merged: int | None = None
-) -> tuple[int, list[Tensor]]:
-    """(merged, filters by o mod `merged`): a divisor of the classes; by default of least work.
-
-    Work is columns times filters, of which a matrix instruction takes 16 at a time, and reading x
-    for each program: merging classes costs zeros, leaving them apart costs padding and reading.
-    """
-    kept, in_group = table >= 0, table.shape[0] // groups
-    best: tuple[int, int, list[Tensor]] | None = None
-    for count in (merged,) if merged else range(classes, 0, -1):
-        if classes % count:
-            continue
-        parts = [
-            o + group * in_group
-            for group in range(groups)
-            for own in range(count)
-            if (
-                o := ((torch.arange(in_group) + group * in_group) % count == own).nonzero()[:, 0]
-            ).numel()
-        ]
-        work = sum(int(kept[o].any(0).sum()) * _cost(o.numel()) for o in parts)
-        if best is None or work < best[0]:
-            best = (work, count, parts)
-    return best[1:] if best else (1, [])
-
-
-def by_likeness(table: Tensor, groups: int) -> list[Tensor]:
-    """Filters in sets of 16: the longest one left, and those that share most columns with it."""
-    kept = (table >= 0).float()
-    parts, in_group = [], table.shape[0] // groups
-    for group in range(groups):
-        own = kept[group * in_group : (group + 1) * in_group]
-        length = own.sum(1)
-        left = length > 0
-        shared = own @ own.T
-        while bool(left.any()):
-            seed = int(torch.where(left, length, -1.0).argmax())
-            chosen, likeness = [seed], shared[seed].clone()
-            left[seed] = False
-            while len(chosen) < LEAST_WIDTH and bool(left.any()):
-                score = torch.where(left, likeness / length.clamp(min=1), -1.0)
-                chosen.append(int(score.argmax()))
-                left[chosen[-1]] = False
-                likeness += shared[chosen[-1]]
-            parts.append(torch.tensor(sorted(chosen)) + group * in_group)
-    return parts
-
-
-def shared_columns(table: Tensor, parts: list[Tensor]) -> int:
-    """How many columns the sets have, all together: what a program must load for each pixel."""
-    return sum(int((table[o] >= 0).any(0).sum()) for o in parts)
 
 
 def assemble(
@@ -162,17 +100,17 @@ def assemble(
         parts: the filters of each set, all of one group of the convolution.
         nnz: how many values there are.
         sort_by: if not 0, x's channels are to be sorted by their number modulo this first, if
-            that makes runs.
+            that makes runs; 1 finds the runs that are there as it is.
     """
     filters, in_group = table.shape[0], table.shape[0] // groups
     per_group = table.shape[1] // taps
     channels = groups * per_group
     order = rank = None
-    if sort_by:
+    if sort_by > 1:
         order = torch.arange(channels) % sort_by * channels + torch.arange(channels)
         order = order.argsort()
         rank = order.argsort()
-    width = _padded(max((o.numel() for o in parts), default=1))
+    width = padded(max((o.numel() for o in parts), default=1))
     listed, members, source = [], [], []
     # The longest first: what is handed out last is short.
     for o in sorted(parts, key=lambda o: -int((table[o] >= 0).any(0).sum())):
@@ -195,26 +133,26 @@ def assemble(
     for o in parts:
         others[o] = False
     run = run_of(columns, lengths, taps) if sort_by else 1
-    if sort_by and run == 1:
+    if order is not None and run == 1:
         return assemble(table, parts, groups, taps, nnz)
-    if sort_by == 1:
-        order = None
+    stacked = torch.stack(members).int() if members else torch.empty(0, width, dtype=torch.int32)
     return Sets(
-        torch.stack(members).int() if members else torch.empty(0, width, dtype=torch.int32),
+        stacked,
         lengths.cumsum(0).int(),
         columns.int(),
         where.int(),
         place,
         int(lengths.max()),
         run,
+        abreast_of(stacked),
         order,
         others.nonzero()[:, 0].int(),
     )
 
 
 def run_of(columns: Tensor, lengths: Tensor, taps: int) -> int:
-    """The longest run of `_device.gathered` that all these columns keep; 1 if none."""
-    for run in (16, 8):
+    """The longest run of `_device.taps_of` that all these columns keep; 1 if none."""
+    for run in (64, 32, 16, 8):
         if bool((lengths % run).any()) or not columns.numel():
             continue
         channel, tap = (columns // taps).reshape(-1, run), (columns % taps).reshape(-1, run)
@@ -224,3 +162,11 @@ def run_of(columns: Tensor, lengths: Tensor, taps: int) -> int:
         ):
             return run
     return 1
+
+
+def abreast_of(filters: Tensor) -> int:
+    """`Sets.abreast`: 8, which a store of 16 bytes wants, or 1."""
+    eights = filters.reshape(-1, 8)
+    neighbours = eights == eights[:, :1] + torch.arange(8)
+    whole = neighbours.all(1) & (eights[:, 0] % 8 == 0)
+    return 8 if bool((whole | (eights < 0).all(1)).all()) else 1

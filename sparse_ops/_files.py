@@ -35,3 +35,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within, no other process is in here for that file: for reading, changing and writing it.
+
+    A file beside it, PATH.lock, stays. Where the system has no such locks, it does nothing.
+
+    Raises:
+        OSError: the lock cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    target = Path(path)
+    with open(target.with_name(f"{target.name}.lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -92,9 +92,9 @@ class Packer:
             two = partial(converted(of_other, other.layers), *self.inputs)
             if best.whole is None or self.between(one, two, 0.05 * budget_s).speedup > 1:
                 best, context = other, of_other
-        if best.whole is not None or not best.shrinking.changes:
+        if best.whole is not None or not (best.sorts or best.shrinking.changes):
             return best
-        note = "with channels removed the model was not faster, so none is"
+        note = "with channels removed or sorted the model was not faster, so none is"
         best, _ = self.plan(unshrunk, budget_s / 2)
         return replace(best, notes=(note, *best.notes))
 
@@ -103,13 +103,13 @@ class Packer:
         shrinking = way.shrinking
         calls = watch(way.model, prunable_layers(way.model), self.inputs)
         folding, base = self.folding, self.dense
-        if shrinking.changes:
+        if way.changes:
             folding = folding_.find(way.model, calls)[0] if self.fold else Folding()
             base = copied(way.model)
             fold_batch_norms_(base, folding)
         rows = [after_shrinking(row, base, shrinking, calls.get(row.name)) for row in self.rows]
         identity = self.identity
-        if identity is not None and shrinking.changes:
+        if identity is not None and way.changes:
             identity = {**identity, "shrunk": digest([repr(way.model), *_digests(shrinking.masks)])}
         context = Context(
             self.dense,
@@ -126,7 +126,7 @@ class Packer:
         )
         settled = Settled(rows, None, Forms(), Forms())
         left = sum(not row.reason for row in rows)
-        if left or shrinking.changes:
+        if left or way.changes:
             with steps("timing", left + 2, self.progress) as step:
                 settled = _measured(context, rows, calls, self.fold, budget_s, step)
         notes = [settled.unfused] if settled.unfused else []
@@ -134,6 +134,8 @@ class Packer:
             notes.append(
                 f"widths were rounded up to multiples of {shrinking.multiple}, measured faster"
             )
+        if way.sorts:
+            notes.append("channels are in another order inside, those alike side by side")
         made = Plan(
             tuple(settled.layers),
             settled.whole,
@@ -146,6 +148,7 @@ class Packer:
             settled.packed,
             tuple(settled.fusions),
             tuple(settled.concatenations),
+            way.sorts,
         )
         return made, context
 

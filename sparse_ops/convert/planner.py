@@ -63,7 +63,8 @@ def plan(
         fold: whether BatchNorm and activations may be folded into the layers before them, on both
             sides of the comparison, and additions and functions into packed layers: the fast model
             is then a torch.fx.GraphModule. Needs eval mode.
-        shrink: whether channels that nothing needs may be taken out of all layers. Needs eval mode.
+        shrink: whether channels that nothing needs may be taken out of all layers and, on a GPU,
+            the others sorted, those that are masked alike side by side. Needs eval mode.
         progress: whether a progress bar is shown, on the standard error stream.
         compile: whether dense under torch.compile, weights frozen, has to be beaten too: where
             there is a compiler, and a budget of 50 s or more, for it takes long. It takes memory,
@@ -111,8 +112,9 @@ def plan(
         share = WIDTHS_SHARE * budget_s
         ways, note = variants.find(masked, inputs, masks, share, between, fold)
         notes += [note] if note else []
+        ways = variants.with_sorted(ways, inputs)
     # A copy only where the model as it was is still needed: there are large ones.
-    dense = copied(masked) if folding.batch_norms and ways[0].shrinking.changes else masked
+    dense = copied(masked) if folding.batch_norms and any(w.changes for w in ways) else masked
     fold_batch_norms_(dense, folding)
     packer = Packer(
         dense,

@@ -20,6 +20,7 @@ from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.prepare import masked_copy, watch
 from sparse_ops.convert.shrink import Shrinking
 from sparse_ops.convert.shrunk import shrunk_copy
+from sparse_ops.convert.sort import sorted_copy
 from sparse_ops.convert.verify import check_layer, check_model
 from sparse_ops.nn import SparseLayer
 
@@ -40,6 +41,7 @@ class Plan:
         dense_forms, packed_forms: how the two models may run, and what is the fastest way.
         fusions: what packed layers do beside, in a model that becomes a torch.fx.GraphModule.
         concatenations: which outputs they write to where they are concatenated, likewise.
+        sorts: whether channels are put in another order inside (`sort.py`).
     """
 
     layers: tuple[LayerPlan, ...]
@@ -53,6 +55,7 @@ class Plan:
     packed_forms: Forms = field(default_factory=Forms)
     fusions: tuple[Fusion, ...] = ()
     concatenations: tuple[Concatenation, ...] = ()
+    sorts: bool = False
 
     @property
     def packed(self) -> tuple[LayerPlan, ...]:
@@ -110,10 +113,10 @@ class Plan:
         return fast
 
     def _shrunk(self, masked: nn.Module) -> tuple[nn.Module, Mapping[str, Tensor]]:
-        """The masked model without the channels that the plan removes, and its masks."""
+        """The masked model without the channels that the plan removes, sorted, and its masks."""
         done = self.shrinking
         if not done.changes:
-            return masked, self.masks
+            return self._sorted(masked, self.masks)
         options = {"multiple": done.multiple, "untouched": done.untouched}
         base, again = shrunk_copy(masked, self.example, self.masks, **options)  # type: ignore[arg-type]
         if not again.same_as(done):
@@ -121,7 +124,18 @@ class Plan:
                 "the plan removes channels that nothing needs in the model that it was made for; "
                 "in this one they are others: plan it anew"
             )
-        return base, again.masks
+        return self._sorted(base, again.masks)
+
+    def _sorted(
+        self, model: nn.Module, masks: Mapping[str, Tensor]
+    ) -> tuple[nn.Module, Mapping[str, Tensor]]:
+        """The model with its channels sorted if the plan wants that, and its masks."""
+        if not self.sorts:
+            return model, masks
+        done = sorted_copy(model, self.example, masks)
+        if done is None:
+            raise ValueError("the plan sorts channels, which this model's code does not allow")
+        return done
 
     def _check(self, model: nn.Module) -> None:
         if self.shrinking.changes and any(module.training for module in model.modules()):
@@ -176,6 +190,7 @@ class Plan:
             "packed_forms": asdict(self.packed_forms),
             "fusions": [asdict(fusion) for fusion in self.fusions],
             "concatenations": [asdict(each) for each in self.concatenations],
+            "sorts": self.sorts,
             "notes": list(self.notes),
         }
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.convert import tracing
-from sparse_ops.convert.channel_tables import handler_of
 from sparse_ops.convert.constant import Constant
-from sparse_ops.convert.flow import Flow, follow, hooked
+from sparse_ops.convert.flow import Flow
+from sparse_ops.convert.followed import followed
 from sparse_ops.convert.prepare import keeps_dense, replaced
 from sparse_ops.convert.removal import Removal, detach_, find
 from sparse_ops.convert.units import Unit, cut, shrink_norm_, shrink_unit_
@@ -97,19 +97,10 @@ def shrink_(
         What was done. If that is nothing, `note` may say why.
     """
     untouched = tuple(untouched)
-    graph, note = tracing.trace(model)
-    if graph is None:
-        return Shrinking(masks=masks, note=f"no channel was removed: {note}")
-    called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    if watchers := [n for n, m in model.named_modules() if hooked(m) and n not in called]:
-        return Shrinking(masks=masks, note=f"no channel was removed: {watchers[0]!r} has hooks")
-    _make_contiguous_(model)
-    try:
-        shapes, others = tracing.run(model, graph, example)
-    except Exception as error:
-        note = f"no channel was removed: the model's graph does not run ({error!r:.200})"
-        return Shrinking(masks=masks, note=note)
-    flow = follow(model, graph, shapes, others, handler_of)
+    known = followed(model, example)
+    if isinstance(known, str):
+        return Shrinking(masks=masks, note=f"no channel was removed: {known}")
+    graph, flow = known.graph, known.flow
     removal = find(flow, _kept_patterns(flow, untouched))
     biased = {n for unit in flow.units.values() for n, m in unit.layers.items() if _biased(m)}
     detach_(flow, removal)
@@ -163,12 +154,6 @@ def _weight(name: str) -> str:
 
 def _biased(layer: Any) -> bool:
     return layer.bias is not None
-
-
-def _make_contiguous_(model: nn.Module) -> None:
-    """Weights are changed through views of them, which other layouts do not have."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.contiguous()
 
 
 def _kept_patterns(flow: Flow, untouched: tuple[str, ...]) -> dict[int, str]:

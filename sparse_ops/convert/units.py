@@ -16,6 +16,11 @@ from sparse_ops.convert.channels import NOT_CONSTANT, Classes, Value, varying
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
+def is_depthwise(unit: "Unit") -> bool:
+    """Whether each output reads the one input of its own."""
+    return unit.groups == len(unit.weight) and unit.weight.shape[1] == 1
+
+
 def pads_zeros(layer: nn.Module) -> bool:
     """Whether a layer puts zeros around its images, which no bias can stand for."""
     if not isinstance(layer, nn.Conv2d) or layer.padding_mode != "zeros":
@@ -186,8 +191,13 @@ def _sliced(tensor: Tensor | None, kept: Sequence[int]) -> Any:
 
 
 def cut(tensor: Tensor, groups: int, outputs: Sequence[int], inputs: Sequence[int]) -> Tensor:
-    """The rows and columns of (O, I / groups, ...) for some outputs and inputs, even by group."""
+    """The rows and columns of (O, I / groups, ...) for some outputs and inputs, even by group.
+
+    They come out in the order that is given, within their groups; depthwise, groups do, too.
+    """
     rows, columns = len(tensor) // groups, tensor.shape[1]
+    if rows == columns == 1:
+        return tensor[list(outputs)]
     parts = []
     for group in range(groups):
         out = [o for o in outputs if o // rows == group]

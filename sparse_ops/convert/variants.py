@@ -1,7 +1,7 @@
 """Variants: the ways to shrink a model that are worth planning, the more thorough the earlier."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,18 +13,49 @@ from sparse_ops.convert.fold import fold_batch_norms_
 from sparse_ops.convert.prepare import copied, prunable_layers, watch
 from sparse_ops.convert.shrink import Shrinking
 from sparse_ops.convert.shrunk import check_shrunk, shrunk_copy
+from sparse_ops.convert.sort import sorted_copy
 from sparse_ops.patterns import Periodic
 
 # What widths are tried rounded up to: vectors of 8 or 16 numbers, and blocks of them.
 MULTIPLES = (8, 16)
+# The devices whose kernels gain by sorted channels.
+SORTING = "cuda"
 
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A masked model, shrunk in one way or not at all."""
+    """A masked model, shrunk in one way or not at all.
+
+    Attributes:
+        model: what came out.
+        shrinking: what was done, and the masks of what came out.
+        sorts: whether channels were put in another order, too (`sort.py`).
+    """
 
     model: nn.Module
     shrinking: Shrinking
+    sorts: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether the model is another than the masked one."""
+        return self.sorts or self.shrinking.changes
+
+
+def with_sorted(ways: list[Variant], example: tuple[Any, ...]) -> list[Variant]:
+    """Each variant, and on a GPU the same with its channels sorted, where that is of use.
+
+    Raises:
+        Mismatch: a sorted model computes something else.
+    """
+    if not any(isinstance(x, Tensor) and x.device.type == SORTING for x in example):
+        return ways
+    found = list(ways)
+    for way in ways:
+        done = sorted_copy(way.model, example, way.shrinking.masks)
+        if done is not None:
+            found.append(Variant(done[0], replace(way.shrinking, masks=done[1]), True))
+    return found
 
 
 def find(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -25,6 +26,7 @@ def once(what: Hashable, tensors: tuple[Tensor, ...], work: Callable[[], Found])
     """`work()`, or what it gave for these very tensors, unchanged; forgotten when they are gone.
 
     A change that PyTorch does not count (through `.data`, or to inference tensors) goes unseen.
+    What a CUDA graph records is worked out in the graph, and not kept.
     """
     where = ((t.data_ptr(), tuple(t.shape), t.dtype, t.device) for t in tensors)
     key = (what, *where)
@@ -32,9 +34,16 @@ def once(what: Hashable, tensors: tuple[Tensor, ...], work: Callable[[], Found])
     entry = _entries.get(key)
     if entry is not None and entry.versions == versions and not entry.gone():
         return entry.found
-    for old in [k for k, e in _entries.items() if e.gone()]:
-        del _entries[old]
+    on_device = [t for t in tensors if t.is_cuda]
+    if on_device and torch.cuda.is_current_stream_capturing():
+        return work()
+    # Other threads come and go here, too: a list of its own is gone through.
+    for old in [k for k, e in list(_entries.items()) if e.gone()]:
+        _entries.pop(old, None)
     found = work()
+    for tensor in on_device:
+        # The next one to ask may be on another stream, which would not wait for this one.
+        torch.cuda.current_stream(tensor.device).synchronize()
     owners = tuple(StorageWeakRef(t.untyped_storage()) for t in tensors)
     _entries[key] = _Entry(versions, owners, found)
     return found

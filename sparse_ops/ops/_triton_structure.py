@@ -45,7 +45,7 @@ def sets_of(
     reads of 8 channels at a time. It is read for each class and tap, so that two passes are little.
     Classes are put together until `merged` are left, or as `by_class` thinks best.
     """
-    sets = kernels("sets")
+    sets, grouping = kernels("sets"), kernels("grouping")
     narrow = x.element_size() == 2 or tf32()
     matrix = narrow and kernels("configs").capability(x.device)[0] >= 8
     sort = sort and narrow
@@ -60,13 +60,15 @@ def sets_of(
             table = sets.transposed(table, groups, taps)
         sort_by = 0
         if kind == "classes":
-            count, parts = sets.by_class(table, groups, classes, own)
+            count, parts = grouping.by_class(table, groups, classes, own)
             whole = (table.shape[1] // taps) % (8 * count) == 0
             sort_by = count if sort and whole else 0
         else:
-            parts = sets.by_likeness(table, groups)
-            if sets.shared_columns(table, parts) > PAYS[matrix] * int((table >= 0).sum()):
+            parts = grouping.by_sameness(table, groups) or grouping.by_likeness(table, groups)
+            if grouping.shared_columns(table, parts) > PAYS[matrix] * int((table >= 0).sum()):
                 return None
+            # Sorted by whoever made the model, if at all (`convert/sort.py`).
+            sort_by = int(sort)
         return sets.assemble(table, parts, groups, taps, nnz, sort_by).to(col.device)
 
     return once((kind, nnz, tuple(shape), groups, back, sort, matrix, own), (crow, col), work)

@@ -7,40 +7,85 @@ damaged is as good as none: nothing has to be tuned to run.
 """
 
 import json
+import math
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from sparse_ops._files import replacing
+from sparse_ops._files import alone, replacing
 from sparse_ops.ops._kernels import INTERPRETED
 
 Table = dict[str, dict[str, dict[str, Any]]]
 Named = TypeVar("Named")
 
-# How many numbers a configuration has, by kind (`kernels/configs.py`); merged: how many classes are
-# left (`kernels/sets.py`).
-KINDS = {"merged": 1, "set": 5, "row": 4, "linear": 5}
+# A file that is larger is not one of ours.
+MOST_BYTES = 64 << 20
+
+
+class Limits(NamedTuple):
+    """What a configuration may be (`kernels/configs.py`).
+
+    Attributes:
+        each: the least and the most of each number.
+        powers: the places of those that are powers of two.
+        together: the most that the first two are as a product: the sums of one program.
+    """
+
+    each: tuple[tuple[int, int], ...]
+    powers: tuple[int, ...] = ()
+    together: int = 1024
+
+
+# A number from elsewhere may ask for a program that takes minutes to compile, or cannot be.
+# merged: how many classes are left (`kernels/grouping.py`).
+WARPS, STAGES = (1, 16), (1, 8)
+KINDS = {
+    "merged": Limits(((1, 1024),)),
+    "set": Limits(((16, 256), (16, 256), (16, 128), WARPS, STAGES), (0, 1, 2, 3), 32768),
+    "row": Limits(((16, 1024), (1, 64), WARPS, STAGES), (0, 1, 2), 8192),
+    "linear": Limits(((1, 256), (16, 1024), (1, 256), WARPS, STAGES), (0, 1, 3), 8192),
+}
+
+
+def allowed(kind: str, numbers: Any) -> bool:
+    """Whether these are numbers that a kernel of that kind may be configured by."""
+    limits = KINDS[kind]
+    if not isinstance(numbers, list | tuple) or len(numbers) != len(limits.each):
+        return False
+    if not all(type(n) is int for n in numbers):
+        return False
+    within = all(a <= n <= b for n, (a, b) in zip(numbers, limits.each, strict=True))
+    powers = all(numbers[place].bit_count() == 1 for place in limits.powers)
+    return within and powers and (len(numbers) < 2 or numbers[0] * numbers[1] <= limits.together)
 
 
 def path() -> Path:
     """The file."""
     named = os.environ.get("SPARSE_OPS_TUNED")
-    return Path(named) if named else Path.home() / ".cache" / "sparse_ops" / "tuned.json"
+    if named:
+        return Path(named)
+    # Unlike Path.home, this is no error for a user without a home.
+    home = os.path.expanduser("~")
+    folder = Path(home) / ".cache" if os.path.isabs(home) else Path(tempfile.gettempdir())
+    return folder / "sparse_ops" / "tuned.json"
 
 
 def read(file: Path) -> Table:
     """What is in the file; nothing if it cannot be read or is not what `keep` writes."""
     try:
+        if file.stat().st_size > MOST_BYTES:
+            return {}
         found = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     whole = isinstance(found, dict) and all(
         isinstance(problems, dict) and all(isinstance(entry, dict) for entry in problems.values())
@@ -91,10 +136,7 @@ def config(kind: str, x: Tensor, shape: Sequence[int], kept: int, *rest: object)
     if not _table and _asked.get() is None:
         return None
     found = _entry(kind, x, problem(x, shape, kept, *rest))
-    good = isinstance(found, list) and len(found) == KINDS[kind]
-    if not good or not all(isinstance(n, int) and 1 <= n <= 1024 for n in found):
-        return None
-    return tuple(found)
+    return tuple(found) if allowed(kind, found) else None
 
 
 def preferred(backends: Sequence[Named], x: Tensor, weight: Any, *rest: Any) -> Sequence[Named]:
@@ -111,7 +153,7 @@ def preferred(backends: Sequence[Named], x: Tensor, weight: Any, *rest: Any) -> 
 
     def order(backend: Any) -> float:
         found = times.get(backend.name)
-        return found if isinstance(found, float | int) else float("inf")
+        return found if isinstance(found, float | int) and found > 0 else math.inf
 
     return sorted(backends, key=order)
 
@@ -145,7 +187,9 @@ def keep(kind: str, own: str, what: str, found: Any) -> None:
     """
     file = path()
     file.parent.mkdir(parents=True, exist_ok=True)
-    for table in (_table, on_disk := read(file)):
-        table.setdefault(own, {}).setdefault(what, {})[kind] = found
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(on_disk, indent=1) + "\n")
+    _table.setdefault(own, {}).setdefault(what, {})[kind] = found
+    with alone(file):
+        on_disk = read(file)
+        on_disk.setdefault(own, {}).setdefault(what, {})[kind] = found
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(on_disk, indent=1) + "\n")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparse_ops.ops import _tuned
+from sparse_ops.ops._kernels import kernels
 
 Timer = Callable[..., list[float]]
 
@@ -26,19 +27,9 @@ CANDIDATES: dict[str, list[tuple[int, ...]]] = {
 }
 
 
-def cuda_milliseconds(*calls: Callable[[], object], rounds: int = 20) -> list[float]:
-    """The median time of each call, by turns, after three rounds to warm up."""
-    times: list[list[float]] = [[] for _ in calls]
-    for turn in range(rounds + 3):
-        for call, own in zip(calls, times, strict=True):
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            stop.record()
-            stop.synchronize()
-            if turn >= 3:
-                own.append(start.elapsed_time(stop))
-    return [statistics.median(own) for own in times]
+def cuda_milliseconds(*calls: Callable[[], object]) -> list[float]:
+    """The median time that the device takes for each call, by turns, L2 emptied before each."""
+    return [statistics.median(own) for own in kernels("clock").rounds_on_device(*calls)]
 
 
 def _near(y: Tensor, expected: Tensor) -> bool:
@@ -98,10 +89,10 @@ def tune(
     if backends is None:
         backends = import_module(operator.__module__).BACKENDS
     run = partial(operator, x, weight, *arguments)
-    with torch.no_grad(), _tuned.asking() as asked:
+    with torch.no_grad(), torch.cuda.device_of(x), _tuned.asking() as asked:
         run(backend="triton")
         run()
-    with torch.no_grad():
+    with torch.no_grad(), torch.cuda.device_of(x):
         expected = run(backend="reference")
         for kind, card, problem in dict.fromkeys(asked):
             if kind == "backends":

@@ -32,7 +32,7 @@ class Compiled(NamedTuple):
 
     name: str
     ptx: str
-    resources: Resources
+    resources: Resources | None
 
 
 class _Driver:
@@ -68,14 +68,19 @@ def _resources(kernel: Any) -> Resources:
 
 
 @contextmanager
-def compiling(capability: int) -> Iterator[list[Compiled]]:
-    """Within, a launch compiles for that capability (90 for 9.0) and adds to the list."""
+def compiling(capability: int, inspect: bool = True) -> Iterator[list[Compiled]]:
+    """Within, a launch compiles for that capability (90 for 9.0) and adds to the list.
+
+    Args:
+        inspect: whether resources are looked up, too, which takes a while.
+    """
     made: list[Compiled] = []
     run = JITFunction.run
 
     def only_compile(self: Any, *arguments: Any, grid: Any, warmup: bool, **named: Any) -> Any:
         kernel = run(self, *arguments, grid=grid, warmup=True, **named)
-        made.append(Compiled(self.__name__, kernel.asm["ptx"], _resources(kernel)))
+        resources = _resources(kernel) if inspect else None
+        made.append(Compiled(self.__name__, kernel.asm["ptx"], resources))
         return kernel
 
     before = driver._active

@@ -8,7 +8,9 @@ the end of a tensor, programs that overwrite each other. With `install` called,
 * masks are truth values, also where the interpreter's arithmetic has made integers of them;
 * a scalar of a kernel is a number under numpy 2.4 too, which Triton before 3.7 is too old for;
 * a load or store that is not in one of the tensors the kernel was called with is an error;
-* two programs, or two lanes, that store to one address are an error.
+* two programs, or two lanes, that store to one address are an error;
+* what a kernel promises the compiler (tl.multiple_of, max_contiguous, max_constancy) is held to: on
+  a GPU, a promise that does not hold reads or writes something else.
 """
 
 from dataclasses import dataclass, field
@@ -50,6 +52,28 @@ def _rounded(handle: Any) -> Any:
 def _mask(handle: Any) -> Any:
     """A mask as truth values: arithmetic may have left integers, which Triton 3.9 refuses."""
     return interpreter.TensorHandle(handle.data.astype(bool), tl.int1)
+
+
+def _hold_to(handle: Any, promise: str, values: Any) -> None:
+    """Raises ValueError unless a promise holds; numbers below 0 stand for nothing, and are exempt.
+
+    Which multiple is promised is promised of the first of each group: of a run of neighbours.
+    """
+    size = int(values[-1] if isinstance(values, list | tuple) else values)
+    data = np.asarray(handle.data)
+    if data.size == 1:
+        held = promise != "tt.divisibility" or int(data.item()) < 0 or int(data.item()) % size == 0
+    else:
+        groups = data.reshape(-1, min(size, data.size)).astype(np.int64)
+        first = groups[:, :1]
+        right = {
+            "tt.divisibility": first % size == 0,
+            "tt.contiguity": groups - first == np.arange(groups.shape[1]),
+            "tt.constancy": groups == first,
+        }[promise]
+        held = bool((right.all(1) | (groups < 0).all(1)).all())
+    if not held:
+        raise ValueError(f"{promise} of {size} is promised and does not hold: {data.ravel()[:64]}")
 
 
 def _narrows(handle: Any, to: Any) -> bool:
@@ -116,6 +140,7 @@ def install() -> None:
     strict = _Strict()
     dot, cast, convert = builder.create_dot, builder.cast_impl, builder.create_fp_to_fp
     load, store = builder.create_masked_load, builder.create_masked_store
+    keep_attr = interpreter.TensorHandle.set_attr
     call, patch = interpreter.GridExecutor.__call__, interpreter._patch_lang_tensor
 
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
@@ -142,6 +167,10 @@ def install() -> None:
             strict.launch.stored.append((once, program))
         return store(self, pointers, value, _mask(mask), *rest)
 
+    def set_attr(self: Any, promise: str, values: Any) -> None:
+        _hold_to(self, promise, values)
+        keep_attr(self, promise, values)
+
     def patch_lang_tensor(tensor: Any, scope: Any) -> None:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
@@ -167,5 +196,6 @@ def install() -> None:
     builder.create_masked_load = create_masked_load
     builder.create_masked_store = create_masked_store
     builder.create_atomic_rmw = builder.create_atomic_cas = no_atomics
+    interpreter.TensorHandle.set_attr = set_attr
     interpreter.GridExecutor.__call__ = run
     interpreter._patch_lang_tensor = patch_lang_tensor

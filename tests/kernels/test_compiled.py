@@ -4,6 +4,7 @@ The budgets hold for the version of Triton that a failure names: another may all
 """
 
 import importlib.util
+import re
 from functools import cache
 
 import pytest
@@ -33,7 +34,9 @@ SHARED = {70: 96 << 10, 75: 64 << 10, 80: 163 << 10, 90: 227 << 10}
 # capability -> what its matrix instruction is called in PTX; Triton has none before 8.0.
 MATRIX = {80: "mma.sync", 90: "wgmma"}
 
-configs, launch, sets = (_kernels.kernels(name) for name in ("configs", "_launch", "sets"))
+configs, launch, sets, grouping = (
+    _kernels.kernels(name) for name in ("configs", "_launch", "sets", "grouping")
+)
 set_conv2d, csr_conv2d, csr_linear = (
     _kernels.kernels(name) for name in ("set_conv2d", "csr_conv2d", "csr_linear")
 )
@@ -59,6 +62,9 @@ def check(made, capability, matrix=None):
         assert kernel.resources.registers <= 255, where
         if capability in MATRIX and kernel.name == matrix:
             assert MATRIX[capability] in kernel.ptx, f"{where} has no {MATRIX[capability]}"
+        if capability not in MATRIX and kernel.name == matrix:
+            # Multiply-adds in registers instead.
+            assert "fma.rn.f32" in kernel.ptx and "mma.sync" not in kernel.ptx, where
 
 
 @cache
@@ -67,7 +73,7 @@ def periodic(filters, sort_by=0):
     shape = (filters, 64, 3, 3)
     p = PeriodicWeight.pack(torch.ones(shape), PSD2_P8.mask(shape), PSD2_P8)
     table = sets.positions(p.class_crow_indices, p.class_col_indices, filters, 64 * 9, p.nnz)
-    _, parts = sets.by_class(table, 1, 8, sort_by or None)
+    _, parts = grouping.by_class(table, 1, 8, sort_by or None)
     return sets.assemble(table, parts, 1, 9, p.nnz, sort_by), p.nnz
 
 
@@ -125,6 +131,43 @@ def test_sorted_channels_are_read_eight_at_a_time(capability):
     check(made, capability, "_set_conv2d_fwd_kernel")
     # 16 bytes a copy, and nothing of x is loaded one by one.
     assert "cp.async.cg.shared.global" in made[-1].ptx and "ld.global.b16" not in made[-1].ptx
+
+
+@cache
+def class_by_class(channels):
+    """(sets, nnz) of a PSD2_P8 weight whose filters and channels stand class by class."""
+    order = (torch.arange(channels) % 8).argsort(stable=True)
+    mask = PSD2_P8.mask((channels, channels, 3, 3))[order][:, order]
+    w = CSRWeight.pack(torch.ones(mask.shape), mask)
+    table = sets.positions(w.crow_indices, w.col_indices, channels, 9 * channels, w.nnz)
+    return sets.assemble(table, grouping.by_sameness(table, 1), 1, 9, w.nnz, 1), w.nnz
+
+
+@pytest.mark.parametrize("channels", [128, 256, 512])
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_sorted_models_are_read_and_written_sixteen_bytes_at_a_time(
+    capability, precision, channels
+):
+    own, nnz = class_by_class(channels)
+    assert own.run == channels // 8 and own.order is None
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    x = torch.zeros(2, channels, 8, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    bias = torch.zeros(channels, dtype=dtype)
+    with compiling(capability) as made:
+        weight = set_conv2d.packed(torch.zeros(nnz, dtype=dtype), own)
+        set_conv2d.set_conv2d(x, weight, own, channels, bias, x, GEOMETRY, 1, precision == "tf32")
+    check(made, capability, "_set_conv2d_fwd_kernel")
+    if precision == "tf32" or capability not in MATRIX:
+        return
+    ptx = made[-1].ptx
+    # x into shared memory, the residual into registers, and y back: none of it one by one.
+    assert "cp.async.cg.shared.global" in ptx and "ld.global.v4.b32" in ptx
+    assert "st.global.v4.b32" in ptx
+    assert "ld.global.b16" not in ptx and "st.global.b16" not in ptx
+    # Of 32 columns the number of the first is copied, four bytes for each stage, not of each.
+    if own.run >= 32:
+        assert len(re.findall(r"cp\.async\.ca\.shared\.global.*, 0x4,", ptx)) <= 5
+        assert made[-1].resources.registers <= 96
 
 
 @pytest.mark.parametrize("dtype", _triton.DTYPES, ids=str)

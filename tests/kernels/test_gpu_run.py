@@ -10,8 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.readme import gpu_table
+
 ROOT = Path(__file__).parents[2]
 RUN = [sys.executable, str(ROOT / "benchmarks" / "gpu_run.py")]
+
+
+def card(stages):
+    """The results with the name of a card in them."""
+    row = stages["env"]["figures"]["rows"][0] | {"device": "a card"}
+    return {"stages": stages | {"env": {"state": "done", "figures": {"rows": [row]}}}}
 
 
 @pytest.mark.slow
@@ -36,8 +44,17 @@ def test_without_a_gpu_it_is_a_dry_run(tmp_path):
     if importlib.util.find_spec("triton") is None:
         assert stages["ours"]["state"] == "there is no Triton"
         return
-    for name in ("smoke", "ours", "linear", "graphs", "tune", "compiled", "tests"):
+    for name in ("smoke", "build", "ours", "linear", "graphs", "tune", "compiled", "tests"):
         assert stages[name]["state"] == "done", name
+    build = stages["build"]["figures"]["rows"][0]
+    assert build["whole"] == build["workers"] == 1
+    assert (tmp_path / "triton-cache").is_dir()
+    ours = stages["ours"]["figures"]["rows"]
+    assert any(row["removed"] == "PSD2_P8 sorted" for row in ours)
+    # A whole run of this kind is a table of the README; a dry one is refused.
+    assert "PSD2_P8 sorted" in gpu_table(found | {"gpu": True} | card(stages))
+    with pytest.raises(ValueError, match="dry run"):
+        gpu_table(found)
     names = {row["operator"] for row in stages["smoke"]["figures"]["rows"]}
     assert len(names) == 4
     assert json.loads((tmp_path / "tuned.json").read_text())

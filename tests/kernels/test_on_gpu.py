@@ -4,9 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import sparse_ops
+from benchmarks._gpu_packs import side_by_side
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.functional import channel_pruned_conv2d, csr_conv2d, csr_linear, periodic_conv2d
+from sparse_ops.patterns import PSD2_P8
 from tests.cases import CONV, LINEAR, ConvCase, channel_mask, periodic_pattern, random_mask
+from tests.convert.models import says
 from tests.rounding import assert_within_rounding
 
 pytestmark = [
@@ -19,10 +23,11 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 @pytest.fixture(autouse=True)
 def _exact_float32():
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    # The older switch: with the newer one set, torch.compile may fail to ask for this one.
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.backends.cudnn.conv.fp32_precision = before
+    torch.backends.cudnn.allow_tf32 = before
 
 
 def packed(name, case, dtype):
@@ -86,6 +91,47 @@ def test_gradients_are_those_of_the_dense_convolution(name, case, dtype):
     pixels = y.shape[0] * y.shape[2] * y.shape[3] + 1
     gathered = (weight.gather(g.cuda()).cpu() for g in (exact[1], magnitude[1]))
     assert_within_rounding(dvalues.cpu(), *gathered, pixels)
+
+
+# Runs of 8, 16 and 32 channels: as many as the class of each has.
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [128, 256, 264])
+def test_channels_that_stand_class_by_class(channels, dtype):
+    mask = side_by_side(PSD2_P8.mask((128, channels, 3, 3)), 8)
+    weight = CSRWeight.pack(torch.randn(mask.shape, device="cuda").to(dtype), mask.cuda())
+    x, residual = torch.randn(3, channels, 7, 6).to(dtype), torch.randn(3, 128, 7, 6).to(dtype)
+    kept = weight.to_dense().cpu().double()
+    exact = F.conv2d(x.double(), kept, padding=1) + residual.double()
+    magnitude = F.conv2d(x.double().abs(), kept.abs(), padding=1) + residual.double().abs()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given, more = (t.cuda().contiguous(memory_format=layout) for t in (x, residual))
+        y = csr_conv2d(given, weight, padding=1, residual=more, backend="triton")
+        assert_within_rounding(y.cpu(), exact, magnitude, 9 * channels + 1)
+
+
+def test_a_plan_sorts_channels_and_gives_what_the_model_gave():
+    from tests.convert.test_sort import Block, X
+
+    model, x = Block(128).eval().cuda(), torch.randn(X).cuda()
+    plan = sparse_ops.plan(model, x, measure=says(2.0), progress=False)
+    assert plan.sorts and {layer.backend for layer in plan.packed} == {"triton"}
+    torch.testing.assert_close(plan.apply(model)(x), model(x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["periodic", "csr", "channel_pruned"])
+def test_a_weight_laid_out_on_one_stream_is_there_for_another(name):
+    run, weight = packed(name, ConvCase(2, 64, 128, (6, 5)), torch.float16)
+    x = torch.randn(2, 64, 6, 5, dtype=torch.float16, device="cuda")
+    torch.cuda.synchronize()
+    one, two = torch.cuda.Stream(), torch.cuda.Stream()
+    with torch.no_grad():
+        with torch.cuda.stream(one):
+            torch.cuda._sleep(10**8)
+            run(x, weight, None, 1, 1, backend="triton")
+        with torch.cuda.stream(two):
+            y = run(x, weight, None, 1, 1, backend="triton")
+        torch.cuda.synchronize()
+        torch.testing.assert_close(y, run(x, weight, None, 1, 1, backend="triton"))
 
 
 @pytest.mark.parametrize("name", ["periodic", "csr", "channel_pruned"])

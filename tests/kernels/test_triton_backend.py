@@ -36,6 +36,33 @@ def test_an_old_triton_is_refused_in_words(version, words):
     assert reason is None if words is None else words in str(reason)
 
 
+def test_with_an_old_triton_everything_works_and_says_why():
+    code = """
+import sys, types
+old = types.ModuleType("triton")
+old.__version__ = "2.1.0"
+sys.modules["triton"] = old
+import torch, sparse_ops
+layer = sparse_ops.nn.PeriodicConv2d(8, 8, 3, pattern=sparse_ops.patterns.PSD2_P8)
+print(tuple(layer(torch.randn(1, 8, 5, 5)).shape))
+layer.backend = "triton"
+try:
+    layer(torch.randn(1, 8, 5, 5))
+except RuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shape, error = done.stdout.splitlines()
+    assert shape == "(1, 8, 3, 3)"
+    assert "triton: Triton 2.1.0 is too old: 3.6 or newer is needed" in error
+
+
 def test_without_triton_everything_works_and_says_why():
     code = """
 import sys

@@ -27,6 +27,34 @@ def _all_to_one(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + at // 2, tl.load(x_ptr + at))
 
 
+@triton.jit
+def _promises(x_ptr, y_ptr, N: tl.constexpr, STEP: tl.constexpr, WHAT: tl.constexpr):
+    at = tl.load(x_ptr + tl.arange(0, N))
+    if WHAT == 0:
+        at = tl.max_contiguous(at, STEP)
+    if WHAT == 1:
+        at = tl.multiple_of(at, STEP)
+    if WHAT == 2:
+        at = tl.max_constancy(at, STEP)
+    tl.store(y_ptr + tl.arange(0, N), at)
+
+
+@pytest.mark.parametrize(
+    ("what", "held", "broken"),
+    [
+        (0, [5, 6, 7, 8, 0, 1, 2, 3], [5, 6, 7, 8, 0, 1, 3, 2]),
+        (1, [4, 5, 6, 7, -1, -1, -1, -1], [4, 5, 6, 7, 2, 3, 4, 5]),
+        (2, [9, 9, 9, 9, 2, 2, 2, 2], [9, 9, 9, 9, 2, 2, 2, 3]),
+    ],
+)
+def test_promises_to_the_compiler_are_held_to(what, held, broken):
+    y = torch.empty(8, dtype=torch.int32)
+    _promises[(1,)](torch.tensor(held, dtype=torch.int32), y, 8, 4, what)
+    assert y.tolist() == held
+    with pytest.raises((InterpreterError, ValueError), match="promised and does not hold"):
+        _promises[(1,)](torch.tensor(broken, dtype=torch.int32), y, 8, 4, what)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_products_are_right_in_all_types(dtype):
     a, b = torch.randn(16, 16).to(dtype), torch.randn(16, 16).to(dtype)

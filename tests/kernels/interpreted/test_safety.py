@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import triton.language as tl
 from torch.library import opcheck
 from torch.nn import functional as F
 
@@ -16,7 +17,7 @@ from sparse_ops.ops.periodic_conv2d import periodic_conv2d
 from sparse_ops.patterns import PSD2_P8, Channels
 
 linear_kernels = _kernels.kernels("csr_linear")
-configs = _kernels.kernels("configs")
+configs, launch = _kernels.kernels("configs"), _kernels.kernels("_launch")
 
 
 def i32(*numbers):
@@ -102,6 +103,31 @@ def test_offsets_over_two_to_the_31(operator):
     (found,) = torch.autograd.grad(y, values, far_apart(dy))
     (expected,) = torch.autograd.grad(exact, exact_values, dy.double())
     torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_pixels_over_two_to_the_31_are_counted_in_64_bits():
+    # On no device: such an output takes 4 GB and more.
+    large = torch.empty(2**20, 1, 64, 64, dtype=torch.float16, device="meta")
+    small = torch.empty(2**20, 1, 32, 32, dtype=torch.float16, device="meta")
+    assert launch.tiled(large, 128)["INDEX"] is tl.int64
+    assert launch.tiled(small, 128)["INDEX"] is tl.int32
+    # The last tile of what just fits would count past the end.
+    edge = torch.empty(1, 1, 1, 2**31 - 100, dtype=torch.float16, device="meta")
+    assert launch.tiled(edge, 128)["INDEX"] is tl.int64
+
+
+def test_parts_over_two_to_the_31_are_added_up():
+    # So many parts of so many sums, of which only some pages are ever touched.
+    entries, splits = 2**30 + 8, 3
+    parts = torch.empty(splits * entries, dtype=torch.int8)
+    at = torch.arange(4)
+    for part in range(splits):
+        parts[part * entries + at] = part + 1
+    y = torch.empty(4)
+    linear_kernels._csr_linear_sum_kernel[(1,)](
+        parts, None, None, y, entries, 2, splits, 2, 1, False, False, 0, 4
+    )
+    assert y.tolist() == [6.0] * 4
 
 
 @pytest.mark.parametrize("batch", [2, 9])
