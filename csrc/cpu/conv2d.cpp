@@ -5,7 +5,7 @@ namespace {
 
 // Images are taken in chunks whose panel is about this many floats (4 MiB): small enough to stay in a
 // shared cache, large enough to keep all threads busy.
-constexpr int64_t kChunk = 1 << 20;
+constexpr int64_t kChunk = 1 << 18;
 
 int64_t checked(const Numbers& shape, const Numbers& stride, const Numbers& padding,
                 const Numbers& dilation, int64_t groups) {
