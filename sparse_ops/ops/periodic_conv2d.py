@@ -51,8 +51,9 @@ def periodic_conv2d(
 
     Returns:
         (N, O, H', W') or (O, H', W'), of x's dtype and device; channels_last if x is. Or `out`.
-        Beside it, compiled backends take scratch memory of about the padded input and the kept
-        weights, and for each thread of some lines of the output.
+        Beside it, compiled backends take scratch memory of about the padded input (on small maps
+        of one for each column of the kernel, up to 512 KB) and the kept weights, and for each
+        thread of some lines of the output.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or there is no such backend or activation.
