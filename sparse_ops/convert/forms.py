@@ -39,6 +39,20 @@ def compiled_call(model: nn.Module, example: tuple[Any, ...]) -> Call:
     return partial(frozen(copy.deepcopy(model), example), *example)
 
 
+def own_function(model: nn.Module) -> Callable[..., Any]:
+    """A function with code of its own that calls the model.
+
+    torch.compile keeps what it compiled by code, and some of each code at most: modules such as
+    nn.Sequential all share the same, and after a few of them the next would run uncompiled.
+    """
+
+    def call(*args: Any) -> Any:
+        return model(*args)
+
+    call.__code__ = call.__code__.replace()
+    return call
+
+
 def frozen(model: nn.Module, example: tuple[Any, ...]) -> Callable[..., Any]:
     """The model, which nothing else may call, compiled with its weights frozen, for such inputs.
 
@@ -46,7 +60,7 @@ def frozen(model: nn.Module, example: tuple[Any, ...]) -> Callable[..., Any]:
         RuntimeError: the output of what was compiled is not that of the model. Compiling itself may
             fail in other ways.
     """
-    compiled = torch.compile(model, dynamic=False, options={"freezing": True})
+    compiled = torch.compile(own_function(model), dynamic=False, options={"freezing": True})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = model(*copy.deepcopy(example))

@@ -10,10 +10,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 import sparse_ops as so
 from sparse_ops.convert import compile_, compiled, fastest, to_dense
 from sparse_ops.convert.compiled import route_of
+from sparse_ops.convert.forms import own_function
 from tests.convert.models import EXAMPLE, masks_of_net, net, says
 from tests.convert.test_fuse import Block, block
 
@@ -249,3 +251,13 @@ def test_it_is_really_compiled():
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
         with torch.inference_mode():
             torch.testing.assert_close(fast(x.clone()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_models_of_one_class_are_each_compiled():
+    """What torch.compile keeps belongs to code, which nn.Sequential's calls share: some at most."""
+    counter = CompileCounter()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for width in (3, 4, 5):
+            call = own_function(nn.Sequential(nn.Linear(2, width)))
+            torch.compile(call, backend=counter, dynamic=False)(torch.randn(1, 2))
+    assert counter.frame_count == 3
