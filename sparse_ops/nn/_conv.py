@@ -12,6 +12,7 @@ from sparse_ops.nn._layer import SparseLayer
 from sparse_ops.ops._backend import needs_gradient
 from sparse_ops.ops._native import channels_last
 from sparse_ops.ops._shapes import conv2d_output_size
+from sparse_ops.ops.blocked import LANES, from_blocked, to_blocked
 
 Self = TypeVar("Self", bound="SparseConv2d")
 Pair = int | tuple[int, int]
@@ -147,10 +148,13 @@ class SparseConv2d(SparseLayer):
         x: Tensor,
         residual: Tensor | None = None,
         into: tuple[Tensor | int, int] | None = None,
+        halos: tuple[int, int, int] = (0, 0, 0),
     ) -> Tensor:
         """x (N, I, H, W) -> y (N, O, H', W'); a residual is added before the activation.
 
         Args:
+            x: or blocked by images, as `ops.blocked` has it; then residual and y are so, too.
+            halos: those of x, y and the residual, if they are blocked.
             into: (whole, first): y becomes channels [first, first + O) of `whole` (N, C, H', W'),
                 which is returned. (C, first): of a new tensor of C channels.
 
@@ -158,6 +162,8 @@ class SparseConv2d(SparseLayer):
             ValueError: shapes or dtypes do not fit, or `whole` has not these channels.
             RuntimeError: no backend can run this, or write to these strides.
         """
+        if x.dim() == 5:
+            return self._blocked(x, residual, halos)
         x = self.padded(x)
         if into is None:
             return self._convolved(x, residual, None)
@@ -174,6 +180,22 @@ class SparseConv2d(SparseLayer):
             whole = _room(x, whole, conv2d_output_size(x.shape[2:], self.shape[2:], *steps))
         self._convolved(x, residual, whole[:, own])
         return whole
+
+    def refuses_blocked(self) -> str | None:
+        """Why this layer takes no blocked tensors, or None if it does."""
+        if self._outer:
+            return f"padding {self.padding} {self.padding_mode} is not the same zeros on both sides"
+        if self.stride[1] > 2:
+            return f"stride {self.stride} is more than 2 along lines"
+        if self.values.dtype is not torch.float32 or not self.values.is_cpu:
+            return f"its weights are {self.values.dtype} on {self.values.device.type}"
+        return None
+
+    def _blocked(self, x: Tensor, residual: Tensor | None, halos: tuple[int, int, int]) -> Tensor:
+        """`forward` for x (B, I, H + 2 * halo, W + 2 * halo, 16)."""
+        batch = x.shape[0] * LANES
+        added = None if residual is None else from_blocked(residual, halos[2], batch)
+        return to_blocked(self(from_blocked(x, halos[0], batch), added), halos[1])
 
     def _convolved(self, x: Tensor, residual: Tensor | None, out: Tensor | None) -> Tensor:
         if x.dim() == 4:
