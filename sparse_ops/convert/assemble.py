@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from sparse_ops.convert.candidates import LAYERS
@@ -124,7 +125,9 @@ def assemble_(
         if layer.becomes is None:
             continue
         dense = model.get_submodule(layer.name)
-        mask = masks[weight_name(layer.name)]
+        mask = masks.get(weight_name(layer.name))
+        if mask is None:
+            mask = torch.ones_like(dense.get_parameter("weight"), dtype=torch.bool)
         model = replaced(model, layer.name, packed_layer(dense, mask, layer))
         if layer.activation is not None:
             place, _ = folding.activations[layer.name]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparse_ops._files import replacing
-from sparse_ops.convert import concat, fuse
+from sparse_ops.convert import concat, fuse, stretch
 from sparse_ops.convert.candidates import REFERENCE, backend_refuses
 from sparse_ops.convert.compiled import route_
 from sparse_ops.convert.describe import check_layer_fits, packed_from, smallest_input
@@ -74,6 +74,8 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, compile: bool = True
         fast = _fuse(fast, fusions)
         if about.concatenations:
             fast = concat.joined(fast, about.concatenations)
+        if about.stretches:
+            fast = stretch.blocked(fast, about.stretches)
         _load_state(fast, tensors)
         if about.layout == CHANNELS_LAST:
             take_channels_last_(fast)

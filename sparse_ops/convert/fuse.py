@@ -130,7 +130,7 @@ def _sites(
         if node.op == "call_module":
             uses[node.target] = uses.get(node.target, 0) + 1
     order = {node: number for number, node in enumerate(graph.nodes)}
-    changing = [number for node, number in order.items() if _changes_in_place(model, node)]
+    changing = [number for node, number in order.items() if changes_in_place(model, node)]
     sites: list[_Site] = []
     taken: set[fx.Node] = set()
     # The later of two layers that are added to each other takes the other one's output.
@@ -156,7 +156,8 @@ def _module(model: nn.Module, node: fx.Node) -> nn.Module | None:
     return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _changes_in_place(model: nn.Module, node: fx.Node) -> bool:
+def changes_in_place(model: nn.Module, node: fx.Node) -> bool:
+    """Whether a node writes to what it is given."""
     if node.op == "call_module":
         return bool(getattr(_module(model, node), "inplace", False))
     if node.op == "call_method":

@@ -2,7 +2,8 @@
 
 `format`, `version` and, as JSON, what `describe.py` says of the packed layers, of the modules that
 were folded away, and of those that channels were removed from; the layout, what is fused in the
-graph, and the inputs that the model is compiled for. All of it may come from a stranger.
+graph, which stretches of it run on blocked tensors, and the inputs that the model is compiled for.
+All of it may come from a stranger.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from sparse_ops.convert import concat, fuse
+from sparse_ops.convert import concat, fuse, stretch
 from sparse_ops.convert.compiled import Input, route_of
 from sparse_ops.convert.describe import (
     describe,
@@ -25,6 +26,7 @@ from sparse_ops.convert.layout import CHANNELS_LAST, is_channels_last
 from sparse_ops.convert.shrink import MARK
 from sparse_ops.nn import SparseLayer
 from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops.blocked import LANES
 
 FORMAT, VERSION = "sparse_ops.packed", "1"
 # More than any model concatenates.
@@ -58,6 +60,8 @@ def metadata_of(model: nn.Module) -> dict[str, str]:
         }
     if concatenations := concat.concatenations_of(model):
         about["concatenated"] = [each.parts for each in concatenations]
+    if stretches := stretch.stretches_of(model):
+        about["blocked"] = [{"nodes": each.nodes, "room": each.room} for each in stretches]
     return {"format": FORMAT, "version": VERSION, "model": json.dumps(about)}
 
 
@@ -71,6 +75,7 @@ class Description:
         shrunk: the modules that channels were removed from.
         fusions: what packed layers do beside, in a traced model.
         concatenations: which outputs they write to where they are concatenated, likewise.
+        stretches: which parts of the graph run on blocked tensors, likewise.
         layout: "channels_last", or None.
         compiled: the inputs that the model was compiled for; none if it was not.
     """
@@ -80,6 +85,7 @@ class Description:
     shrunk: dict[str, Any]
     fusions: list[fuse.Fusion]
     concatenations: list[concat.Concatenation]
+    stretches: list[stretch.Stretch]
     layout: str | None
     compiled: list[Input]
 
@@ -127,7 +133,9 @@ def parse(metadata: dict[str, str]) -> Description:
         fusions.append(fuse.Fusion(name, activation, residual))
     compiled = inputs_described(description.get("compiled", []))
     concatenations = _concatenations(description.get("concatenated", []))
-    return Description(parts[0], parts[1], parts[2], fusions, concatenations, layout, compiled)
+    stretches = _stretches(description.get("blocked", []))
+    layers, folded, shrunk, _ = parts
+    return Description(layers, folded, shrunk, fusions, concatenations, stretches, layout, compiled)
 
 
 def _concatenations(described: Any) -> list[concat.Concatenation]:
@@ -150,6 +158,24 @@ def _concatenations(described: Any) -> list[concat.Concatenation]:
             f"got {described!r:.80}"
         )
     return [concat.Concatenation(tuple((n, c) for n, c in parts)) for parts in described]
+
+
+def _stretches(described: Any) -> list[stretch.Stretch]:
+    """What a file says of stretches: for each the names of its nodes, and its room."""
+    good = isinstance(described, list) and all(
+        isinstance(each, dict)
+        and isinstance(each.get("nodes"), list)
+        and all(isinstance(name, str) for name in each["nodes"])
+        and type(each.get("room")) in (int, float)
+        and 1 <= each["room"] <= LANES
+        for each in described
+    )
+    if not good:
+        raise ValueError(
+            "what is blocked must be a list of the names of nodes, and a room from 1 to "
+            f"{LANES}, got {described!r:.80}"
+        )
+    return [stretch.Stretch(tuple(each["nodes"]), float(each["room"])) for each in described]
 
 
 def check_folding(model: nn.Module, about: Description) -> None:

@@ -12,10 +12,12 @@ from sparse_ops.convert import fold as folding_
 from sparse_ops.convert.assemble import LayerPlan
 from sparse_ops.convert.cache import Cache, digest
 from sparse_ops.convert.choose import decide
+from sparse_ops.convert.concat import joined
 from sparse_ops.convert.context import Context, Measure, about_tensor, tensor_digest
 from sparse_ops.convert.fastest import Forms, fastest_layout
 from sparse_ops.convert.fold import Folding, fold_batch_norms_
 from sparse_ops.convert.forms import Call as Run
+from sparse_ops.convert.fuse import fused
 from sparse_ops.convert.layout import CHANNELS_LAST
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.plans import Plan
@@ -23,13 +25,15 @@ from sparse_ops.convert.prepare import Call, copied, prunable_layers, watch
 from sparse_ops.convert.progress import Step, steps
 from sparse_ops.convert.roofline import Floors
 from sparse_ops.convert.rows import after_shrinking
+from sparse_ops.convert.stretch import blocked
+from sparse_ops.convert.stretch_settle import settle_stretches
 from sparse_ops.convert.trace import trace
 from sparse_ops.convert.variants import Variant
 from sparse_ops.convert.whole import Settled, converted, settle
 
-# The parts of the budget: for the layout of the dense model, for the layers, for the whole model;
-# what `planner` and `whole` have beside is for widths and for torch.compile.
-LAYOUT_SHARE, LAYERS_SHARE, WHOLE_SHARE = 0.05, 0.45, 0.2
+# The parts of the budget: for the layout of the dense model, for the layers, for the whole model,
+# for its stretches; what `planner` and `whole` have beside is for widths and for torch.compile.
+LAYOUT_SHARE, LAYERS_SHARE, WHOLE_SHARE, STRETCH_SHARE = 0.05, 0.4, 0.2, 0.1
 
 
 class Between:
@@ -88,8 +92,8 @@ class Packer:
             other, of_other = self.plan(way, budget_s / len(ways))
             if other.whole is None:
                 continue
-            one = partial(converted(context, best.layers), *self.inputs)
-            two = partial(converted(of_other, other.layers), *self.inputs)
+            one = partial(_as_planned(context, best), *self.inputs)
+            two = partial(_as_planned(of_other, other), *self.inputs)
             if best.whole is None or self.between(one, two, 0.05 * budget_s).speedup > 1:
                 best, context = other, of_other
         if best.whole is not None or not (best.sorts or best.shrinking.changes):
@@ -148,6 +152,7 @@ class Packer:
             settled.packed,
             tuple(settled.fusions),
             tuple(settled.concatenations),
+            tuple(settled.stretches),
             way.sorts,
         )
         return made, context
@@ -178,7 +183,18 @@ def _measured(
             row = decide(context, row, calls[row.name], planar, share, step)
             left -= 1
         layers.append(row)
-    return settle(context, layers, dense, fold, WHOLE_SHARE * budget_s, step)
+    settled = settle(context, layers, dense, fold, WHOLE_SHARE * budget_s, step)
+    return settle_stretches(context, settled, STRETCH_SHARE * budget_s) if fold else settled
+
+
+def _as_planned(context: Context, plan: Plan) -> nn.Module:
+    """A copy of the base as the plan has it, but for its layout."""
+    model = converted(context, plan.layers)
+    if plan.fusions:
+        model = fused(model, list(plan.fusions))
+    if plan.concatenations:
+        model = joined(model, plan.concatenations)
+    return blocked(model, plan.stretches) if plan.stretches else model
 
 
 def identity_of(

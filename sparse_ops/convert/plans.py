@@ -21,6 +21,7 @@ from sparse_ops.convert.prepare import masked_copy, watch
 from sparse_ops.convert.shrink import Shrinking
 from sparse_ops.convert.shrunk import shrunk_copy
 from sparse_ops.convert.sort import sorted_copy
+from sparse_ops.convert.stretch import Stretch, blocked
 from sparse_ops.convert.verify import check_layer, check_model
 from sparse_ops.nn import SparseLayer
 
@@ -41,6 +42,7 @@ class Plan:
         dense_forms, packed_forms: how the two models may run, and what is the fastest way.
         fusions: what packed layers do beside, in a model that becomes a torch.fx.GraphModule.
         concatenations: which outputs they write to where they are concatenated, likewise.
+        stretches: which parts of it run on blocked tensors, likewise.
         sorts: whether channels are put in another order inside (`sort.py`).
     """
 
@@ -55,6 +57,7 @@ class Plan:
     packed_forms: Forms = field(default_factory=Forms)
     fusions: tuple[Fusion, ...] = ()
     concatenations: tuple[Concatenation, ...] = ()
+    stretches: tuple[Stretch, ...] = ()
     sorts: bool = False
 
     @property
@@ -100,6 +103,8 @@ class Plan:
             fast = fused(fast, list(self.fusions))
         if self.concatenations:
             fast = joined(fast, self.concatenations)
+        if self.stretches:
+            fast = blocked(fast, self.stretches)
         if self.packed_forms.fastest == CHANNELS_LAST:
             take_channels_last_(fast)
         if self.packed_forms.fastest == COMPILED:
@@ -190,6 +195,7 @@ class Plan:
             "packed_forms": asdict(self.packed_forms),
             "fusions": [asdict(fusion) for fusion in self.fusions],
             "concatenations": [asdict(each) for each in self.concatenations],
+            "stretches": [asdict(each) for each in self.stretches],
             "sorts": self.sorts,
             "notes": list(self.notes),
         }

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from sparse_ops.convert.assemble import LayerPlan
 from sparse_ops.convert.measure import Comparison
+from sparse_ops.ops.blocked import LANES
 
 if TYPE_CHECKING:
     from sparse_ops.convert.plans import Plan
@@ -67,6 +68,8 @@ def plan_text(plan: "Plan") -> str:
                 becomes += f" + {fusion.activation}" if fusion.activation else ""
         if any(layer.name in each.layers for each in plan.concatenations):
             becomes += " + cat"
+        if any(layer.name in each.nodes for each in plan.stretches):
+            becomes += " + blocked"
         times = (layer.dense_ms, layer.packed_ms)
         reached = layer.floor_reached
         table.add_row(
@@ -87,6 +90,7 @@ def plan_text(plan: "Plan") -> str:
         table,
         "",
         *_verdict(plan),
+        *_stretches(plan),
         *(f"note: {note}" for note in plan.notes),
         *_refusals(plan.layers),
     )
@@ -108,6 +112,20 @@ def _verdict(plan: "Plan") -> list[str]:
         left_out = [f"{form} left out: {reason}" for form, reason in forms.skipped.items()]
         if times or left_out:
             lines.append(f"forms of the {name} model: {'; '.join(times + left_out)}")
+    return lines
+
+
+def _stretches(plan: "Plan") -> list[str]:
+    """Which layers run on blocked tensors, and when."""
+    packed = [layer.name for layer in plan.packed]
+    lines = []
+    for each in plan.stretches:
+        layers = [name for name in packed if name in each.nodes]
+        lines.append(
+            f"stretch: {len(layers)} packed convolutions, {layers[0]} to {layers[-1]}, hand each "
+            f"other activations blocked by {LANES} images, in batches of {each.fewest} and more "
+            "without gradients; smaller ones run layer by layer"
+        )
     return lines
 
 

@@ -23,6 +23,7 @@ from sparse_ops.convert.fuse import Fusion
 from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.progress import Step
+from sparse_ops.convert.stretch import Stretch
 from sparse_ops.convert.verify import Mismatch, check_model
 
 # How much of the layers that are left goes back to dense at a time.
@@ -40,6 +41,9 @@ class Settled:
         fusions: what is fused in the graph of the packed one.
         concatenations: what is concatenated in it without a copy.
         unfused: what stands against a graph of it, in words; "" if nothing does.
+        stretches: which parts of that graph run on blocked tensors.
+        to_beat, call: calls of the two models in their fastest forms, where they were timed.
+        about: a short name for the packed one.
     """
 
     layers: list[LayerPlan]
@@ -49,6 +53,10 @@ class Settled:
     fusions: Sequence[Fusion] = ()
     concatenations: Sequence[Concatenation] = ()
     unfused: str = ""
+    stretches: Sequence[Stretch] = ()
+    to_beat: Call | None = None
+    call: Call | None = None
+    about: str = "dense"
 
 
 def settle(
@@ -77,7 +85,7 @@ def settle(
     packed_forms = Forms()
     while (packed := [layer for layer in layers if layer.becomes is not None]) or shrunk:
         fast = converted(context, layers)
-        about = _about(layers)
+        about = name_of(layers)
         packed_forms, call = fastest_layout(context, fast, about, share / 2)
         fusions: list[Fusion] = []
         concatenations: list[Concatenation] = []
@@ -96,21 +104,22 @@ def settle(
                 # Without a graph the model is as fast as it was; the plan says so.
                 unfused = f"nothing was fused in the model's graph: {failure(error)}"
         about += " concatenated" if concatenations else ""
-        whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
+        whole = against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup <= 1 and dense_forms.fastest == COMPILED:
             packed_forms, call = try_compiled(context, fast, about, packed_forms, call, share / 2)
             if packed_forms.fastest == COMPILED:
-                whole = _against(context, dense_forms, to_beat, packed_forms, call, about, share)
+                whole = against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup > 1:
             step()
             ways = fusions, concatenations
-            return Settled(layers, whole, dense_forms, packed_forms, *ways, unfused)
+            made = Settled(layers, whole, dense_forms, packed_forms, *ways, unfused)
+            return replace(made, to_beat=to_beat, call=call, about=about)
         if not packed:
             break
         layers = _some_back(layers, packed, whole)
         share = budget_s / 2 / len(packed)
     step()
-    return Settled(layers, None, dense_forms, packed_forms)
+    return Settled(layers, None, dense_forms, packed_forms, to_beat=to_beat)
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ class _Rewriting:
         return found, model, one
 
 
-def _against(
+def against(
     context: Context,
     dense_forms: Forms,
     to_beat: Call,
@@ -154,11 +163,12 @@ def _against(
     about: str,
     seconds: float,
 ) -> Comparison:
+    """The fastest dense form against the packed one."""
     what = {"forms": [dense_forms.fastest, packed_forms.fastest], "of": ["dense", about]}
     return context.timed_whole(what, to_beat, call, seconds)
 
 
-def _about(layers: Sequence[LayerPlan]) -> str:
+def name_of(layers: Sequence[LayerPlan]) -> str:
     """A short name for what becomes of the layers."""
     return digest(
         [[layer.name, layer.becomes, layer.backend, layer.activation] for layer in layers]
