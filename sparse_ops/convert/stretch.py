@@ -34,11 +34,6 @@ class Stretch:
     nodes: tuple[str, ...]
     room: float = ROOM
 
-    @property
-    def fewest(self) -> int:
-        """The smallest batch that is blocked."""
-        return next(n for n in range(1, LANES + 1) if self.room * n >= LANES)
-
 
 def find(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[Stretch]:
     """The stretches of a converted model.

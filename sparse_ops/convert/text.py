@@ -123,8 +123,8 @@ def _stretches(plan: "Plan") -> list[str]:
         layers = [name for name in packed if name in each.nodes]
         lines.append(
             f"stretch: {len(layers)} packed convolutions, {layers[0]} to {layers[-1]}, hand each "
-            f"other activations blocked by {LANES} images, in batches of {each.fewest} and more "
-            "without gradients; smaller ones run layer by layer"
+            f"other activations blocked by {LANES} images, without gradients and in batches that "
+            f"fill {1 / each.room:.0%} of their blocks or more; others run layer by layer"
         )
     return lines
 
