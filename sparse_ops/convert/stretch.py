@@ -7,6 +7,7 @@ torch.fx.GraphModule of the same modules and parameter names; it takes all that 
 blocks what is worth it when it is called.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,8 @@ def find(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[Stretc
     graph, _ = trace(model, fuse.LEAVES)
     if graph is None:
         return []
-    roles = worth_it(members(model, graph, shapes))
+    sizes = {node: math.prod(shapes.get(node.name, ())) for node in graph.nodes}
+    roles = worth_it(members(model, graph, shapes), sizes)
     called = names(model, graph)
     found = []
     for group in connected(roles, [n for n in roles], through_operands=True):

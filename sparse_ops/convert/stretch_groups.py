@@ -57,28 +57,55 @@ def hands_on(roles: Mapping[fx.Node, Role], node: fx.Node) -> bool:
     return node in roles and roles[node].gives_blocked
 
 
-def worth_it(roles: dict[fx.Node, Role]) -> dict[fx.Node, Role]:
-    """Those of the nodes, in order, that gain by being in a stretch."""
-    while True:
-        # How many convolutions there are in a row up to each node, and whether one comes after it.
-        row: dict[fx.Node, int] = {}
-        for node, role in roles.items():
-            before = [row[each] for each in role.operands if hands_on(roles, each)]
-            row[node] = max(before, default=0) + (role.kind == CONVOLUTION)
-        leads: set[fx.Node] = set()
-        for node in reversed(roles):
-            needed = roles[node].kind == CONVOLUTION or leads.intersection(node.users)
-            if needed and roles[node].gives_blocked:
-                leads.add(node)
-        useless = {
-            node
-            for node, role in roles.items()
-            if not row[node]
-            or (node not in leads and not all(hands_on(roles, each) for each in role.operands))
-        }
-        for group in connected(roles, list(roles), through_operands=False):
-            if max(row[node] for node in group) < FEWEST_IN_A_ROW:
-                useless.update(group)
-        if not useless:
-            return roles
-        roles = {node: role for node, role in roles.items() if node not in useless}
+def worth_it(roles: dict[fx.Node, Role], sizes: Mapping[fx.Node, int]) -> dict[fx.Node, Role]:
+    """Those of the nodes, in order, that gain by being in a stretch.
+
+    Args:
+        sizes: how many numbers each node gives.
+    """
+    left = dict(roles)
+    while useless := [*_turning_more(left, sizes), *_without_a_row(left)]:
+        for node in useless:
+            left.pop(node, None)
+    return left
+
+
+def _turning_more(roles: dict[fx.Node, Role], sizes: Mapping[fx.Node, int]) -> list[fx.Node]:
+    """A node without which no more numbers enter and leave, or none: where it is, it is no gain."""
+    for node, role in roles.items():
+        if role.kind == CONVOLUTION:
+            # It turns images around itself if nobody else does.
+            continue
+        within = sizes[node] if _leaves(roles, node) or not role.gives_blocked else 0
+        without = sizes[node] if role.gives_blocked and _wanted(roles, node) else 0
+        for given in set(role.operands):
+            if not hands_on(roles, given):
+                within += sizes[given] if _wanted(roles, given) == 1 else 0
+            elif not _leaves(roles, given):
+                without += sizes[given]
+        if without <= within:
+            return [node]
+    return []
+
+
+def _leaves(roles: Mapping[fx.Node, Role], node: fx.Node) -> bool:
+    """Whether what a node gives is needed outside."""
+    return any(user not in roles for user in node.users)
+
+
+def _wanted(roles: Mapping[fx.Node, Role], node: fx.Node) -> int:
+    """How many of these want blocked what a node gives."""
+    return sum(user in roles for user in node.users)
+
+
+def _without_a_row(roles: dict[fx.Node, Role]) -> list[fx.Node]:
+    """What no convolution comes before, and all groups with too few of them in a row."""
+    row: dict[fx.Node, int] = {}
+    for node, role in roles.items():
+        before = [row[each] for each in role.operands if hands_on(roles, each)]
+        row[node] = max(before, default=0) + (role.kind == CONVOLUTION)
+    useless = [node for node in roles if not row[node]]
+    for group in connected(roles, list(roles), through_operands=False):
+        if max(row[node] for node in group) < FEWEST_IN_A_ROW:
+            useless += group
+    return useless

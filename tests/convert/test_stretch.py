@@ -257,6 +257,28 @@ def test_what_nothing_in_a_stretch_gives_or_wants_stays_outside():
     found = inside(lambda m, x: torch.cat([m.b(m.a(F.relu(x))).relu(), x.sin()], 1))
     assert found == {"a", "b"}
     assert inside(lambda m, x: F.max_pool2d(m.b(m.a(x)), 2)) == {"a", "b", "torch.max_pool2d"}
+    found = inside(lambda m, x: m.b(F.max_pool2d(m.a(F.max_pool2d(x, 2)), 2)))
+    assert found == {"a", "b", "torch.max_pool2d (2)"}
+
+
+def test_a_concatenation_is_inside_only_where_fewer_numbers_are_turned_around_then():
+    def then(m, x):
+        first = m.b(m.a(x))
+        return torch.cat([first, m.c(first)], 1).sin()
+
+    assert inside(then) == {"a", "b", "c"}
+
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.last = conv(3, 8), conv(8, 8), conv(16, 8)
+
+        def forward(self, x):
+            first = self.a(x)
+            return self.last(torch.cat([first, self.b(first)], 1))
+
+    (found,) = stretch.stretches_of(blocked(packed(Joined().eval())))
+    assert found.nodes == ("a", "b", "torch.cat", "last")
 
 
 @pytest.mark.parametrize(
