@@ -315,11 +315,13 @@ INLINE float activate_one(float f, Activation activation) {
 
 #include "channels_body.h"
 #include "linear_body.h"
+#include "blocked_body.h"
 #include "ends_body.h"
 
 #define ENDS(T)                                                                             \
   {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, pick<T>, scatter<T>, write<T>}
-const RowSparseKernels kKernels = {rows,     pixels,   interleave_of<float>, separate_of<float>,
+const RowSparseKernels kKernels = {rows,     pixels,   blocked,              pool,
+                                   interleave_of<float>, separate_of<float>,
                                    channels, weave,    finish,               dots,
                                    gather,   gather4,  stretch,              in_range,
                                    MAX_ROWS, MAX_UNITS, STRETCH_UNITS,
