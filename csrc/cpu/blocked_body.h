@@ -43,7 +43,7 @@ void shared_tile(const BlockedWork& w, Place place) {
   const int64_t k = w.k;
 #pragma GCC unroll 1
   for (int64_t j = 0; j < k; ++j, weights += R) {
-    const int64_t offset = offsets[j], ahead = offsets[j + kAhead];
+    const int64_t offset = offsets[j], ahead = offsets[j + kSpareOffsets];
     Vec x[T];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {

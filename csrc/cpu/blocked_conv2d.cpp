@@ -192,8 +192,8 @@ Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const T
                       added.height == to.height && added.width == to.width,
                   "residual must be ", to.blocks, " blocks of ", to.channels, " x ", to.height, " x ",
                   to.width, " inside its halo");
-  const int64_t known = offsets.numel() - kAhead;
-  STD_TORCH_CHECK(known >= 0, "offsets must end with ", kAhead, " that stand for nothing");
+  const int64_t known = offsets.numel() - kSpareOffsets;
+  STD_TORCH_CHECK(known >= 0, "offsets must end with ", kSpareOffsets, " that stand for nothing");
   const Groups groups(kernels, starts, rows, filters, known, to.channels);
   STD_TORCH_CHECK(values.numel() == groups.values[groups.count], "values must be (",
                   groups.values[groups.count], "), got ", values.numel());

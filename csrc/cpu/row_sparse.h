@@ -73,7 +73,7 @@ struct Stretch {
 // to images that are blocked (blocked.h), so that all loads are of whole cache lines:
 //     out[r][l * out_step + p * kLanes + i] = activation(bias[r] + added[r][l * added_step + p * kLanes + i]
 //         + sum_j  weights[j * rows + r] * panel[offsets[j] + l * line_step + p * pixel_step + i])
-// kAhead more offsets can be read; what they point at is only asked for ahead.
+// kSpareOffsets more offsets can be read; what they point at is only asked for ahead.
 struct BlockedWork {
   int64_t lines, width, k;
   const int32_t* offsets;
@@ -87,7 +87,7 @@ struct BlockedWork {
   int64_t added_step;
   Activation activation;
 };
-constexpr int64_t kAhead = 8;
+constexpr int64_t kSpareOffsets = 8;
 
 // A plane of pooling windows of blocked images, as torch has them; what lies outside does not count.
 struct PoolWork {

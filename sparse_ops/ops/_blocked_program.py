@@ -15,7 +15,7 @@ from sparse_ops.formats import PackedWeight
 from sparse_ops.ops.blocked import LANES
 
 # Offsets that follow the last group's, for kernels look ahead.
-AHEAD = 8
+SPARE = 8
 # The filters that kernels take at once.
 MOST_ROWS = {"avx512": 8, "avx2": 4, "scalar": 4}
 # What a weight costs in a group, as a part of what it costs alone (ResNet-18's layers, Zen 5: 105
@@ -47,7 +47,7 @@ class Program:
     def offsets(
         self, height: int, width: int, shift: Sequence[int], dilation: Sequence[int]
     ) -> Tensor:
-        """(columns + AHEAD), int32: where columns are in blocked planes of height × width.
+        """(columns + SPARE), int32: where columns are in blocked planes of height × width.
 
         Args:
             height, width: with halo.
@@ -58,7 +58,7 @@ class Program:
         offsets = ((self.channels * height + lines) * width + pixels) * LANES
         if offsets.numel() and int(offsets.max()) >= 2**31:
             raise ValueError("a block of images must be under 2^31 values")
-        return torch.cat([offsets, offsets.new_zeros(AHEAD)]).int()
+        return torch.cat([offsets, offsets.new_zeros(SPARE)]).int()
 
 
 def program(weight: PackedWeight, groups: int, most_rows: int) -> Program:
