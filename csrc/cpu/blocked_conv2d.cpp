@@ -8,8 +8,10 @@
 namespace sparse_ops {
 namespace {
 
-// A cell of output pixels is as large as what it reads stays in a quarter of a 1 MiB L2 cache.
+// A cell of output pixels is as large as what it reads takes a quarter of a 1 MiB L2 cache; lines are
+// cut where a few of them take more than half.
 constexpr int64_t kCell = 1 << 16;
+constexpr int64_t kLines = 1 << 17;
 
 // Filters in the order that they are computed in.
 struct Groups {
@@ -72,7 +74,7 @@ struct Cells {
     // Lines and widths that tiles divide.
     const int64_t least = std::min<int64_t>(height, width % 8 ? 4 : width % 16 ? 2 : 1);
     for (const int64_t w : {56, 28, 32, 16, 14, 8})
-      if (size(least, width) > kCell && w < width && whole % w == 0) width = w;
+      if (size(least, width) > kLines && w < width && whole % w == 0) width = w;
     lines = least;
     while (lines < height && size(2 * lines, width) <= kCell) lines *= 2;
     if (lines < height && size(height, width) <= kCell) lines = height;

@@ -152,13 +152,6 @@ struct RowSparseKernels {
                const float* const* weights, const float* bias, const float* panel,
                int64_t positions, float* out, int64_t ld, Activation activation);
 
-  // One row over a rectangle of pixels of kLanes images each: as above, with kLanes positions a
-  // pixel, and lines of `width` pixels that start `pitch` floats apart in the panel. All loads are of
-  // whole cache lines. Writes all of out (lines, width, kLanes).
-  void (*pixels)(int64_t lines, int64_t width, int64_t k, const int32_t* columns,
-                 const int32_t* offsets, const float* weights, float bias, const float* panel,
-                 int64_t pitch, float* out, Activation activation);
-
   // See BlockedWork; pixel_step is kLanes or twice that. `rows` as in `rows`.
   void (*blocked)(int rows, const BlockedWork& work);
   void (*pool)(const PoolWork& work);
