@@ -1,8 +1,9 @@
-"""Activations blocked by images: what packed layers hand to each other within a stretch of a network.
+"""Activations blocked by images: what packed layers hand to each other in a stretch of a network.
 
-A blocked tensor is (ceil(N / 16), C, H + 2 * halo, W + 2 * halo, 16), float32: 16 images innermost, so
-that one vector is the same pixel of 16 images, around them `halo` zeros, so that a convolution reads
-its padding from there. In the last block, images that are none hold whatever layers make of zeros.
+A blocked tensor is (ceil(N / 16), C, H + 2 * halo, W + 2 * halo, 16), float32: 16 images innermost,
+so that one vector is the same pixel of 16 images, around them `halo` zeros, so that a convolution
+reads its padding from there. In the last block, images that are none hold whatever layers make of
+zeros.
 
 Nothing here has a gradient: `enter` leaves what wants one as it is, and so all functions and
 layers that take blocked tensors take ordinary ones (N, C, H, W) too, and do the same with them.
@@ -85,7 +86,7 @@ def max_pool2d(
     halo: int,
     out_halo: int,
 ) -> Tensor:
-    """As torch's max_pool2d without dilation or ceil_mode, from a halo to another; blocked or not."""
+    """torch's max_pool2d without dilation or ceil_mode, from a halo to another; blocked or not."""
     if x.dim() == 4:
         return F.max_pool2d(x, kernel_size, stride, padding)
     if _POOL:
@@ -99,7 +100,7 @@ def max_pool2d(
 def avg_pool2d(
     x: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int], halo: int, out_halo: int
 ) -> Tensor:
-    """As torch's avg_pool2d without padding, from a halo to another; blocked or not."""
+    """torch's avg_pool2d without padding, from a halo to another; blocked or not."""
     if x.dim() == 4:
         return F.avg_pool2d(x, kernel_size, stride)
     if _POOL:
