@@ -19,9 +19,9 @@ INLINE int64_t at(const Place& place, int64_t line_step, int64_t pixel_step) {
          place.column % kVectors * LANES;
 }
 
-INLINE void give(Vec v, const BlockedWork& w, int row, int64_t at, int64_t added_at) {
-  if (w.added[row]) v += load(w.added[row] + added_at);
-  store(w.out[row] + at, activate_simply(v, w.activation));
+INLINE void give(Vec v, float* out, const float* added, Activation activation) {
+  if (added) v += load(added);
+  store(out, activate_simply(v, activation));
 }
 
 // R filters by T vectors, whichever lines they are on.
@@ -57,14 +57,16 @@ void shared_tile(const BlockedWork& w, Place place) {
       for (int t = 0; t < T; ++t) acc[r][t] += weight * x[t];
     }
   }
+  const Activation activation = w.activation;
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) {
     const int64_t out = at(place, w.out_step, kLanes), added = at(place, w.added_step, kLanes);
     go_on(place, columns);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) give(acc[r][t], w, r, out, added);
-    if (is_curve(w.activation))
-      for (int r = 0; r < R; ++r) curve(1, LANES, 0, w.out[r] + out, w.activation);
+    for (int r = 0; r < R; ++r)
+      give(acc[r][t], w.out[r] + out, w.added[r] ? w.added[r] + added : nullptr, activation);
+    if (is_curve(activation))
+      for (int r = 0; r < R; ++r) curve(1, LANES, 0, w.out[r] + out, activation);
   }
 }
 
@@ -124,8 +126,12 @@ void single_tile(const BlockedWork& w, int64_t line, int64_t column) {
 #pragma GCC unroll 1
   for (; j < k; ++j)
     add_pixels<L, T, P>(acc[0], panel + offsets[j], line_step, splat(weights[j]));
-  const int64_t out = line * w.out_step + column * LANES;
-  const int64_t added = line * w.added_step + column * LANES;
+  // Copies: what is stored might be anything, as far as the compiler knows.
+  const int64_t out_step = w.out_step, added_step = w.added_step;
+  const Activation activation = w.activation;
+  float* out = w.out[0] + line * out_step + column * LANES;
+  const float* added = w.added[0];
+  if (added) added += line * added_step + column * LANES;
 #pragma GCC unroll 8
   for (int l = 0; l < L; ++l)
 #pragma GCC unroll 32
@@ -133,9 +139,10 @@ void single_tile(const BlockedWork& w, int64_t line, int64_t column) {
       Vec v = acc[0][l][t];
 #pragma GCC unroll 8
       for (int s = 1; s < S; ++s) v += acc[s][l][t];
-      give(v, w, 0, out + l * w.out_step + t * LANES, added + l * w.added_step + t * LANES);
+      give(v, out + l * out_step + t * LANES, added ? added + l * added_step + t * LANES : nullptr,
+           activation);
     }
-  if (is_curve(w.activation)) curve(L, T * LANES, w.out_step, w.out[0] + out, w.activation);
+  if (is_curve(activation)) curve(L, T * LANES, out_step, out, activation);
 }
 
 // Lines by L, L / 2, ..., 1, over a column of T vectors.
