@@ -29,6 +29,10 @@ from sparse_ops.convert.verify import Mismatch, check_model
 from sparse_ops.convert.whole import Settled, against, converted, name_of
 from sparse_ops.nn import ChannelPrunedConv2d
 from sparse_ops.nn._conv import SparseConv2d
+from sparse_ops.ops._native import ISAS
+
+# The fastest kernels for blocked tensors, and for others what the operator has first.
+AUTO = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +114,11 @@ def _settle(context: Context, settled: Settled, budget_s: float) -> Settled:
 
 def _ways(context: Context, layers: list[LayerPlan]) -> Iterator[_Way]:
     """The models to try, those that differ: all convolutions of stretches packed, then fewer."""
-    every = _way_with_all(context, layers)
+    every = _way_with(context, layers, [_packed_anyway(context, layer) for layer in layers])
     if every is not None:
         yield every
     if any(layer.becomes is not None for layer in layers):
-        own = _way(context, layers)
+        own = _way_with(context, layers, [_on_kernels(layer) for layer in layers])
         if own is not None and (every is None or own.layers != every.layers):
             yield own
 
@@ -131,9 +135,9 @@ def _way(context: Context, layers: list[LayerPlan]) -> _Way | None:
     return _Way(layers, fusions, stretches, stretch.blocked(model, stretches))
 
 
-def _way_with_all(context: Context, layers: list[LayerPlan]) -> _Way | None:
-    """As `_way`, where a dense convolution is packed, too, if that puts it into a stretch."""
-    packed = [_packed_anyway(context, layer) for layer in layers]
+def _way_with(context: Context, layers: list[LayerPlan], changed: list[LayerPlan]) -> _Way | None:
+    """As `_way`, where layers are changed like this, those only that stand in a stretch."""
+    packed = changed
     while (way := _way(context, packed)) is not None:
         inside = {name for each in way.stretches for name in each.nodes}
         fewer = [
@@ -146,10 +150,17 @@ def _way_with_all(context: Context, layers: list[LayerPlan]) -> _Way | None:
     return None
 
 
+def _on_kernels(layer: LayerPlan) -> LayerPlan:
+    """A packed convolution on a backend that has kernels for blocked tensors; or as it is."""
+    if layer.becomes is None or layer.kind != "Conv2d" or layer.backend in (*ISAS, AUTO):
+        return layer
+    return replace(layer, backend=AUTO)
+
+
 def _packed_anyway(context: Context, layer: LayerPlan) -> LayerPlan:
     """A layer that stays dense as the most regular sparse one that it can be; or as it is."""
     if layer.becomes is not None or layer.constant or layer.kind != "Conv2d":
-        return layer
+        return _on_kernels(layer)
     dense = context.base.get_submodule(layer.name)
     if not isinstance(dense, nn.Conv2d) or keeps_dense(context.base, layer.name) is not None:
         return layer
@@ -164,7 +175,7 @@ def _packed_anyway(context: Context, layer: LayerPlan) -> LayerPlan:
         "packed because of the stretch that it stands in; without that it stays dense: "
         f"{layer.reason}"
     )
-    return replace(layer, becomes=kind, backend="auto", activation=activation, reason=reason)
+    return replace(layer, becomes=kind, backend=AUTO, activation=activation, reason=reason)
 
 
 def _kind(dense: nn.Conv2d, mask: Tensor | None) -> str | None:
