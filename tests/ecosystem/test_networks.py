@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import sparse_ops as so
+from sparse_ops.convert import stretch, stretch_settle
 from sparse_ops.nn import SparseLayer
 from tests.convert.models import says
+from tests.convert.stretches import clock
 from tests.ecosystem.networks import NAMES, build, lively_, random_masks
 
 QUICK = ("torchvision.resnet18", "torchvision.mobilenet_v3_small", "timm.mobilenetv3_small_100")
@@ -60,6 +62,35 @@ def test_a_network_is_planned_within_a_small_budget_and_not_changed_in_what_it_c
     so.masks.apply_(model, random_masks(model, "mixed"))
     fast = so.sparsify(model, image(), budget_s=2, progress=False)
     assert_equal_outputs(model, fast, image(2))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision.resnet18",
+        "torchvision.squeezenet1_1",
+        pytest.param("torchvision.vgg11_bn", marks=pytest.mark.slow),
+        pytest.param("torchvision.densenet121", marks=pytest.mark.slow),
+        pytest.param("timm.resnet18", marks=pytest.mark.slow),
+        pytest.param("timm.efficientnet_b0", marks=pytest.mark.slow),
+    ],
+)
+def test_a_network_runs_on_blocked_images_and_comes_back_from_its_file(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(stretch_settle, "best_isa", lambda: "avx2")
+    model = lively_(build(name, num_classes=10))
+    masks = random_masks(model, "mixed")
+    so.masks.apply_(model, masks)
+    plan = so.plan(model, image(16), masks, measure=clock(1.5), progress=False)
+    assert plan.stretches
+    fast = plan.apply(model)
+    so.save(fast, tmp_path / "packed.safetensors")
+    loaded = so.load(tmp_path / "packed.safetensors", build(name, num_classes=10))
+    assert stretch.stretches_of(loaded) == list(plan.stretches)
+    for batch in (2, 16, 35):
+        x = image(batch)
+        assert_equal_outputs(model, fast, x)
+        with torch.no_grad():
+            assert torch.equal(loaded(x), fast(x))
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99, 1.0])
