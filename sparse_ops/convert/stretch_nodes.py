@@ -224,7 +224,7 @@ def _concatenation(node: fx.Node) -> Role | None:
     dim = given.pop("dim", given.pop("axis", 0))
     if given or dim not in CHANNELS or not isinstance(parts, list | tuple) or not _all_nodes(parts):
         return None
-    return Role(CONCATENATION, tuple(parts), torch.cat)
+    return Role(CONCATENATION, tuple(parts), stretch_calls.cat, (dim,))
 
 
 def _pool(name: str, x: Any, options: Mapping[str, Any]) -> Role | None:

@@ -73,15 +73,16 @@ def _call_blocked(
         assert isinstance(x, fx.Node)
         node.kwargs = {**node.kwargs, "halos": (halos[x], halos[node], added)}
         return
-    if role.kind == CONCATENATION:
-        (parts,) = (node.args[0] if node.args else node.kwargs["tensors"],)
-        node.args, node.kwargs = (parts, 1), {}
-    if role.call is None or role.kind == CONCATENATION:
+    if role.call is None:
         return
-    (x,) = node.all_input_nodes
-    more = (halos[x], like) if role.kind == MEAN else (halos[x], halos[node])
+    first: Any = node.all_input_nodes[0]
+    more: tuple[Any, ...] = (halos[first], halos[node])
+    if role.kind == CONCATENATION:
+        first, more = node.args[0] if node.args else node.kwargs["tensors"], ()
+    elif role.kind == MEAN:
+        more = (halos[first], like)
     with graph.inserting_before(node):
-        new = _call(graph, role.call, (x, *role.arguments, *more))
+        new = _call(graph, role.call, (first, *role.arguments, *more))
     halos[new] = halos[node]
     node.replace_all_uses_with(new)
     graph.erase_node(node)

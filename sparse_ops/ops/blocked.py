@@ -46,6 +46,9 @@ def enter(x: Tensor, halo: int, room: float = ROOM) -> Tensor:
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or refuses(x, room) is not None:
         return x
+    if torch.is_autocast_enabled("cpu"):
+        # Layers give another dtype then.
+        return x
     return to_blocked(x, halo)
 
 
@@ -87,7 +90,7 @@ def max_pool2d(
     out_halo: int,
 ) -> Tensor:
     """torch's max_pool2d without dilation or ceil_mode, from a halo to another; blocked or not."""
-    if x.dim() == 4:
+    if x.dim() != 5:
         return F.max_pool2d(x, kernel_size, stride, padding)
     if _POOL:
         y: Tensor = _POOL["auto"](x, True, kernel_size, stride, padding, halo, out_halo)
@@ -101,7 +104,7 @@ def avg_pool2d(
     x: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int], halo: int, out_halo: int
 ) -> Tensor:
     """torch's avg_pool2d without padding, from a halo to another; blocked or not."""
-    if x.dim() == 4:
+    if x.dim() != 5:
         return F.avg_pool2d(x, kernel_size, stride)
     if _POOL:
         y: Tensor = _POOL["auto"](x, False, kernel_size, stride, (0, 0), halo, out_halo)

@@ -101,6 +101,23 @@ def test_images_of_another_size_are_computed_as_before(kind):
     assert ranks(fast, x) == {5}
 
 
+def test_an_image_without_a_batch_is_computed_as_before():
+    model = packed(model_of(Branches))
+    fast = blocked(model)
+    x = torch.randn(SIZE)
+    with torch.no_grad():
+        assert_same(fast(x), model(x))
+
+
+def test_under_autocast_it_gives_what_it_gave():
+    model = packed(nn.Sequential(conv(3, 8), nn.ReLU(), nn.MaxPool2d(2), conv(8, 8)))
+    fast = blocked(model)
+    x = images()
+    with torch.no_grad(), torch.autocast("cpu"):
+        y = fast(x)
+        assert y.dtype is torch.bfloat16 and torch.equal(y, model(x))
+
+
 def test_an_adaptive_pool_whose_size_does_not_divide_is_computed_as_before():
     model = packed(nn.Sequential(conv(3, 8), conv(8, 8), nn.AdaptiveAvgPool2d((3, 2))))
     fast = blocked(model)

@@ -311,6 +311,18 @@ def test_a_model_that_is_blocked_is_not_blocked_again():
     assert stretch.find(fast, shapes) == []
 
 
+@pytest.mark.parametrize("kind", [Residual, Gates])
+def test_whatever_the_clock_says_it_computes_the_same(kind, monkeypatch, tmp_path):
+    monkeypatch.setenv("SPARSE_OPS_CACHE", str(tmp_path))
+    model = model_of(kind)
+    masks = masks_of(model)
+    masked = copy.deepcopy(model)
+    so.masks.apply_(masked, masks)
+    for _ in range(2):
+        fast = so.sparsify(model, images(), masks, budget_s=0.5, progress=False)
+        assert_same(fast, masked, images(33))
+
+
 def test_it_is_compared_with_dense_as_it_is():
     from sparse_ops.report.versus import dense_against_packed
 
