@@ -141,17 +141,18 @@ def masks_of(model, dense=()):
     }
 
 
-def packed(model):
+def packed(model, x=None):
     """A copy with every convolution packed, folded and fused where that can be."""
     model = copy.deepcopy(model)
-    calls = watch(model, prunable_layers(model), (images(),))
+    x = images() if x is None else x
+    calls = watch(model, prunable_layers(model), (x.clone(),))
     fold_batch_norms_(model, find_folding(model, calls)[0])
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Conv2d:
             mask = torch.rand_like(layer.weight) > 0.6
             mask[0, 0, 0, 0] = True
             model = replaced(model, name, so.nn.CSRConv2d.from_dense(layer, mask))
-    found = fuse.find(model, fuse.shapes_of(model, (images(),)))
+    found = fuse.find(model, fuse.shapes_of(model, (x.clone(),)))
     return fuse.fused(model, found) if found else model
 
 
