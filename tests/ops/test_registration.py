@@ -15,9 +15,9 @@ ISAS = [isa for isa in _native.ISAS if _native.REFUSES[isa] is None]
 needs_native = pytest.mark.skipif(not ISAS, reason=str(_native.MISSING))
 
 
-def part(channels):
-    """Some channels of a larger tensor (2, *, 3, 1)."""
-    return torch.randn(2, channels + 5, 3, 1)[:, 2 : channels + 2]
+def part(channels, batch=2, size=(3, 1)):
+    """Some channels of a larger tensor (batch, *, *size)."""
+    return torch.randn(batch, channels + 5, *size)[:, 2 : channels + 2]
 
 
 def arguments():
@@ -42,6 +42,7 @@ def arguments():
         "channel_pruned_conv2d_out": (x, *kept, None, None, shape, *geometry[:3], 2, part(16)),
         "sparse_conv2d_backward": (dy, x, *rows, shape, *geometry, True, False),
         "csr_linear": (torch.randn(6, 9), *line, torch.randn(7), torch.randn(6, 7), 3),
+        "csr_linear_out": (torch.randn(6, 9), *line, None, torch.randn(6, 7), 3, part(7, 6, ())),
         "csr_linear_backward": (torch.randn(6, 7), torch.randn(6, 9), *line, False, True),
     }
 
