@@ -1,12 +1,10 @@
 """`sparse-ops info` and `demo`, and what starting costs."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from tests.cli.running import run
+from tests.processes import python
 
 
 def test_info_names_torch_and_every_instruction_set():
@@ -22,8 +20,7 @@ def test_importing_the_library_leaves_the_heavy_parts_out():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "assert so.training.METHODS and so.models.MODELS and so.data.NAMES and so.report\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    python(code)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from sparse_ops.formats import CSRWeight
 from sparse_ops.ops.csr_linear import BACKENDS, csr_linear
 from tests.cases import LINEAR, LinearCase
+from tests.compiling import assert_compiles_and_exports
 from tests.ops.test_csr_linear import exact, problem, skip_if_refused
 from tests.ops.test_out import AFTER, BEFORE, GUARD, assert_guarded, part_of
 from tests.rounding import assert_within_rounding
@@ -153,12 +154,6 @@ class Concatenating(torch.nn.Module):
 @pytest.mark.parametrize("leading", [(5,), (2, 3)])
 def test_it_compiles_and_exports(leading):
     model, x = Concatenating(), torch.randn(*leading, 6)
-    with torch.no_grad():
-        expected = model(x)
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        assert torch.equal(compiled(x), expected)
-        program = torch.export.export(model, (x,))
-        assert torch.equal(program.module()(x), expected)
-        assert torch.equal(program.run_decompositions().module()(x), expected)
+    expected = assert_compiles_and_exports(model, x)
     y = csr_linear(x, model.one, activation="relu")
     assert torch.equal(expected[..., :8], y) and not bool(expected[..., 8].any())

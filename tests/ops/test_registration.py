@@ -1,8 +1,5 @@
 """The compiled operators as torch sees them."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.library import opcheck
@@ -10,6 +7,7 @@ from torch.library import opcheck
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.ops import _native
 from sparse_ops.patterns import PSD2_P8, Channels
+from tests.processes import python, without_a_backend
 
 ISAS = [isa for isa in _native.ISAS if _native.REFUSES[isa] is None]
 needs_native = pytest.mark.skipif(not ISAS, reason=str(_native.MISSING))
@@ -54,38 +52,13 @@ def test_opcheck(name, isa):
     opcheck(getattr(torch.ops.sparse_ops, f"{name}_{isa}"), arguments()[name])
 
 
-def run(code: str, **environment: str) -> str:
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | environment,
-    ).stdout
-
-
 def test_without_compiled_code_everything_works_and_says_why():
-    out = run(
-        """
-import sys
-sys.modules["sparse_ops._C"] = None
-import torch, sparse_ops
-from sparse_ops.ops import _native
-print(_native.MISSING)
-layer = sparse_ops.nn.PeriodicConv2d(8, 8, 3, pattern=sparse_ops.patterns.PSD2_P8)
-print(tuple(layer(torch.randn(1, 8, 5, 5)).shape))
-layer.backend = "avx512"
-try:
-    layer(torch.randn(1, 8, 5, 5))
-except RuntimeError as error:
-    print(error)
-"""
-    ).splitlines()
-    assert out[0].startswith("the compiled extension is not here (")
-    assert out[1] == "(1, 8, 3, 3)"
-    assert "avx512: the compiled extension is not here (" in out[2]
+    taken = 'import sys; sys.modules["sparse_ops._C"] = None'
+    shape, error = without_a_backend(taken, "avx512")
+    assert shape == "(1, 8, 3, 3)"
+    assert "avx512: the compiled extension is not here (" in error
+    said = python(f"{taken}\nfrom sparse_ops.ops import _native\nprint(_native.MISSING)")
+    assert said.startswith("the compiled extension is not here (")
 
 
 @needs_native
