@@ -7,6 +7,7 @@
 
 #include <string>
 
+#include "cpu/blocked.h"
 #include "cpu/csr_linear.h"
 #include "cpu/sparse_conv2d.h"
 
@@ -110,6 +111,31 @@ std::tuple<Tensor, Tensor> linear_backward(Tensor dy, Tensor x, Tensor crow, Ten
   return csr_linear_backward(checked<K>(), dy, x, crow, col, values, need_x, need_values);
 }
 
+template <Kernels K>
+Tensor blocked_from_images(Tensor x, int64_t halo) {
+  return to_blocked(checked<K>(), x, halo);
+}
+
+template <Kernels K>
+Tensor images_from_blocked(Tensor x, int64_t halo, int64_t batch, bool channels_last) {
+  return from_blocked(checked<K>(), x, halo, batch, channels_last);
+}
+
+template <Kernels K>
+Tensor blocked_conv(Tensor x, Tensor starts, Tensor rows, Tensor filters, Tensor offsets,
+                    Tensor values, std::optional<Tensor> bias, std::optional<Tensor> residual,
+                    Numbers out_size, Numbers stride, int64_t out_halo, int64_t residual_halo,
+                    int64_t activation) {
+  return blocked_conv2d(checked<K>(), x, starts, rows, filters, offsets, values, bias, residual,
+                        out_size, stride, out_halo, residual_halo, activation);
+}
+
+template <Kernels K>
+Tensor blocked_pool(Tensor x, bool most, Numbers kernel, Numbers stride, Numbers padding,
+                    int64_t halo, int64_t out_halo) {
+  return blocked_pool2d(checked<K>(), x, most, kernel, stride, padding, halo, out_halo);
+}
+
 }  // namespace
 
 #define SPARSE_OPS_REGISTER(isa)                                                \
@@ -120,6 +146,10 @@ std::tuple<Tensor, Tensor> linear_backward(Tensor dy, Tensor x, Tensor crow, Ten
   m.impl("sparse_conv2d_backward_" #isa, TORCH_BOX(&conv_backward<row_sparse_##isa>)); \
   m.impl("channel_pruned_conv2d_" #isa, TORCH_BOX(&channel_pruned<row_sparse_##isa>)); \
   m.impl("channel_pruned_conv2d_out_" #isa, TORCH_BOX(&channel_pruned_out<row_sparse_##isa>)); \
+  m.impl("to_blocked_" #isa, TORCH_BOX(&blocked_from_images<row_sparse_##isa>)); \
+  m.impl("from_blocked_" #isa, TORCH_BOX(&images_from_blocked<row_sparse_##isa>)); \
+  m.impl("blocked_conv2d_" #isa, TORCH_BOX(&blocked_conv<row_sparse_##isa>));   \
+  m.impl("blocked_pool2d_" #isa, TORCH_BOX(&blocked_pool<row_sparse_##isa>));   \
   m.impl("csr_linear_" #isa, TORCH_BOX(&linear<row_sparse_##isa>));             \
   m.impl("csr_linear_out_" #isa, TORCH_BOX(&linear_out<row_sparse_##isa>));     \
   m.impl("csr_linear_backward_" #isa, TORCH_BOX(&linear_backward<row_sparse_##isa>));

@@ -47,28 +47,88 @@ void pack(const Job& job, const Panel& panel, int64_t image, float* to) {
   });
 }
 
+// What the kernels read of the weight: for each class where its columns are in the panel, and for blocks
+// of several filters their values side by side.
+class Prepared {
+ public:
+  Prepared(const Job& job, const std::vector<Range>& ranges, const std::vector<int32_t>& offsets)
+      : job_(job),
+        ends_(ends_of(ranges)),
+        values_(ends_.empty() ? 0 : ends_.back()),
+        offsets_(job.rows.crow[job.rows.classes] + kSpareOffsets) {
+    const int64_t columns = job.rows.crow[job.rows.classes];
+    torch::stable::parallel_for(0, columns, 1 << 16, [&](int64_t i0, int64_t i1) {
+      for (int64_t i = i0; i < i1; ++i) offsets_.get()[i] = offsets[job.rows.col[i]];
+    });
+    std::fill_n(offsets_.get() + columns, kSpareOffsets, 0);
+    torch::stable::parallel_for(0, static_cast<int64_t>(ranges.size()), 1, [&](int64_t r0, int64_t r1) {
+      for (int64_t r = r0; r < r1; ++r) {
+        float* to = values_.get() + (r ? ends_[r - 1] : 0);
+        for (const Block& block : ranges[r].blocks) to = weave(block, to);
+      }
+    });
+  }
+
+  const int32_t* offsets(int64_t o) const {
+    return offsets_.get() + job_.rows.crow[o % job_.rows.classes];
+  }
+  // Of each block of a range in turn; `next` starts at first(range).
+  const float* first(int64_t range) const { return values_.get() + (range ? ends_[range - 1] : 0); }
+  const float* of(const Block& block, const float*& next) const {
+    if (block.count == 1) return job_.rows.values + job_.rows.start[block.filter[0]];
+    const float* values = next;
+    next += block.count * job_.rows.length(block.filter[0]);
+    return values;
+  }
+
+ private:
+  std::vector<int64_t> ends_of(const std::vector<Range>& ranges) const {
+    std::vector<int64_t> ends;
+    int64_t end = 0;
+    for (const Range& range : ranges) {
+      for (const Block& block : range.blocks)
+        if (block.count > 1) end += block.count * job_.rows.length(block.filter[0]);
+      ends.push_back(end);
+    }
+    return ends;
+  }
+  float* weave(const Block& block, float* to) const {
+    if (block.count == 1) return to;
+    const int64_t k = job_.rows.length(block.filter[0]);
+    for (int i = 0; i < block.count; ++i) {
+      const float* from = job_.rows.values + job_.rows.start[block.filter[i]];
+      for (int64_t j = 0; j < k; ++j) to[j * block.count + i] = from[j];
+    }
+    return to + block.count * k;
+  }
+
+  const Job& job_;
+  std::vector<int64_t> ends_;
+  Scratch<float> values_;
+  Scratch<int32_t> offsets_;
+};
+
 // One block of filters over a rectangle of output pixels of kLanes images, to buffer (filters of the
 // range, lines, width, kLanes).
-void compute(const Job& job, const Range& range, const Block& block, const float* base,
-             int64_t pitch, const int32_t* offsets, int64_t lines, int64_t width, float* buffer) {
-  const float* weights[kMaxRows];
-  float bias[kMaxRows];
+void compute(const Job& job, const Range& range, const Block& block, const int32_t* offsets,
+             const float* weights, const float* base, int64_t pitch, int64_t lines, int64_t width,
+             float* buffer) {
+  BlockedWork work = {};
+  work.lines = lines;
+  work.width = width;
+  work.k = job.rows.length(block.filter[0]);
+  work.offsets = offsets;
+  work.weights = weights;
+  work.panel = base;
+  work.line_step = pitch;
+  work.pixel_step = kLanes;
+  work.out_step = width * kLanes;
+  work.activation = job.inner();
   for (int i = 0; i < block.count; ++i) {
-    weights[i] = job.rows.values + job.rows.start[block.filter[i]];
-    bias[i] = job.bias ? job.bias[block.filter[i]] : 0.0f;
+    work.bias[i] = job.bias ? job.bias[block.filter[i]] : 0.0f;
+    work.out[i] = buffer + (block.filter[i] - range.first) * lines * width * kLanes;
   }
-  const int64_t o = block.filter[0], k = job.rows.length(o), size = lines * width * kLanes;
-  const int32_t* columns = job.rows.columns_of(o);
-  float* results = buffer + (o - range.first) * size;
-  if (block.count == 1) {
-    job.kernels.pixels(lines, width, k, columns, offsets, weights[0], bias[0], base, pitch, results,
-                       job.inner());
-    return;
-  }
-  for (int64_t l = 0; l < lines; ++l)
-    job.kernels.rows(block.count, k, columns, offsets, weights, bias, base + l * pitch,
-                     width * kLanes, results + l * width * kLanes,
-                     (block.filter[1] - o) * size, job.inner());
+  job.kernels.blocked(block.count, work);
 }
 
 // Those results to where they belong: lines from `top`, columns from `left`.
@@ -123,6 +183,7 @@ void forward_lanes(const Job& job, int64_t from, int64_t to) {
   std::fill(planes.get() + size, planes.get() + size + kOverrun, 0.0f);
   const std::vector<int32_t> offsets = offsets_of(conv, panel, kLanes);
   const std::vector<Range> ranges = ranges_of(job);
+  const Prepared prepared(job, ranges, offsets);
   const int64_t count = static_cast<int64_t>(ranges.size()), filters = widest(ranges);
   const int64_t group_size = conv.group_channels() * panel.phases * panel.plane_size * kLanes;
   const int64_t pitch = panel.pitch() * kLanes;
@@ -147,8 +208,12 @@ void forward_lanes(const Job& job, int64_t from, int64_t to) {
           const Range& range = ranges[r];
           const float* base = planes.get() + range.first / conv.group_filters() * group_size +
                               top * pitch + left * kLanes;
-          for (const Block& block : range.blocks)
-            compute(job, range, block, base, pitch, offsets.data(), lines, width, buffer.get());
+          const float* next = prepared.first(r);
+          for (const Block& block : range.blocks) {
+            const float* weights = prepared.of(block, next);
+            compute(job, range, block, prepared.offsets(block.filter[0]), weights, base, pitch,
+                    lines, width, buffer.get());
+          }
           write(job, range, n, top, left, lines, width, buffer.get(), dense.get());
         }
       }

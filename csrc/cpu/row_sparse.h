@@ -69,6 +69,38 @@ struct Stretch {
   Activation activation;
 };
 
+// Filters that keep the same k columns, over a rectangle of output pixels of kLanes images each, from and
+// to images that are blocked (blocked.h), so that all loads are of whole cache lines:
+//     out[r][l * out_step + p * kLanes + i] = activation(bias[r] + added[r][l * added_step + p * kLanes + i]
+//         + sum_j  weights[j * rows + r] * panel[offsets[j] + l * line_step + p * pixel_step + i])
+// kSpareOffsets more offsets can be read; what they point at is only asked for ahead.
+struct BlockedWork {
+  int64_t lines, width, k;
+  const int32_t* offsets;
+  const float* weights;
+  const float* panel;
+  int64_t line_step, pixel_step;
+  float bias[kMaxRows];
+  float* out[kMaxRows];
+  int64_t out_step;
+  const float* added[kMaxRows];  // or all null
+  int64_t added_step;
+  Activation activation;
+};
+constexpr int64_t kSpareOffsets = 8;
+
+// A plane of pooling windows of blocked images, as torch has them; what lies outside does not count.
+struct PoolWork {
+  bool most;  // the largest, else the mean
+  int64_t lines, width;  // of the output
+  int64_t kernel[2], stride[2], padding[2];
+  int64_t size[2];  // of the input
+  const float* from;
+  int64_t from_step;
+  float* to;
+  int64_t to_step;
+};
+
 // The types of what operators are given and give; they compute in float.
 enum Element { kFloat = 0, kHalf = 1, kBFloat = 2 };
 
@@ -120,12 +152,9 @@ struct RowSparseKernels {
                const float* const* weights, const float* bias, const float* panel,
                int64_t positions, float* out, int64_t ld, Activation activation);
 
-  // One row over a rectangle of pixels of kLanes images each: as above, with kLanes positions a
-  // pixel, and lines of `width` pixels that start `pitch` floats apart in the panel. All loads are of
-  // whole cache lines. Writes all of out (lines, width, kLanes).
-  void (*pixels)(int64_t lines, int64_t width, int64_t k, const int32_t* columns,
-                 const int32_t* offsets, const float* weights, float bias, const float* panel,
-                 int64_t pitch, float* out, Activation activation);
+  // See BlockedWork; pixel_step is kLanes or twice that. `rows` as in `rows`.
+  void (*blocked)(int rows, const BlockedWork& work);
+  void (*pool)(const PoolWork& work);
 
   // to[i * to_step + l] = from[l * lane_step + i * step] for i in [0, length), l in [0, kLanes).
   void (*interleave)(int64_t length, const float* from, int64_t lane_step, int64_t step, float* to,

@@ -145,110 +145,6 @@ void rows(int count, int64_t k, const int32_t* columns, const int32_t* offsets,
   }
 }
 
-// One row by L lines of T vectors.
-template <int L, int T, int S>
-void rectangle(int64_t k, const int32_t* columns, const int32_t* offsets, const float* weights,
-               float bias, const float* panel, int64_t pitch, float* out, int64_t out_pitch,
-               Activation activation) {
-  Vec acc[S][L][T];
-#pragma GCC unroll 8
-  for (int s = 0; s < S; ++s)
-#pragma GCC unroll 8
-    for (int l = 0; l < L; ++l)
-#pragma GCC unroll 32
-      for (int t = 0; t < T; ++t) acc[s][l][t] = s ? Vec{} : splat(bias);
-  int64_t j = 0;
-  // The next address is worked out one step ahead: loads wait for nothing then.
-  const float* next = k ? panel + offsets[columns[0]] : panel;
-#pragma GCC unroll 1
-  for (; j + S <= k; j += S) {
-#pragma GCC unroll 8
-    for (int s = 0; s < S; ++s) {
-      const float* p = next;
-      next = panel + offsets[columns[j + s + 1 < k ? j + s + 1 : j + s]];
-      asm("" : "+r"(p), "+r"(next));
-      const Vec weight = splat(weights[j + s]);
-#pragma GCC unroll 8
-      for (int l = 0; l < L; ++l)
-#pragma GCC unroll 32
-        for (int t = 0; t < T; ++t)
-          acc[s][l][t] += weight * load(p + l * pitch + t * LANES);
-    }
-  }
-#pragma GCC unroll 1
-  for (; j < k; ++j) {
-    const float* p = panel + offsets[columns[j]];
-    const Vec weight = splat(weights[j]);
-#pragma GCC unroll 8
-    for (int l = 0; l < L; ++l)
-#pragma GCC unroll 32
-      for (int t = 0; t < T; ++t) acc[0][l][t] += weight * load(p + l * pitch + t * LANES);
-  }
-#pragma GCC unroll 8
-  for (int l = 0; l < L; ++l)
-#pragma GCC unroll 32
-    for (int t = 0; t < T; ++t) {
-      Vec v = acc[0][l][t];
-#pragma GCC unroll 8
-      for (int s = 1; s < S; ++s) v += acc[s][l][t];
-      store(out + l * out_pitch + t * LANES, activate_simply(v, activation));
-    }
-  if (is_curve(activation)) curve(L, T * LANES, out_pitch, out, activation);
-}
-
-struct Row {
-  int64_t k;
-  const int32_t* columns;
-  const int32_t* offsets;
-  const float* weights;
-  float bias;
-  Activation activation;
-};
-
-// Lines by L, L / 2, ..., 1, over columns of T vectors.
-template <int L, int T>
-INLINE void lines_of(const Row& row, int64_t lines, const float* panel, int64_t pitch, float* out,
-                     int64_t out_pitch) {
-  while (lines >= L) {
-    rectangle<L, T, sums(L * T)>(row.k, row.columns, row.offsets, row.weights, row.bias, panel,
-                                 pitch, out, out_pitch, row.activation);
-    lines -= L;
-    panel += L * pitch;
-    out += L * out_pitch;
-  }
-  if constexpr (L > 1)
-    if (lines) lines_of<L / 2, T>(row, lines, panel, pitch, out, out_pitch);
-}
-
-void pixels(int64_t lines, int64_t width, int64_t k, const int32_t* columns,
-            const int32_t* offsets, const float* weights, float bias, const float* panel,
-            int64_t pitch, float* out, Activation activation) {
-  const Row row = {k, columns, offsets, weights, bias, activation};
-  const int64_t vectors = width * (kLanes / LANES), out_pitch = width * kLanes;
-  for (int64_t t = 0; t < vectors;) {
-    const int64_t left = vectors - t;
-    const float* p = panel + t * LANES;
-    float* o = out + t * LANES;
-#define STEP(L, T)                                  \
-  {                                                 \
-    lines_of<L, T>(row, lines, p, pitch, o, out_pitch); \
-    t += T;                                         \
-  }
-#if LANES == 16
-    if (left % 16 == 0) STEP(1, 16)
-    else if (left % 14 == 0) STEP(2, 14)
-    else if (left >= 16 && left % 8) STEP(1, 16)
-    else if (left % 7 == 0) STEP(4, 7)
-    else
-#endif
-    if (left >= 8) STEP(LANES == 16 ? 2 : 1, 8)
-    else if (left >= 4) STEP(LANES == 16 ? 4 : 2, 4)
-    else if (left >= 2) STEP(4, 2)
-    else STEP(4, 1)
-#undef STEP
-  }
-}
-
 // Four floats, and the same at any address. Not through a reference, which would forget that.
 typedef float Quad __attribute__((vector_size(16)));
 typedef float AnyQuad __attribute__((vector_size(16), aligned(4), may_alias));
@@ -315,11 +211,13 @@ INLINE float activate_one(float f, Activation activation) {
 
 #include "channels_body.h"
 #include "linear_body.h"
+#include "blocked_body.h"
 #include "ends_body.h"
 
 #define ENDS(T)                                                                             \
   {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, pick<T>, scatter<T>, write<T>}
-const RowSparseKernels kKernels = {rows,     pixels,   interleave_of<float>, separate_of<float>,
+const RowSparseKernels kKernels = {rows,     blocked,              pool,
+                                   interleave_of<float>, separate_of<float>,
                                    channels, weave,    finish,               dots,
                                    gather,   gather4,  stretch,              in_range,
                                    MAX_ROWS, MAX_UNITS, STRETCH_UNITS,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
+from sparse_ops.nn._blocked import Blocked, blocked_conv2d
 from sparse_ops.nn._layer import SparseLayer
 from sparse_ops.ops._backend import needs_gradient
 from sparse_ops.ops._native import channels_last
@@ -78,6 +79,7 @@ class SparseConv2d(SparseLayer):
         self.groups, self.padding_mode = like.groups, like.padding_mode
         # What F.pad is given before the kernel runs, and what is left to the kernel.
         self._outer, self._inner = self._split_padding()
+        self.blocked_weight = Blocked()
 
     def _split_padding(self) -> tuple[list[int], tuple[int, int]]:
         """(left, right, top, bottom) for F.pad, and (h, w) for the kernel."""
@@ -193,6 +195,9 @@ class SparseConv2d(SparseLayer):
 
     def _blocked(self, x: Tensor, residual: Tensor | None, halos: tuple[int, int, int]) -> Tensor:
         """`forward` for x (B, I, H + 2 * halo, W + 2 * halo, 16)."""
+        compiled = blocked_conv2d(self, x, residual, halos)
+        if compiled is not None:
+            return compiled
         batch = x.shape[0] * LANES
         added = None if residual is None else from_blocked(residual, halos[2], batch)
         return to_blocked(self(from_blocked(x, halos[0], batch), added), halos[1])

@@ -52,6 +52,19 @@ LINEAR_BACKWARD = (
     "(Tensor dy, Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, "
     "bool need_x, bool need_values) -> (Tensor, Tensor)"
 )
+# Images in blocks, see blocked.py and csrc/cpu/blocked.h.
+TO_BLOCKED = "(Tensor x, int halo) -> Tensor"
+FROM_BLOCKED = "(Tensor x, int halo, int batch, bool channels_last) -> Tensor"
+BLOCKED_CONV = (
+    "(Tensor x, Tensor starts, Tensor rows, Tensor filters, Tensor offsets, Tensor values, "
+    "Tensor? bias, Tensor? residual, int[] out_size, int[] stride, int out_halo, "
+    "int residual_halo, int activation) -> Tensor"
+)
+BLOCKED_POOL = (
+    "(Tensor x, bool most, int[] kernel, int[] stride, int[] padding, int halo, int out_halo) "
+    "-> Tensor"
+)
+LANES = 16
 
 # The kernels' numbers for the activations that they can apply to what they write.
 ACTIVATION_CODES = {
@@ -121,6 +134,52 @@ def linear_fake(
     return x.new_empty(x.shape[0], crow_indices.shape[0] - 1)
 
 
+def to_blocked_fake(x: Tensor, halo: int) -> Tensor:
+    N, C, H, W = x.shape
+    return x.new_empty(-(-N // LANES), C, H + 2 * halo, W + 2 * halo, LANES)
+
+
+def from_blocked_fake(x: Tensor, halo: int, batch: int, channels_last: bool) -> Tensor:
+    _, C, H, W, _ = x.shape
+    y = x.new_empty(batch, C, H - 2 * halo, W - 2 * halo)
+    return torch.empty_like(y, memory_format=torch.channels_last) if channels_last else y
+
+
+def blocked_conv_fake(
+    x: Tensor,
+    starts: Tensor,
+    rows: Tensor,
+    filters: Tensor,
+    offsets: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out_size: list[int],
+    stride: list[int],
+    out_halo: int,
+    residual_halo: int,
+    activation: int,
+) -> Tensor:
+    size = [each + 2 * out_halo for each in out_size]
+    return x.new_empty(x.shape[0], filters.shape[0], *size, LANES)
+
+
+def blocked_pool_fake(
+    x: Tensor,
+    most: bool,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    halo: int,
+    out_halo: int,
+) -> Tensor:
+    size = [
+        (x.shape[2 + i] - 2 * halo + 2 * padding[i] - kernel[i]) // stride[i] + 1 + 2 * out_halo
+        for i in range(2)
+    ]
+    return x.new_empty(x.shape[0], x.shape[1], *size, LANES)
+
+
 def _out_fake(*arguments: object) -> None:
     """Nothing new comes of it."""
 
@@ -145,6 +204,10 @@ for _isa in ISAS:
         ("channel_pruned_conv2d_out", CHANNEL_PRUNED_OUT, _out_fake),
         ("csr_linear", LINEAR, linear_fake),
         ("csr_linear_out", LINEAR_OUT, _out_fake),
+        ("to_blocked", TO_BLOCKED, to_blocked_fake),
+        ("from_blocked", FROM_BLOCKED, from_blocked_fake),
+        ("blocked_conv2d", BLOCKED_CONV, blocked_conv_fake),
+        ("blocked_pool2d", BLOCKED_POOL, blocked_pool_fake),
         ("sparse_conv2d_backward", CONV_BACKWARD, _backward_fake),
         ("csr_linear_backward", LINEAR_BACKWARD, _backward_fake),
     ):

@@ -1,8 +1,9 @@
-"""Activations blocked by images: what packed layers hand to each other within a stretch of a network.
+"""Activations blocked by images: what packed layers hand to each other in a stretch of a network.
 
-A blocked tensor is (ceil(N / 16), C, H + 2 * halo, W + 2 * halo, 16), float32: 16 images innermost, so
-that one vector is the same pixel of 16 images, around them `halo` zeros, so that a convolution reads
-its padding from there. In the last block, images that are none hold whatever layers make of zeros.
+A blocked tensor is (ceil(N / 16), C, H + 2 * halo, W + 2 * halo, 16), float32: 16 images innermost,
+so that one vector is the same pixel of 16 images, around them `halo` zeros, so that a convolution
+reads its padding from there. In the last block, images that are none hold whatever layers make of
+zeros.
 
 Nothing here has a gradient: `enter` leaves what wants one as it is, and so all functions and
 layers that take blocked tensors take ordinary ones (N, C, H, W) too, and do the same with them.
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Images of a block: the floats of a cache line.
-LANES = 16
+from sparse_ops.ops._native import LANES, channels_last, compiled_operators
+
+# Compiled operators by backend; none without the extension.
+_TO, _FROM = compiled_operators("to_blocked"), compiled_operators("from_blocked")
+_POOL = compiled_operators("blocked_pool2d")
 # `enter` blocks a batch if its blocks hold at most this many times its images.
 ROOM = 1.5
 
@@ -37,30 +41,41 @@ def refuses(x: Tensor, room: float = ROOM) -> str | None:
 
 
 def enter(x: Tensor, halo: int, room: float = ROOM) -> Tensor:
-    """x (N, C, H, W) blocked; as it is, where `refuses` says why or anything wants a gradient."""
-    if torch.is_grad_enabled() or refuses(x, room) is not None:
+    """x (N, C, H, W) blocked; as it is, where `refuses` says why, or anything may want a gradient,
+    or torch.compile is to see what layers do.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or refuses(x, room) is not None:
         return x
     return to_blocked(x, halo)
 
 
 def leave(y: Tensor, halo: int, x: Tensor) -> Tensor:
-    """y (N, C, H, W) from a blocked one of as many images as x; a y that is not blocked as it is."""
-    return from_blocked(y, halo, x.shape[0]) if y.dim() == 5 else y
+    """y (N, C, H, W) from a blocked one of as many images as x, channels_last if x is; a y that is
+    not blocked as it is.
+    """
+    return from_blocked(y, halo, x.shape[0], channels_last(x)) if y.dim() == 5 else y
 
 
 def to_blocked(x: Tensor, halo: int) -> Tensor:
     """x (N, C, H, W) -> (ceil(N / 16), C, H + 2 * halo, W + 2 * halo, 16)."""
+    if _TO:
+        y: Tensor = _TO["auto"](x, halo)
+        return y
     N, C, H, W = x.shape
     y = x.new_zeros(blocks_of(N) * LANES, C, H + 2 * halo, W + 2 * halo)
     y[:N, :, halo : halo + H, halo : halo + W] = x
     return y.unflatten(0, (-1, LANES)).permute(0, 2, 3, 4, 1).contiguous()
 
 
-def from_blocked(y: Tensor, halo: int, batch: int) -> Tensor:
-    """The inverse: the first `batch` images, (batch, C, H, W)."""
+def from_blocked(y: Tensor, halo: int, batch: int, last: bool = False) -> Tensor:
+    """The inverse: the first `batch` images, (batch, C, H, W), in channels_last if `last`."""
+    if _FROM:
+        x: Tensor = _FROM["auto"](y, halo, batch, last)
+        return x
     B, C, H, W, _ = y.shape
     inner = y[:, :, halo : H - halo, halo : W - halo]
-    return inner.permute(0, 4, 1, 2, 3).reshape(B * LANES, C, *inner.shape[2:4])[:batch]
+    x = inner.permute(0, 4, 1, 2, 3).reshape(B * LANES, C, *inner.shape[2:4])[:batch]
+    return x.contiguous(memory_format=torch.channels_last) if last else x
 
 
 def max_pool2d(
@@ -71,9 +86,12 @@ def max_pool2d(
     halo: int,
     out_halo: int,
 ) -> Tensor:
-    """As torch's max_pool2d without dilation or ceil_mode, from a halo to another; blocked or not."""
+    """torch's max_pool2d without dilation or ceil_mode, from a halo to another; blocked or not."""
     if x.dim() == 4:
         return F.max_pool2d(x, kernel_size, stride, padding)
+    if _POOL:
+        y: Tensor = _POOL["auto"](x, True, kernel_size, stride, padding, halo, out_halo)
+        return y
     batch = x.shape[0] * LANES
     y = F.max_pool2d(from_blocked(x, halo, batch), kernel_size, stride, padding)
     return to_blocked(y, out_halo)
@@ -82,8 +100,11 @@ def max_pool2d(
 def avg_pool2d(
     x: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int], halo: int, out_halo: int
 ) -> Tensor:
-    """As torch's avg_pool2d without padding, from a halo to another; blocked or not."""
+    """torch's avg_pool2d without padding, from a halo to another; blocked or not."""
     if x.dim() == 4:
         return F.avg_pool2d(x, kernel_size, stride)
+    if _POOL:
+        y: Tensor = _POOL["auto"](x, False, kernel_size, stride, (0, 0), halo, out_halo)
+        return y
     batch = x.shape[0] * LANES
     return to_blocked(F.avg_pool2d(from_blocked(x, halo, batch), kernel_size, stride), out_halo)

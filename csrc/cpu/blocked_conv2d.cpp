@@ -1,0 +1,239 @@
+// Convolutions of images that are blocked; see blocked.h.
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "blocked.h"
+
+namespace sparse_ops {
+namespace {
+
+// A cell of output pixels is as large as what it reads takes a quarter of a 1 MiB L2 cache; lines are
+// cut where a few of them take more than half.
+constexpr int64_t kCell = 1 << 16;
+constexpr int64_t kLines = 1 << 17;
+
+// Filters in the order that they are computed in.
+struct Groups {
+  int64_t count;
+  const int32_t* starts;
+  const int32_t* rows;
+  const int32_t* filters;
+  std::vector<int64_t> first;   // of each group's filters in `filters`
+  std::vector<int64_t> values;  // where each group's values start
+  std::vector<int64_t> cost;    // about that of the groups before
+
+  Groups(const RowSparseKernels& kernels, const Tensor& starts, const Tensor& rows,
+         const Tensor& filters, int64_t offsets, int64_t channels);
+};
+
+Groups::Groups(const RowSparseKernels& kernels, const Tensor& starts_, const Tensor& rows_,
+               const Tensor& filters_, int64_t offsets, int64_t channels)
+    : count(rows_.numel()),
+      starts(index_data(starts_)),
+      rows(index_data(rows_)),
+      filters(index_data(filters_)),
+      first(count + 1),
+      values(count + 1),
+      cost(count + 1) {
+  STD_TORCH_CHECK(starts_.numel() == count + 1, "starts must have one more than rows, ", count);
+  check_pointers(starts_, "starts", offsets);
+  for (int64_t g = 0; g < count; ++g) {
+    const int32_t r = rows[g];
+    STD_TORCH_CHECK((r == 1 || r == 2 || r == 4 || r == 8) && r <= kernels.max_rows,
+                    "rows must be 1, 2, 4 or 8, at most ", kernels.max_rows, ", got ", r);
+    const int64_t k = starts[g + 1] - starts[g];
+    first[g + 1] = first[g] + r;
+    values[g + 1] = values[g] + k * r;
+    // What filters cost beside their weights is about that of some more.
+    cost[g + 1] = cost[g] + (k + 8) * (r == 1 ? 2 : r);
+  }
+  STD_TORCH_CHECK(first[count] == channels, "rows must add up to the filters, ", channels);
+  std::vector<bool> seen(channels);
+  for (int64_t i = 0; i < channels; ++i) {
+    STD_TORCH_CHECK(filters[i] >= 0 && filters[i] < channels && !seen[filters[i]],
+                    "filters must be each number in [0, ", channels, ") once");
+    seen[filters[i]] = true;
+  }
+}
+
+struct Cell {
+  int64_t block, top, left, lines, width;
+};
+
+// How images are cut into cells; the same for any number of threads.
+struct Cells {
+  int64_t blocks, down, across, lines, width, height, whole;
+
+  Cells(const Blocks& x, const Blocks& y, int64_t stride_l, int64_t stride_p, int64_t reach_l,
+        int64_t reach_p)
+      : blocks(y.blocks), lines(0), width(y.width), height(y.height), whole(y.width) {
+    const auto size = [&](int64_t l, int64_t w) {
+      return x.channels * ((l - 1) * stride_l + reach_l) * ((w - 1) * stride_p + reach_p) * kLanes;
+    };
+    // Lines and widths that tiles divide.
+    const int64_t least = std::min<int64_t>(height, width % 8 ? 4 : width % 16 ? 2 : 1);
+    for (const int64_t w : {56, 28, 32, 16, 14, 8})
+      if (size(least, width) > kLines && w < width && whole % w == 0) width = w;
+    lines = least;
+    while (lines < height && size(2 * lines, width) <= kCell) lines *= 2;
+    if (lines < height && size(height, width) <= kCell) lines = height;
+    lines = std::min(lines, height);
+    down = (height + lines - 1) / lines;
+    across = (whole + width - 1) / width;
+  }
+  int64_t count() const { return blocks * down * across; }
+  // One under the other: the next cell reads most of its lines for the first time.
+  Cell at(int64_t i) const {
+    Cell cell{i / (down * across), i % down * lines, i / down % across * width, 0, 0};
+    cell.lines = std::min(lines, height - cell.top);
+    cell.width = std::min(width, whole - cell.left);
+    return cell;
+  }
+};
+
+struct Job {
+  const RowSparseKernels& kernels;
+  const Groups& groups;
+  const Cells& cells;
+  const Blocks &x, &y, &added;
+  const float *from, *values, *bias, *residual;
+  const int32_t* offsets;
+  float* to;
+  int64_t stride_l, stride_p, reach_l, reach_p;
+  Activation activation;
+
+  int64_t origin(const Cell& cell) const {
+    return cell.block * x.block() + cell.top * stride_l * x.line() + cell.left * stride_p * kLanes;
+  }
+  void run(const Cell& cell, int64_t g) const;
+};
+
+// A group of filters over a cell.
+void Job::run(const Cell& cell, int64_t g) const {
+  BlockedWork work;
+  work.lines = cell.lines;
+  work.width = cell.width;
+  work.k = groups.starts[g + 1] - groups.starts[g];
+  work.offsets = offsets + groups.starts[g];
+  work.weights = values + groups.values[g];
+  work.panel = from + origin(cell);
+  work.line_step = stride_l * x.line();
+  work.pixel_step = stride_p * kLanes;
+  work.out_step = y.line();
+  work.added_step = added.line();
+  work.activation = activation;
+  const int rows = groups.rows[g];
+  for (int r = 0; r < rows; ++r) {
+    const int64_t f = groups.filters[groups.first[g] + r];
+    float* plane = to + y.inside(cell.block, f);
+    if (cell.left == 0) y.clear(plane, cell.top, cell.top + cell.lines);
+    work.bias[r] = bias ? bias[f] : 0.0f;
+    work.out[r] = plane + cell.top * y.line() + cell.left * kLanes;
+    work.added[r] = residual ? residual + added.inside(cell.block, f) + cell.top * added.line() +
+                                   cell.left * kLanes
+                             : nullptr;
+  }
+  kernels.blocked(rows, work);
+}
+
+// Asks for what a cell reads and the one before it did not, a part at a time: while that is computed.
+class Ahead {
+ public:
+  Ahead(const Job& job, const Cell& now, const Cell& next, int64_t parts)
+      : channel_(job.x.plane()), line_(job.x.line()) {
+    const int64_t last = (next.lines - 1) * job.stride_l + job.reach_l;
+    const bool under = next.block == now.block && next.left == now.left && next.top > now.top;
+    const int64_t known =
+        under ? (now.lines - 1) * job.stride_l + job.reach_l - (next.top - now.top) * job.stride_l : 0;
+    first_ = job.from + job.origin(next) + std::max<int64_t>(0, known) * line_;
+    width_ = (next.width - 1) * job.stride_p + job.reach_p;
+    lines_ = std::max<int64_t>(0, last - std::max<int64_t>(0, known));
+    left_ = job.x.channels * lines_;
+    share_ = (left_ + parts - 1) / parts;
+  }
+  void some() {
+    for (int64_t i = 0; i < share_ && left_ > 0; ++i, --left_) {
+      const float* p = first_ + at_ / lines_ * channel_ + at_ % lines_ * line_;
+      for (int64_t w = 0; w < width_; ++w) __builtin_prefetch(p + w * kLanes, 0, 2);
+      ++at_;
+    }
+  }
+
+ private:
+  const float* first_;
+  int64_t channel_, line_, width_, lines_, left_, share_, at_ = 0;
+};
+
+}  // namespace
+
+Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const Tensor& starts_,
+                      const Tensor& rows_, const Tensor& filters_, const Tensor& offsets_,
+                      const Tensor& values_, const std::optional<Tensor>& bias_,
+                      const std::optional<Tensor>& residual_, const Numbers& out_size,
+                      const Numbers& stride, int64_t out_halo, int64_t residual_halo,
+                      int64_t activation) {
+  const Tensor x = floats(x_, "x"), values = floats(values_, "values");
+  const Tensor starts = indices(starts_, "starts"), rows = indices(rows_, "rows");
+  const Tensor filters = indices(filters_, "filters"), offsets = indices(offsets_, "offsets");
+  const Blocks from(x, "x", 0);
+  STD_TORCH_CHECK(out_size.size() == 2 && stride.size() == 2 && out_size[0] >= 1 &&
+                      out_size[1] >= 1 && stride[0] >= 1 && (stride[1] == 1 || stride[1] == 2),
+                  "a blocked convolution has 2 output sizes of at least 1 and 2 strides, of which "
+                  "the one along lines is 1 or 2");
+  // So that nothing overflows: the last line and pixel are inside x.
+  STD_TORCH_CHECK((out_size[0] - 1) <= (from.height - 1) / stride[0] &&
+                      (out_size[1] - 1) <= (from.width - 1) / stride[1],
+                  "an output of ", out_size[0], " x ", out_size[1], " needs a larger x");
+  const Blocks to(from.blocks, filters.numel(), out_size[0], out_size[1], out_halo);
+  const auto bias = floats(bias_, "bias", to.channels);
+  std::optional<Tensor> residual;
+  if (residual_) residual = floats(*residual_, "residual");
+  const Blocks added = residual ? Blocks(*residual, "residual", residual_halo) : to;
+  STD_TORCH_CHECK(added.blocks == to.blocks && added.channels == to.channels &&
+                      added.height == to.height && added.width == to.width,
+                  "residual must be ", to.blocks, " blocks of ", to.channels, " x ", to.height, " x ",
+                  to.width, " inside its halo");
+  const int64_t known = offsets.numel() - kSpareOffsets;
+  STD_TORCH_CHECK(known >= 0, "offsets must end with ", kSpareOffsets, " that stand for nothing");
+  const Groups groups(kernels, starts, rows, filters, known, to.channels);
+  STD_TORCH_CHECK(values.numel() == groups.values[groups.count], "values must be (",
+                  groups.values[groups.count], "), got ", values.numel());
+  // What the last pixel reads at an offset is inside its block.
+  const int64_t reach = (to.height - 1) * stride[0] * from.line() +
+                        (to.width - 1) * stride[1] * kLanes + kLanes - 1;
+  check_below(kernels, offsets, "offsets", from.block() - reach);
+
+  const Tensor y = to.empty(x);
+  if (from.blocks == 0 || to.channels == 0) return y;
+  const int64_t reach_l = from.height - (to.height - 1) * stride[0];
+  const int64_t reach_p = from.width - (to.width - 1) * stride[1];
+  const Cells cells(from, to, stride[0], stride[1], reach_l, reach_p);
+  const Job job{kernels, groups, cells, from, to, added, data(x), data(values), data(bias),
+                data(residual), index_data(offsets), y.mutable_data_ptr<float>(), stride[0], stride[1],
+                reach_l, reach_p, activation_from(activation)};
+  // With few cells a thread, filters are dealt out as well.
+  const int64_t threads = torch::stable::get_num_threads(), count = cells.count();
+  const int64_t parts = threads == 1 || count >= 8 * threads
+                            ? 1
+                            : std::min(groups.count, (4 * threads + count - 1) / count);
+  const auto bound = [&](int64_t part) {
+    const int64_t share = groups.cost[groups.count] * part / parts;
+    return std::lower_bound(groups.cost.begin(), groups.cost.end(), share) - groups.cost.begin();
+  };
+  torch::stable::parallel_for(0, parts * count, 1, [&](int64_t i0, int64_t i1) {
+    for (int64_t i = i0; i < i1; ++i) {
+      const Cell cell = cells.at(i % count);
+      const int64_t g0 = bound(i / count), g1 = bound(i / count + 1);
+      const bool goes_on = i + 1 < i1 && (i + 1) % count != 0;
+      Ahead ahead(job, cell, goes_on ? cells.at((i + 1) % count) : cell, std::max<int64_t>(1, g1 - g0));
+      for (int64_t g = g0; g < g1; ++g) {
+        if (goes_on) ahead.some();
+        job.run(cell, g);
+      }
+    }
+  });
+  return y;
+}
+
+}  // namespace sparse_ops

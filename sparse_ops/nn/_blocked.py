@@ -1,0 +1,106 @@
+"""How a sparse convolution computes on images that are blocked (`ops.blocked`)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_ops.ops import _native
+from sparse_ops.ops._blocked_program import MOST_ROWS, Program, program
+from sparse_ops.ops._native import ACTIVATION_CODES, ISAS, compiled_operators
+from sparse_ops.ops._shapes import conv2d_output_size
+
+OPERATORS = compiled_operators("blocked_conv2d")
+BEST = next((isa for isa in ISAS if _native.REFUSES[isa] is None), None)
+
+
+class Blocked:
+    """A packed weight as the blocked kernels read it, kept from call to call.
+
+    It is made anew when the layer's tensors were changed, or images are of another size. Copies and
+    pickles of a layer begin without it.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[Any, Program] | None = None
+        self._placed: tuple[Any, Tensor] | None = None
+
+    def __deepcopy__(self, memo: Any) -> "Blocked":
+        return Blocked()
+
+    def __reduce__(self) -> Any:
+        return Blocked, ()
+
+    def of(self, layer: Any, isa: str) -> Program:
+        """The program of a layer's weight as it is now."""
+        stamp = (isa, *map(_stamp, (layer.values, *layer._buffers.values())))
+        if self._known is None or not _same(self._known[0], stamp):
+            with torch.no_grad():
+                made = program(layer.weight, layer.groups, MOST_ROWS[isa])
+            self._known, self._placed = (stamp, made), None
+        return self._known[1]
+
+    def offsets(
+        self, of: Program, size: Sequence[int], shift: Sequence[int], dilation: Sequence[int]
+    ) -> Tensor:
+        """Where its columns are in planes of this size."""
+        key = (id(of), *size, *shift, *dilation)
+        placed = self._placed
+        if placed is None or placed[0] != key:
+            self._placed = placed = key, of.offsets(size[0], size[1], shift, dilation)
+        return placed[1]
+
+
+def _stamp(tensor: Tensor) -> Any:
+    """What is another one once the tensor was changed; those of inference mode do not say."""
+    return tensor.clone() if tensor.is_inference() else (tensor.data_ptr(), tensor._version)
+
+
+def _same(one: Sequence[Any], two: Sequence[Any]) -> bool:
+    return len(one) == len(two) and all(
+        type(a) is type(b) and (torch.equal(a, b) if isinstance(a, Tensor) else a == b)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def blocked_conv2d(
+    layer: Any, x: Tensor, residual: Tensor | None, halos: tuple[int, int, int]
+) -> Tensor | None:
+    """What a SparseConv2d gives for x (B, I, H + 2 * halo, W + 2 * halo, 16), by the compiled
+    operator; None where there is none.
+
+    Raises:
+        ValueError: x has other channels, or a halo smaller than the padding.
+        RuntimeError: x or the residual is no blocked float32 tensor of that size.
+    """
+    isa = BEST if layer.backend == "auto" else layer.backend
+    if isa not in OPERATORS or torch.compiler.is_compiling():
+        return None
+    halo, out_halo, residual_halo = halos
+    stride, padding, dilation = layer.stride, layer._inner, layer.dilation
+    if halo < max(padding):
+        raise ValueError(f"x must have a halo of the padding {padding} or more, got {halo}")
+    if x.shape[1] != layer.in_channels:
+        raise ValueError(f"x must have {layer.in_channels} channels, got {tuple(x.shape)}")
+    inside = [size - 2 * halo for size in x.shape[2:4]]
+    size = conv2d_output_size(inside, layer.shape[2:], stride, padding, dilation)
+    kept: Blocked = layer.blocked_weight
+    own = kept.of(layer, isa)
+    shift = [halo - each for each in padding]
+    y: Tensor = OPERATORS[isa](
+        x,
+        own.starts,
+        own.rows,
+        own.filters,
+        kept.offsets(own, x.shape[2:4], shift, dilation),
+        own.values,
+        layer.bias,
+        residual,
+        size,
+        stride,
+        out_halo,
+        residual_halo,
+        ACTIVATION_CODES[layer.activation],
+    )
+    return y
