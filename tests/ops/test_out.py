@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from sparse_ops.formats import CSRWeight
 from sparse_ops.ops import _native, csr_conv2d
 from tests.cases import CONV, CONV_LARGE
+from tests.compiling import assert_compiles_and_exports
 from tests.ops.test_conv2d import EVERY, IDS, OPERATORS, exact, problem, skip_if_refused, terms
 from tests.rounding import assert_within_rounding
 
@@ -246,12 +247,6 @@ class Concatenating(torch.nn.Module):
 def test_it_compiles_and_exports(layout):
     model, x = Concatenating(), torch.randn(2, 4, 6, 5)
     x = x.contiguous(memory_format=LAYOUTS[layout])
-    with torch.no_grad():
-        expected = model(x)
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        assert torch.equal(compiled(x), expected)
-        program = torch.export.export(model, (x,))
-        assert torch.equal(program.module()(x), expected)
-        assert torch.equal(program.run_decompositions().module()(x), expected)
+    expected = assert_compiles_and_exports(model, x)
     y = csr_conv2d.csr_conv2d(x, model.one, None, 1, 1, activation="relu")
     assert torch.equal(expected[:, :8], y) and not bool(expected[:, 8].any())
