@@ -120,10 +120,10 @@ Tensor as_images(const Tensor& rows) {
   return torch::stable::unsqueeze(torch::stable::unsqueeze(rows, 2), 3);
 }
 
-// How far apart the rows of `out` are. Raises unless it can be written to, as (batch, features) of x's
-// type, without a change to what is read.
-int64_t row_step(const Tensor& out, const Images& x, int64_t batch, int64_t features,
-                 const std::optional<Images>& residual) {
+// `out` seen as images. Raises unless it can be written to, as (batch, features) of x's type, without a
+// change to x or the residual.
+Output checked_rows(const Tensor& out, const Images& x, int64_t batch, int64_t features,
+                    const std::optional<Images>& residual) {
   STD_TORCH_CHECK(out.dim() == 2 && out.size(0) == batch && out.size(1) == features,
                   "out must be (", batch, ", ", features, ")");
   const int64_t step = batch > 1 ? out.stride(0) : features;
@@ -139,8 +139,7 @@ int64_t row_step(const Tensor& out, const Images& x, int64_t batch, int64_t feat
                   stored);
   std::optional<Tensor> added;
   if (residual) added = as_images(residual->tensor);
-  const Output checked(x, {batch, features, 1, 1}, added, as_images(out));
-  return checked.layout.image;
+  return {x, {batch, features, 1, 1}, added, as_images(out)};
 }
 
 }  // namespace
@@ -161,7 +160,15 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
                   "residual must be (", batch, ", ", w.rows, ")");
   std::optional<Images> residual;
   if (residual_) residual.emplace(*residual_, "residual", x.type);
-  const int64_t step = out_ ? row_step(*out_, x, batch, w.rows, residual) : w.rows;
+  int64_t step = w.rows;
+  if (out_) {
+    const Output rows = checked_rows(*out_, x, batch, w.rows, residual);
+    step = rows.layout.image;
+    rows.apart_from(crow, "crow_indices");
+    rows.apart_from(col, "col_indices");
+    rows.apart_from(values, "values");
+    rows.apart_from(bias, "bias");
+  }
   Tensor y = out_ ? *out_ : torch::stable::new_empty(x.tensor, {batch, w.rows});
   const BatchOutput out = {{static_cast<char*>(y.mutable_data_ptr()), x.type},
                            step,

@@ -127,3 +127,19 @@ def test_where_a_gradient_is_wanted_there_is_no_out(wants, backend):
         csr_linear(x, weight, bias, **options)
     with torch.no_grad():
         csr_linear(x, weight, bias, **options)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("batch", [4, 20])
+@pytest.mark.parametrize("name", ["crow_indices", "col_indices", "values"])
+def test_what_lies_over_the_weight_is_refused(isa, batch, name):
+    weight = csr()
+    indices = {each: getattr(weight, each) for each in ("crow_indices", "col_indices", "values")}
+    out = torch.zeros(batch, 8)
+    room = out.flatten()[: indices[name].numel()]
+    indices[name] = room.view(indices[name].dtype).copy_(indices[name])
+    before = out.clone()
+    operator = getattr(torch.ops.sparse_ops, f"csr_linear_out_{isa}")
+    with pytest.raises(RuntimeError, match=f"out must not share memory with {name}"):
+        operator(torch.randn(batch, 6), *indices.values(), None, None, 0, out)
+    assert torch.equal(out.view(torch.int32), before.view(torch.int32))
