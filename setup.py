@@ -104,8 +104,13 @@ def extensions() -> dict[str, Any]:
 
 
 setup(
-    # kernels/ is installed as sparse_ops.kernels: a plain `kernels` would collide with others.
-    packages=[*find_packages(include=["sparse_ops", "sparse_ops.*"]), "sparse_ops.kernels"],
+    packages=[
+        *find_packages(include=["sparse_ops", "sparse_ops.*"]),
+        # kernels/ is installed as sparse_ops.kernels: a plain `kernels` would collide with others.
+        "sparse_ops.kernels",
+        # Files without code: to setuptools a folder in a package is one, too.
+        "sparse_ops.data.fashion_mnist_subset",
+    ],
     package_dir={"sparse_ops.kernels": "kernels"},
     **extensions(),
 )

@@ -96,7 +96,13 @@ void channel_pruned_out(Tensor x, Tensor values, Tensor out_channels, Tensor in_
 template <Kernels K>
 Tensor linear(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
               std::optional<Tensor> residual, int64_t activation) {
-  return csr_linear(checked<K>(), x, crow, col, values, bias, residual, activation);
+  return csr_linear(checked<K>(), x, crow, col, values, bias, residual, activation, std::nullopt);
+}
+
+template <Kernels K>
+void linear_out(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
+                std::optional<Tensor> residual, int64_t activation, Tensor out) {
+  csr_linear(checked<K>(), x, crow, col, values, bias, residual, activation, out);
 }
 
 template <Kernels K>
@@ -145,6 +151,7 @@ Tensor blocked_pool(Tensor x, bool most, Numbers kernel, Numbers stride, Numbers
   m.impl("blocked_conv2d_" #isa, TORCH_BOX(&blocked_conv<row_sparse_##isa>));   \
   m.impl("blocked_pool2d_" #isa, TORCH_BOX(&blocked_pool<row_sparse_##isa>));   \
   m.impl("csr_linear_" #isa, TORCH_BOX(&linear<row_sparse_##isa>));             \
+  m.impl("csr_linear_out_" #isa, TORCH_BOX(&linear_out<row_sparse_##isa>));     \
   m.impl("csr_linear_backward_" #isa, TORCH_BOX(&linear_backward<row_sparse_##isa>));
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CPU, m) {

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import sparse_ops as so
+from tests.processes import python
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -52,9 +53,8 @@ def test_results_name_machine_command_and_spread():
 def test_importing_brings_in_little_more_than_torch():
     code = "import sys, torch; before = set(sys.modules); import sparse_ops; "
     code += "print(*{m.partition('.')[0] for m in set(sys.modules) - before})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     heavy = {"matplotlib", "typer", "rich", "PIL", "pytest", "triton", "scipy", "sympy"}
-    assert not heavy & set(done.stdout.split())
+    assert not heavy & set(python(code).split())
 
 
 @pytest.mark.parametrize("name", so.__all__)

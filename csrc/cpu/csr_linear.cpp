@@ -115,11 +115,39 @@ bool multiply_few(const RowSparseKernels& kernels, const SparseRows& w, const fl
   return good;
 }
 
+// A row as an image of one pixel.
+Tensor as_images(const Tensor& rows) {
+  return torch::stable::unsqueeze(torch::stable::unsqueeze(rows, 2), 3);
+}
+
+// `out` seen as images. Raises unless it can be written to, as (batch, features) of x's type, without a
+// change to x or the residual.
+Output checked_rows(const Tensor& out, const Images& x, int64_t batch, int64_t features,
+                    const std::optional<Images>& residual) {
+  STD_TORCH_CHECK(out.dim() == 2 && out.size(0) == batch && out.size(1) == features,
+                  "out must be (", batch, ", ", features, ")");
+  const int64_t step = batch > 1 ? out.stride(0) : features;
+  STD_TORCH_CHECK(batch == 0 || (step >= features && (features == 1 || out.stride(1) == 1)),
+                  "out must have whole rows, one after the other; its strides are (",
+                  out.stride(0), ", ", out.stride(1), ")");
+  // Where this does not hold, torch does not make images of it, and does not say why.
+  int64_t stored = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(out.get(), &stored));
+  const int64_t last = out.storage_offset() + (batch - 1) * step + features;
+  const int64_t needed = batch == 0 ? 0 : last * static_cast<int64_t>(out.element_size());
+  STD_TORCH_CHECK(needed <= stored, "out needs ", needed, " bytes of its storage, which has ",
+                  stored);
+  std::optional<Tensor> added;
+  if (residual) added = as_images(residual->tensor);
+  return {x, {batch, features, 1, 1}, added, as_images(out)};
+}
+
 }  // namespace
 
 Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tensor& crow_,
                   const Tensor& col_, const Tensor& values_, const std::optional<Tensor>& bias_,
-                  const std::optional<Tensor>& residual_, int64_t activation_number) {
+                  const std::optional<Tensor>& residual_, int64_t activation_number,
+                  const std::optional<Tensor>& out_) {
   STD_TORCH_CHECK(x_.dim() == 2, "x must be (batch, in_features)");
   const Images x(x_, "x");
   const Tensor values = widened(kernels, values_, "values", x.type);
@@ -132,8 +160,18 @@ Tensor csr_linear(const RowSparseKernels& kernels, const Tensor& x_, const Tenso
                   "residual must be (", batch, ", ", w.rows, ")");
   std::optional<Images> residual;
   if (residual_) residual.emplace(*residual_, "residual", x.type);
-  Tensor y = torch::stable::new_empty(x.tensor, {batch, w.rows});
+  int64_t step = w.rows;
+  if (out_) {
+    const Output rows = checked_rows(*out_, x, batch, w.rows, residual);
+    step = rows.layout.image;
+    rows.apart_from(crow, "crow_indices");
+    rows.apart_from(col, "col_indices");
+    rows.apart_from(values, "values");
+    rows.apart_from(bias, "bias");
+  }
+  Tensor y = out_ ? *out_ : torch::stable::new_empty(x.tensor, {batch, w.rows});
   const BatchOutput out = {{static_cast<char*>(y.mutable_data_ptr()), x.type},
+                           step,
                            residual ? residual->data() : Source{nullptr, x.type},
                            w.rows,
                            activation_from(activation_number)};
@@ -191,6 +229,7 @@ std::tuple<Tensor, Tensor> csr_linear_backward(const RowSparseKernels& kernels, 
         transposed[at] = w.values[k];
       }
     const BatchOutput out = {{static_cast<char*>(dx.mutable_data_ptr()), kFloat},
+                             features,
                              {nullptr, kFloat},
                              features,
                              kNone};

@@ -64,14 +64,6 @@ int64_t span(const Layout& layout, const Size& size) {
          (size[2] * size[3] - 1) * layout.pixel + 1;
 }
 
-// Raises if what is written lies over what is read; whatever had to be copied is read from its copy.
-void check_apart(const char* first, int64_t bytes, const Tensor& read, int64_t read_bytes,
-                 const char* name) {
-  const auto* other = static_cast<const char*>(read.const_data_ptr());
-  STD_TORCH_CHECK(read_bytes == 0 || other + read_bytes <= first || first + bytes <= other,
-                  "out must not share memory with ", name);
-}
-
 bool has_size(const Tensor& t, const Size& size) {
   bool same = t.dim() == 4;
   for (int d = 0; same && d < 4; ++d) same = t.size(d) == size[d];
@@ -116,12 +108,18 @@ Output::Output(const Images& x, const Size& size, const std::optional<Tensor>& a
   }
   if (residual) residual->turn(layout.pixel != 1);
   if (!out || size[0] == 0) return;
-  const int64_t bytes = x.type == kFloat ? 4 : 2;
+  written_ = span(layout, size) * (x.type == kFloat ? 4 : 2);
+  apart_from(x.tensor, "x");
+  if (residual) apart_from(residual->tensor, "residual");
+}
+
+void Output::apart_from(const std::optional<Tensor>& read, const char* name) const {
+  if (!read || written_ == 0) return;
   const auto* first = static_cast<const char*>(y.const_data_ptr());
-  const int64_t written = span(layout, size) * bytes;
-  check_apart(first, written, x.tensor, x.tensor.numel() * bytes, "x");
-  if (residual)
-    check_apart(first, written, residual->tensor, residual->tensor.numel() * bytes, "residual");
+  const auto* other = static_cast<const char*>(read->const_data_ptr());
+  const int64_t bytes = read->numel() * static_cast<int64_t>(read->element_size());
+  STD_TORCH_CHECK(bytes == 0 || other + bytes <= first || first + written_ <= other,
+                  "out must not share memory with ", name);
 }
 
 void Output::take(const Tensor& out, const Size& size) {

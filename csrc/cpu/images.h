@@ -35,6 +35,10 @@ struct Output {
   Output(const Images& x, const Size& size, const std::optional<Tensor>& added,
          const std::optional<Tensor>& out);
 
+  // Raises if `out` was given and lies over a contiguous tensor that is read: over indices, say, that have
+  // been checked.
+  void apart_from(const std::optional<Tensor>& read, const char* name) const;
+
   Target data() { return {static_cast<char*>(y.mutable_data_ptr()), type_}; }
   Source added() const { return residual ? residual->data() : Source{nullptr, type_}; }
   Layout added_layout() const { return residual ? residual->layout() : Layout{}; }
@@ -43,6 +47,7 @@ struct Output {
   void take(const Tensor& out, const Size& size);
 
   Element type_;
+  int64_t written_ = 0;  // bytes of `out`
 };
 
 // A tensor of float32, or of `type`, as float32.

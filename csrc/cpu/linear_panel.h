@@ -47,9 +47,11 @@ struct Slabs {
   }
 };
 
-// The rows of y (batch, features), and the residual that is added to them, or null.
+// The rows of y (batch, features), `step` values apart, and the residual that is added to them, whose rows
+// follow each other, or null.
 struct BatchOutput {
   Target y;
+  int64_t step;
   Source residual;
   int64_t features;
   Activation activation;
@@ -58,15 +60,20 @@ struct BatchOutput {
   bool direct() const { return y.type == kFloat && !residual.at; }
   Activation inner() const { return direct() ? activation : kNone; }
   float* floats(int64_t row, int64_t column) const {
-    return reinterpret_cast<float*>(y.at) + row * features + column;
+    return reinterpret_cast<float*>(y.at) + row * step + column;
   }
 
-  // `count` values of a row from a column on, a step apart.
+  // What is added to a row from a column on, or null.
+  const void* added(int64_t row, int64_t column) const {
+    return residual.at ? (residual + (row * features + column)).at : nullptr;
+  }
+  void* at(int64_t row, int64_t column) const { return (y + (row * step + column)).at; }
+
+  // `count` values of a row from a column on, `from_step` apart.
   void write(const RowSparseKernels& kernels, int64_t row, int64_t column, int64_t count,
-             const float* from, int64_t step) const {
-    const int64_t at = row * features + column;
-    kernels.ends[y.type].write(count, from, step, residual.at ? (residual + at).at : nullptr, 1,
-                               (y + at).at, 1, direct() ? kNone : activation);
+             const float* from, int64_t from_step) const {
+    kernels.ends[y.type].write(count, from, from_step, added(row, column), 1, at(row, column), 1,
+                               direct() ? kNone : activation);
   }
 
   // The sums of `count` columns over one slab, (count, units, kLanes). dense: (kLanes, count).
@@ -80,13 +87,11 @@ struct BatchOutput {
         for (int64_t l = 0; l < slabs.rows_of(line); ++l)
           write(kernels, row + l, column, count, from + l, width);
       } else if (direct()) {
-        kernels.separate(count, from, width, floats(row, column), features);
+        kernels.separate(count, from, width, floats(row, column), step);
       } else {
-        const int64_t at = row * features + column;
         kernels.separate(count, from, width, dense, count);
-        kernels.ends[y.type].put(kLanes, count, dense, count,
-                                 residual.at ? (residual + at).at : nullptr, features, (y + at).at,
-                                 features, activation);
+        kernels.ends[y.type].put(kLanes, count, dense, count, added(row, column), features,
+                                 at(row, column), step, activation);
       }
     }
   }

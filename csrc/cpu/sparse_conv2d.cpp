@@ -50,6 +50,10 @@ Tensor row_sparse_conv2d(const RowSparseKernels& kernels, const Tensor& x_, cons
   const auto bias = widened(kernels, bias_, "bias", x.type, conv.filters);
   const Rows rows(kernels, crow, col, values, conv.filters, shape[1] * shape[2] * shape[3]);
   Output output(x, conv.out_shape(), residual, out);
+  output.apart_from(crow, "crow_indices");
+  output.apart_from(col, "col_indices");
+  output.apart_from(values, "values");
+  output.apart_from(bias, "bias");
   forward({kernels, conv, rows, data(bias), nullptr, nullptr, activation_from(activation), x.data(),
            x.layout(), output.data(), output.layout, output.added(), output.added_layout()});
   return output.y;
@@ -127,6 +131,10 @@ Tensor channel_pruned_conv2d(const RowSparseKernels& kernels, const Tensor& x_,
   const Rows rows(kernels, crow, col, torch::stable::reshape(values, {-1}), O, I * taps);
 
   Output output(x, whole.out_shape(), residual, y);
+  output.apart_from(out, "out_channels");
+  output.apart_from(in, "in_channels");
+  output.apart_from(values, "values");
+  output.apart_from(bias, "bias");
   std::vector<float> kept_bias(O, 0.0f), constants(whole.filters, 0.0f);
   std::vector<bool> kept(whole.filters, false);
   for (int64_t o = 0; o < O; ++o) {

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparse_ops._files import replacing
 from sparse_ops.cli.errors import UserError
 from sparse_ops.convert.checkpoint import read
-from sparse_ops.masks import Masks, plain_state, sparsifier_masks
+from sparse_ops.masks import Masks, plain_state, save, sparsifier_masks
 
 _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 
@@ -131,6 +132,13 @@ def _torch_load(path: Path) -> tuple[dict[str, Tensor], Masks]:
         if not isinstance(value, Tensor):
             raise UserError(f"{path}: {name} must be a tensor, got {type(value).__name__}")
     return dict(loaded), masks
+
+
+def write(model: nn.Module, masks: Masks, folder: Path) -> None:
+    """Writes a trained model's tensors, as `read_state` reads them, and its masks."""
+    with replacing(folder / "model.pt") as temporary:
+        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, temporary)
+    save(masks, folder / "masks.safetensors")
 
 
 def load_dense(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:

@@ -90,10 +90,7 @@ def run_recipe(
     resume: bool,
 ) -> None:
     """Carries it out and writes model.pt, masks.safetensors, result.json, and a CSV a phase."""
-    import torch
-
-    from sparse_ops import masks as masks_
-    from sparse_ops._files import replacing
+    from sparse_ops.cli import networks
     from sparse_ops.cli.processes import joined, made_folder
     from sparse_ops.data import batches
     from sparse_ops.report import count_macs
@@ -119,9 +116,7 @@ def run_recipe(
         if world.rank:
             return
     last = outcomes[-1]
-    with replacing(out / "model.pt") as temporary:
-        torch.save({key: value.cpu() for key, value in model.state_dict().items()}, temporary)
-    masks_.save(last.masks, out / "masks.safetensors")
+    networks.write(model, last.masks, out)
     image, _ = next(iter(batches(data.test, 1, shuffle=False)))
     layers = count_macs(model, image.to(where))
     result = RecipeRun(

@@ -160,7 +160,6 @@ def _train(
     import torch
 
     from sparse_ops import masks as masks_
-    from sparse_ops._files import replacing
     from sparse_ops.cli import networks
     from sparse_ops.cli.processes import joined, made_folder
     from sparse_ops.data import hold_out, load
@@ -201,9 +200,7 @@ def _train(
         world.wait()
         if world.rank:
             return
-    with replacing(out / "model.pt") as temporary:
-        torch.save({key: value.cpu() for key, value in network.state_dict().items()}, temporary)
-    masks_.save(found, out / "masks.safetensors")
+    networks.write(network, found, out)
     run = Run(
         model=asked.model,
         method=asked.method,

@@ -31,6 +31,7 @@ def matters(model: nn.Module, tracer: fx.Tracer, graph: fx.Graph) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             without = tracer.trace(model, concrete_args=defaults)
+    # Tracing runs the model's own code, which may raise anything where an argument is not given.
     except Exception:
         return words
     return None if _lines(graph, defaults) == _lines(without, defaults) else words

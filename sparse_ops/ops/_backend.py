@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparse_ops.ops._tuned import preferred
@@ -53,3 +54,34 @@ def choose(backends: Sequence[Backend], name: str, *arguments: Any) -> Backend:
 def needs_gradient(*arguments: Tensor | None) -> bool:
     """Whether any of an operator's arguments wants a gradient."""
     return any(a is not None and a.requires_grad for a in arguments)
+
+
+def write(backend: Backend, out: Tensor, shape: Sequence[int], *arguments: Any) -> None:
+    """Runs a backend for `out`, which is seen as of `shape`, that of the backend's outputs.
+
+    Args:
+        arguments: x, weight, bias, ..., residual.
+
+    Raises:
+        RuntimeError: `out` or one of the arguments wants a gradient, or the strides of `out` are
+            not those of a tensor of that shape, or none that the backend can write to.
+    """
+    x, weight, bias, *_, residual = arguments
+    if torch.is_grad_enabled() and needs_gradient(x, weight.values, bias, residual, out):
+        raise RuntimeError(
+            "what is written to `out` has no gradient, but one of the arguments wants one: "
+            "call this under torch.no_grad(), or leave out `out`"
+        )
+    if backend.into is None:
+        out.copy_(backend.run(*arguments).reshape(out.shape))
+        return
+    try:
+        target = out if out.dim() == len(shape) else out.view(shape)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"out must be a view of {tuple(shape)}; its strides are {out.stride()}"
+        ) from error
+    backend.into(*arguments, target)
+    # Whoever keeps `out` for a gradient has to learn that it has changed.
+    if not (torch.compiler.is_compiling() or out.is_inference()):
+        torch.autograd.graph.increment_version(out)

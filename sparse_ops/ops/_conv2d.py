@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.ops._activation import add_and_activate, check_activation
-from sparse_ops.ops._backend import Backend, choose, needs_gradient
+from sparse_ops.ops._backend import Backend, choose, needs_gradient, write
 from sparse_ops.ops._dense import refuses_dense, unpacked
 from sparse_ops.ops._native import channels_last, refuses_isa
 from sparse_ops.ops._shapes import (
@@ -152,33 +152,6 @@ class _Conv2d(torch.autograd.Function):
         return dx, dvalues, dbias, None, None, None
 
 
-def _write(
-    backend: Backend,
-    out: Tensor,
-    x: Tensor,
-    weight: Any,
-    bias: Tensor | None,
-    geometry: Geometry,
-    activation: str | None,
-    residual: Tensor | None,
-) -> None:
-    """Runs a backend for `out`, of x's dimensions or without the first."""
-    if torch.is_grad_enabled() and needs_gradient(x, weight.values, bias, residual, out):
-        raise RuntimeError(
-            "what is written to `out` has no gradient, but one of the arguments wants one: "
-            "call this under torch.no_grad(), or leave out `out`"
-        )
-    target = out if out.dim() == 4 else out[None]
-    arguments = x, weight, bias, geometry, activation, residual
-    if backend.into is None:
-        target.copy_(backend.run(*arguments))
-        return
-    backend.into(*arguments, target)
-    # Whoever keeps `out` for a gradient has to learn that it has changed.
-    if not (torch.compiler.is_compiling() or out.is_inference()):
-        torch.autograd.graph.increment_version(out)
-
-
 def conv2d(
     backends: Sequence[Backend],
     x: Tensor,
@@ -223,7 +196,8 @@ def conv2d(
 
     chosen = choose(backends, backend, batched, weight, bias, geometry, activation, residual)
     if out is not None:
-        _write(chosen, out, batched, weight, bias, geometry, activation, residual)
+        whole = (batched.shape[0], weight.shape[0], *size)
+        write(chosen, out, whole, batched, weight, bias, geometry, activation, residual)
         return out
     if torch.is_grad_enabled() and needs_gradient(x, values, bias, residual):
         y = _Conv2d.apply(batched, values, bias, weight, chosen, geometry)

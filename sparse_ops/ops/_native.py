@@ -38,7 +38,8 @@ CHANNEL_PRUNED = (
     "Tensor? residual, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
     "int activation) -> Tensor"
 )
-# The same, written to a y of that shape and type; its images or pixels may be any distance apart.
+# The same, written to a y of that shape and type; its images or pixels, and the rows of a linear
+# layer's, may be any distance apart.
 # It is not called `out` and no keyword: torch.compile refuses such that are not contiguous.
 CONV_OUT = CONV.replace(") -> Tensor", ", Tensor(a!) y) -> ()")
 CHANNEL_PRUNED_OUT = CHANNEL_PRUNED.replace(") -> Tensor", ", Tensor(a!) y) -> ()")
@@ -46,6 +47,7 @@ LINEAR = (
     "(Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, Tensor? bias, "
     "Tensor? residual, int activation) -> Tensor"
 )
+LINEAR_OUT = LINEAR.replace(") -> Tensor", ", Tensor(a!) y) -> ()")
 LINEAR_BACKWARD = (
     "(Tensor dy, Tensor x, Tensor crow_indices, Tensor col_indices, Tensor values, "
     "bool need_x, bool need_values) -> (Tensor, Tensor)"
@@ -201,6 +203,7 @@ for _isa in ISAS:
         ("csr_conv2d_out", CONV_OUT, _out_fake),
         ("channel_pruned_conv2d_out", CHANNEL_PRUNED_OUT, _out_fake),
         ("csr_linear", LINEAR, linear_fake),
+        ("csr_linear_out", LINEAR_OUT, _out_fake),
         ("to_blocked", TO_BLOCKED, to_blocked_fake),
         ("from_blocked", FROM_BLOCKED, from_blocked_fake),
         ("blocked_conv2d", BLOCKED_CONV, blocked_conv_fake),

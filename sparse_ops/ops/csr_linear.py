@@ -5,6 +5,7 @@
 Gradients: dx = dy W, db = Σ dy, and dW on kept weights only: dW[o, i] = Σ_n dy[n, o] x[n, i].
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from sparse_ops.formats import CSRWeight
 from sparse_ops.ops import _native
 from sparse_ops.ops._activation import add_and_activate, check_activation
-from sparse_ops.ops._backend import Backend, choose, needs_gradient
+from sparse_ops.ops._backend import Backend, choose, needs_gradient, write
 from sparse_ops.ops._dense import refuses_dense, unpacked
 from sparse_ops.ops._native import refuses_isa
 from sparse_ops.ops._shapes import check_dtypes, check_index_devices, check_like_output
@@ -40,9 +41,11 @@ def reference_backward(
     return dx, weight.gather(dy.T @ x) if need_values else None
 
 
-def _compiled(isa: str) -> Backend:
-    forward_operator = getattr(torch.ops.sparse_ops, f"csr_linear_{isa}")
-    backward_operator = getattr(torch.ops.sparse_ops, f"csr_linear_backward_{isa}")
+def _run(name: str) -> Callable[..., Any]:
+    """What calls the registered operator of that name, of compiled kernels or of Triton's; one that
+    writes to a tensor is given that last.
+    """
+    operator = getattr(torch.ops.sparse_ops, name)
 
     def run(
         x: Tensor,
@@ -50,10 +53,17 @@ def _compiled(isa: str) -> Backend:
         bias: Tensor | None,
         activation: str | None,
         residual: Tensor | None,
-    ) -> Tensor:
+        *out: Tensor,
+    ) -> Any:
         indices = weight.crow_indices, weight.col_indices
         code = _native.ACTIVATION_CODES[activation]
-        return forward_operator(x, *indices, weight.values, bias, residual, code)
+        return operator(x, *indices, weight.values, bias, residual, code, *out)
+
+    return run
+
+
+def _compiled(isa: str) -> Backend:
+    backward_operator = getattr(torch.ops.sparse_ops, f"csr_linear_backward_{isa}")
 
     def backward(
         dy: Tensor, need_x: bool, need_values: bool, x: Tensor, weight: CSRWeight
@@ -72,7 +82,8 @@ def _compiled(isa: str) -> Backend:
             dvalues.to(weight.values.dtype) if need_values else None,
         )
 
-    return Backend(isa, run, lambda x, *_: refuses_isa(isa, x), backward)
+    run, into = _run(f"csr_linear_{isa}"), _run(f"csr_linear_out_{isa}")
+    return Backend(isa, run, lambda x, *_: refuses_isa(isa, x), backward, into)
 
 
 def _triton_backward(
@@ -83,18 +94,6 @@ def _triton_backward(
         dy, x, *indices, weight.values, need_x, need_values
     )
     return dx if need_x else None, dvalues if need_values else None
-
-
-def _triton(
-    x: Tensor,
-    weight: CSRWeight,
-    bias: Tensor | None,
-    activation: str | None,
-    residual: Tensor | None,
-) -> Tensor:
-    code = _native.ACTIVATION_CODES[activation]
-    indices = weight.crow_indices, weight.col_indices
-    return torch.ops.sparse_ops.csr_linear_triton(x, *indices, weight.values, bias, residual, code)
 
 
 def _dense(
@@ -113,7 +112,7 @@ BACKENDS = (
     _compiled("avx512"),
     _compiled("avx2"),
     _compiled("scalar"),
-    Backend("triton", _triton, lambda x, *_: refuses_triton(x), _triton_backward),
+    Backend("triton", _run("csr_linear_triton"), lambda x, *_: refuses_triton(x), _triton_backward),
     Backend("dense", _dense, refuses_dense),
     Backend("reference", reference, lambda *_: None),
 )
@@ -152,6 +151,7 @@ def csr_linear(
     *,
     activation: str | None = None,
     residual: Tensor | None = None,
+    out: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Applies a sparse linear layer.
@@ -163,15 +163,19 @@ def csr_linear(
         activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
             approximation by tanh), applied to the output.
         residual: (*, out_features), of x's dtype, added before the activation, or None.
+        out: (*, out_features), of x's dtype, to write to, as `whole[:, 8:24]` of a contiguous
+            tensor; or None. No argument may want a gradient then.
         backend: a name in `BACKENDS`, or "auto" for the first that runs these arguments.
 
     Returns:
-        (*, out_features), of x's dtype and device. Beside it, compiled backends take scratch
-        memory of the size of x and of the output.
+        (*, out_features), of x's dtype and device, or `out`. Beside it, compiled backends take
+        scratch memory of the size of x and of the output.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or there is no such backend or activation.
-        RuntimeError: the backend asked for refuses these arguments; the message says why.
+        RuntimeError: the backend asked for refuses these arguments; the message says why. Or `out`
+            wants a gradient, or a kernel cannot write to it: its strides are others, or it shares
+            memory with x or residual.
     """
     check_activation(activation)
     if len(weight.shape) != 2:
@@ -188,14 +192,19 @@ def csr_linear(
     indices = {"crow_indices": weight.crow_indices, "col_indices": weight.col_indices}
     check_index_devices(x, indices)
 
-    check_like_output("residual", residual, x, (*x.shape[:-1], O))
+    shape = (*x.shape[:-1], O)
+    check_like_output("residual", residual, x, shape)
+    check_like_output("out", out, x, shape)
 
     rows = x if x.dim() == 2 else x.reshape(-1, I)
     added = residual if residual is None or x.dim() == 2 else residual.reshape(-1, O)
     chosen = choose(BACKENDS, backend, rows, weight, bias, activation, added)
+    if out is not None:
+        write(chosen, out, (rows.shape[0], O), rows, weight, bias, activation, added)
+        return out
     if torch.is_grad_enabled() and needs_gradient(x, weight.values, bias, residual):
         y = _CSRLinear.apply(rows, weight.values, bias, weight, chosen)
         y = add_and_activate(y, added, activation)
     else:
         y = chosen.run(rows, weight, bias, activation, added)
-    return y if x.dim() == 2 else y.reshape(*x.shape[:-1], O)
+    return y if x.dim() == 2 else y.reshape(shape)

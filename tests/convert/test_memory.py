@@ -1,11 +1,10 @@
 """Planning and applying take less than three times the model's memory beside the model."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import python
 
 CODE = """
 import torch
@@ -51,11 +50,7 @@ def test_the_process_grows_by_less_than_three_times_the_model():
     # What is freed goes back to the system: counted is what is needed, not what glibc keeps of it,
     # which is up to another model's size and differs from run to run.
     kept = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
-    done = subprocess.run(
-        [sys.executable, "-c", CODE], capture_output=True, text=True, env={**os.environ, **kept}
-    )
-    assert done.returncode == 0, done.stderr
-    size, grown = map(int, done.stdout.split())
+    size, grown = map(int, python(CODE, **kept).split())
     assert size > 50 << 20
     # Activations are a few MiB here.
     assert grown < 3 * size

@@ -1,8 +1,5 @@
 """The Triton backends as a user without a GPU meets them; the kernels in a process of their own."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -15,6 +12,7 @@ from sparse_ops.ops.csr_conv2d import csr_conv2d
 from sparse_ops.ops.csr_linear import csr_linear
 from sparse_ops.ops.periodic_conv2d import periodic_conv2d
 from sparse_ops.patterns import PSD2_P8, Channels
+from tests.processes import without_a_backend
 
 pytestmark = pytest.mark.skipif(_kernels.INTERPRETED, reason="these tests are not interpreted")
 
@@ -36,57 +34,24 @@ def test_an_old_triton_is_refused_in_words(version, words):
     assert reason is None if words is None else words in str(reason)
 
 
-def test_with_an_old_triton_everything_works_and_says_why():
-    code = """
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ("types.ModuleType('triton')", "Triton 2.1.0 is too old: 3.6 or newer is needed"),
+        ("None", "the Triton kernels are not here (import of triton halted"),
+    ],
+)
+def test_without_triton_or_with_an_old_one_everything_works_and_says_why(found, words):
+    taken = f"""
 import sys, types
-old = types.ModuleType("triton")
-old.__version__ = "2.1.0"
-sys.modules["triton"] = old
-import torch, sparse_ops
-layer = sparse_ops.nn.PeriodicConv2d(8, 8, 3, pattern=sparse_ops.patterns.PSD2_P8)
-print(tuple(layer(torch.randn(1, 8, 5, 5)).shape))
-layer.backend = "triton"
-try:
-    layer(torch.randn(1, 8, 5, 5))
-except RuntimeError as error:
-    print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    shape, error = done.stdout.splitlines()
-    assert shape == "(1, 8, 3, 3)"
-    assert "triton: Triton 2.1.0 is too old: 3.6 or newer is needed" in error
-
-
-def test_without_triton_everything_works_and_says_why():
-    code = """
-import sys
-sys.modules["triton"] = None
-import torch, sparse_ops
-layer = sparse_ops.nn.PeriodicConv2d(8, 8, 3, pattern=sparse_ops.patterns.PSD2_P8)
-print(tuple(layer(torch.randn(1, 8, 5, 5)).shape))
-layer.backend = "triton"
-try:
-    layer(torch.randn(1, 8, 5, 5))
-except RuntimeError as error:
-    print(error)
+sys.modules["triton"] = triton = {found}
+if triton:
+    triton.__version__ = "2.1.0"
 """
     # Where the interpreter is asked for, a torch without CUDA does not settle the matter.
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    shape, error = done.stdout.splitlines()
+    shape, error = without_a_backend(taken, "triton", TRITON_INTERPRET="1")
     assert shape == "(1, 8, 3, 3)"
-    assert "triton: the Triton kernels are not here (import of triton halted" in error
+    assert f"triton: {words}" in error
 
 
 def test_an_index_tensor_on_another_device_is_named():

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from sparse_ops.formats import CSRWeight
 from sparse_ops.ops import _native, csr_conv2d
 from tests.cases import CONV, CONV_LARGE
+from tests.compiling import assert_compiles_and_exports
 from tests.ops.test_conv2d import EVERY, IDS, OPERATORS, exact, problem, skip_if_refused, terms
 from tests.rounding import assert_within_rounding
 
@@ -246,12 +247,24 @@ class Concatenating(torch.nn.Module):
 def test_it_compiles_and_exports(layout):
     model, x = Concatenating(), torch.randn(2, 4, 6, 5)
     x = x.contiguous(memory_format=LAYOUTS[layout])
-    with torch.no_grad():
-        expected = model(x)
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        assert torch.equal(compiled(x), expected)
-        program = torch.export.export(model, (x,))
-        assert torch.equal(program.module()(x), expected)
-        assert torch.equal(program.run_decompositions().module()(x), expected)
+    expected = assert_compiles_and_exports(model, x)
     y = csr_conv2d.csr_conv2d(x, model.one, None, 1, 1, activation="relu")
     assert torch.equal(expected[:, :8], y) and not bool(expected[:, 8].any())
+
+
+@pytest.mark.parametrize("isa", [i for i in _native.ISAS if _native.REFUSES[i] is None])
+@pytest.mark.parametrize("name", ["crow_indices", "col_indices", "values"])
+def test_what_lies_over_the_weight_is_refused(isa, name):
+    x = torch.randn(2, 4, 6, 6)
+    mask = torch.rand(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)) > 0.7
+    weight = CSRWeight.pack(torch.randn(mask.shape), mask)
+    parts = {each: getattr(weight, each) for each in ("crow_indices", "col_indices", "values")}
+    out = torch.zeros(2, 8, 6, 6)
+    room = out.flatten()[50 : 50 + parts[name].numel()]
+    parts[name] = room.view(parts[name].dtype).copy_(parts[name])
+    before = out.clone()
+    operator = getattr(torch.ops.sparse_ops, f"csr_conv2d_out_{isa}")
+    rest = (None, None, weight.shape, (1, 1), (1, 1), (1, 1), 1, 0, out)
+    with pytest.raises(RuntimeError, match=f"out must not share memory with {name}"):
+        operator(x, *parts.values(), *rest)
+    assert torch.equal(out.view(torch.int32), before.view(torch.int32))

@@ -1,8 +1,5 @@
 """The compiled operators as torch sees them."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.library import opcheck
@@ -10,14 +7,15 @@ from torch.library import opcheck
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.ops import _native
 from sparse_ops.patterns import PSD2_P8, Channels
+from tests.processes import python, without_a_backend
 
 ISAS = [isa for isa in _native.ISAS if _native.REFUSES[isa] is None]
 needs_native = pytest.mark.skipif(not ISAS, reason=str(_native.MISSING))
 
 
-def part(channels):
-    """Some channels of a larger tensor (2, *, 3, 1)."""
-    return torch.randn(2, channels + 5, 3, 1)[:, 2 : channels + 2]
+def part(channels, batch=2, size=(3, 1)):
+    """Some channels of a larger tensor (batch, *, *size)."""
+    return torch.randn(batch, channels + 5, *size)[:, 2 : channels + 2]
 
 
 def arguments():
@@ -42,6 +40,7 @@ def arguments():
         "channel_pruned_conv2d_out": (x, *kept, None, None, shape, *geometry[:3], 2, part(16)),
         "sparse_conv2d_backward": (dy, x, *rows, shape, *geometry, True, False),
         "csr_linear": (torch.randn(6, 9), *line, torch.randn(7), torch.randn(6, 7), 3),
+        "csr_linear_out": (torch.randn(6, 9), *line, None, torch.randn(6, 7), 3, part(7, 6, ())),
         "to_blocked": (x, 1),
         "from_blocked": (torch.randn(2, 3, 5, 6, 16), 1, 19, True),
         "blocked_pool2d": (torch.randn(2, 3, 5, 6, 16), True, (3, 2), (2, 1), (1, 0), 1, 2),
@@ -71,38 +70,13 @@ def test_opcheck(name, isa):
     opcheck(getattr(torch.ops.sparse_ops, f"{name}_{isa}"), arguments()[name])
 
 
-def run(code: str, **environment: str) -> str:
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | environment,
-    ).stdout
-
-
 def test_without_compiled_code_everything_works_and_says_why():
-    out = run(
-        """
-import sys
-sys.modules["sparse_ops._C"] = None
-import torch, sparse_ops
-from sparse_ops.ops import _native
-print(_native.MISSING)
-layer = sparse_ops.nn.PeriodicConv2d(8, 8, 3, pattern=sparse_ops.patterns.PSD2_P8)
-print(tuple(layer(torch.randn(1, 8, 5, 5)).shape))
-layer.backend = "avx512"
-try:
-    layer(torch.randn(1, 8, 5, 5))
-except RuntimeError as error:
-    print(error)
-"""
-    ).splitlines()
-    assert out[0].startswith("the compiled extension is not here (")
-    assert out[1] == "(1, 8, 3, 3)"
-    assert "avx512: the compiled extension is not here (" in out[2]
+    taken = 'import sys; sys.modules["sparse_ops._C"] = None'
+    shape, error = without_a_backend(taken, "avx512")
+    assert shape == "(1, 8, 3, 3)"
+    assert "avx512: the compiled extension is not here (" in error
+    said = python(f"{taken}\nfrom sparse_ops.ops import _native\nprint(_native.MISSING)")
+    assert said.startswith("the compiled extension is not here (")
 
 
 @needs_native

@@ -11,6 +11,7 @@ from sparse_ops.report import table as tables
 from sparse_ops.report.plot import plot
 from sparse_ops.report.results import Network, Results, Row, write_json
 from sparse_ops.report.versus import dense_against_packed
+from tests.processes import python
 
 
 def row(batch, measured):
@@ -112,8 +113,6 @@ def test_the_picture_is_a_png(tmp_path):
 def test_freed_memory_is_kept_where_the_c_library_can_be_told():
     import ctypes
     import resource
-    import subprocess
-    import sys
 
     if not hasattr(ctypes.CDLL(None), "mallopt"):
         pytest.skip("this C library has no mallopt")
@@ -130,7 +129,7 @@ for _ in range(100):
     torch.ones(8 << 20)
 print(faults() - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    faults = int(python(code))
     # Without it, blocks of 32 MiB are given back each time: their pages, a hundred times over. With
     # it the heap may grow by some blocks until one fits, and then no more.
-    assert int(done.stdout) < 10 * (32 << 20) // resource.getpagesize()
+    assert faults < 10 * (32 << 20) // resource.getpagesize()
