@@ -16,9 +16,9 @@ from sparse_ops.convert.concat import FUNCTIONS as CONCATENATIONS
 from sparse_ops.convert.flow import hooked
 from sparse_ops.convert.fold import Folded
 from sparse_ops.convert.fuse import ADDITIONS
+from sparse_ops.convert.stretch_pools import POOLS, mean_of, of_function, of_module
 from sparse_ops.convert.stretch_writes import written_elsewhere
 from sparse_ops.nn._conv import SparseConv2d
-from sparse_ops.ops import blocked
 
 CONVOLUTION, ALIKE, CONCATENATION = "convolution", "alike", "concatenation"
 POOL, MEAN = "pool", "mean"
@@ -48,37 +48,6 @@ FUNCTIONS = (
     F.dropout,
 )
 METHODS = ("relu", "relu_")
-POOLS: dict[Any, str] = {
-    nn.MaxPool2d: "max_pool2d",
-    F.max_pool2d: "max_pool2d",
-    torch.max_pool2d: "max_pool2d",
-    nn.AvgPool2d: "avg_pool2d",
-    F.avg_pool2d: "avg_pool2d",
-    nn.AdaptiveAvgPool2d: "adaptive_avg_pool2d",
-    F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
-}
-# The names of what they are given.
-ARGUMENTS = {
-    "max_pool2d": (
-        "input",
-        "kernel_size",
-        "stride",
-        "padding",
-        "dilation",
-        "ceil_mode",
-        "return_indices",
-    ),
-    "avg_pool2d": (
-        "input",
-        "kernel_size",
-        "stride",
-        "padding",
-        "ceil_mode",
-        "count_include_pad",
-        "divisor_override",
-    ),
-    "adaptive_avg_pool2d": ("input", "output_size"),
-}
 MEANS = (torch.mean, "mean")
 
 
@@ -135,9 +104,8 @@ def role_of(model: nn.Module, node: fx.Node) -> Role | None:
         if node.kwargs:
             return None
         if type(module) in POOLS:
-            name = POOLS[type(module)]
-            options = {each: getattr(module, each, None) for each in ARGUMENTS[name][1:]}
-            return _pool(name, x, options)
+            call = of_module(module)
+            return None if call is None else Role(POOL, (x,), *call)
         return Role(ALIKE, (x,)) if _elementwise(module) else None
     if node.op == "call_method":
         if node.target in MEANS:
@@ -153,9 +121,7 @@ def role_of(model: nn.Module, node: fx.Node) -> Role | None:
     if node.target in MEANS:
         return _mean(node)
     if node.target in POOLS:
-        name = POOLS[node.target]
-        given = dict(zip(ARGUMENTS[name], node.args, strict=False)) | node.kwargs
-        return _pool(name, given.pop("input", None), given)
+        return _pool(node)
     return _function(node) if node.target in FUNCTIONS else None
 
 
@@ -227,44 +193,18 @@ def _concatenation(node: fx.Node) -> Role | None:
     return Role(CONCATENATION, tuple(parts), stretch_calls.cat, (dim,))
 
 
-def _pool(name: str, x: Any, options: Mapping[str, Any]) -> Role | None:
-    if not isinstance(x, fx.Node):
+def _pool(node: fx.Node) -> Role | None:
+    if (found := of_function(node)) is None:
         return None
-    if name == "adaptive_avg_pool2d":
-        size = _pair(options.get("output_size"), 1)
-        call = stretch_calls.adaptive_avg_pool2d
-        return size and Role(POOL, (x,), call, (size,))
-    kernel, padding = _pair(options.get("kernel_size"), 1), _pair(options.get("padding", 0), 0)
-    stride = _pair(options.get("stride") or options.get("kernel_size"), 1)
-    if kernel is None or stride is None or padding is None or options.get("ceil_mode"):
-        return None
-    if name == "max_pool2d":
-        if _pair(options.get("dilation", 1), 1) != (1, 1) or options.get("return_indices"):
-            return None
-        return Role(POOL, (x,), blocked.max_pool2d, (kernel, stride, padding))
-    if padding != (0, 0) or options.get("divisor_override") is not None:
-        return None
-    return Role(POOL, (x,), blocked.avg_pool2d, (kernel, stride))
-
-
-def _pair(given: Any, least: int) -> tuple[int, int] | None:
-    """(h, w) of a number or two; None if that is not what it is."""
-    both = (given, given) if type(given) is int else given
-    if not isinstance(both, tuple | list) or len(both) != 2:
-        return None
-    right = all(type(size) is int and size >= least for size in both)
-    return (both[0], both[1]) if right else None
+    x, call = found
+    return Role(POOL, (x,), *call)
 
 
 def _mean(node: fx.Node) -> Role | None:
-    given = dict(zip(("input", "dim", "keepdim"), node.args, strict=False)) | node.kwargs
-    x, dims, keepdim = given.pop("input", None), given.pop("dim", None), given.pop("keepdim", False)
-    if given or not isinstance(x, fx.Node) or type(keepdim) is not bool:
+    if (found := mean_of(node)) is None:
         return None
-    if not isinstance(dims, tuple | list) or not all(type(dim) is int for dim in dims):
-        return None
-    planes = sorted(dims) in ([2, 3], [-2, -1], [-1, 2], [-2, 3])
-    return Role(MEAN, (x,), stretch_calls.mean, (keepdim,)) if planes else None
+    x, keepdim = found
+    return Role(MEAN, (x,), stretch_calls.mean, (keepdim,))
 
 
 def _fits(role: Role, node: fx.Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:

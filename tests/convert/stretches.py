@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 import sparse_ops as so
 from sparse_ops.convert import fuse, stretch
@@ -178,3 +179,10 @@ def clock(ratio):
         return says(2.0)(one, two, seconds)
 
     return measure
+
+
+def assert_same(actual, expected):
+    """Compares all tensors in what two models give."""
+    pairs = zip(tree_leaves(actual), tree_leaves(expected), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
