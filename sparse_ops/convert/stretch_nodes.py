@@ -17,7 +17,11 @@ from sparse_ops.convert.flow import hooked
 from sparse_ops.convert.fold import Folded
 from sparse_ops.convert.fuse import ADDITIONS
 from sparse_ops.convert.stretch_pools import POOLS, mean_of, of_function, of_module
-from sparse_ops.convert.stretch_writes import written_elsewhere
+from sparse_ops.convert.stretch_writes import (
+    ACTIVATION_FUNCTIONS,
+    ACTIVATIONS,
+    written_elsewhere,
+)
 from sparse_ops.nn._conv import SparseConv2d
 
 CONVOLUTION, ALIKE, CONCATENATION = "convolution", "alike", "concatenation"
@@ -25,28 +29,8 @@ POOL, MEAN = "pool", "mean"
 # Of smaller batches most of a block would be empty.
 FEWEST_IMAGES = 8
 # All give 0 for 0, so that halos stay zero.
-ELEMENTWISE = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.SiLU,
-    nn.Hardswish,
-    nn.GELU,
-    nn.LeakyReLU,
-    nn.Identity,
-    nn.Dropout,
-)
-FUNCTIONS = (
-    torch.relu,
-    torch.relu_,
-    F.relu,
-    F.relu_,
-    F.relu6,
-    F.silu,
-    F.hardswish,
-    F.gelu,
-    F.leaky_relu,
-    F.dropout,
-)
+ELEMENTWISE = (*ACTIVATIONS, nn.Identity, nn.Dropout)
+FUNCTIONS = (*ACTIVATION_FUNCTIONS, torch.relu_, F.relu_, F.dropout)
 METHODS = ("relu", "relu_")
 MEANS = (torch.mean, "mean")
 

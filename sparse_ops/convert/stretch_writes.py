@@ -11,6 +11,17 @@ from sparse_ops.convert.concat import FUNCTIONS as CONCATENATIONS
 from sparse_ops.convert.fuse import changes_in_place
 from sparse_ops.nn import SparseLayer
 
+# All give 0 for 0, and change what they are given only where they are told to.
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU, nn.LeakyReLU)
+ACTIVATION_FUNCTIONS = (
+    torch.relu,
+    F.relu,
+    F.relu6,
+    F.silu,
+    F.hardswish,
+    F.gelu,
+    F.leaky_relu,
+)
 # What these give has memory of its own, unless they change what they are given.
 MODULES = (
     SparseLayer,
@@ -20,24 +31,13 @@ MODULES = (
     nn.MaxPool2d,
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.SiLU,
-    nn.Hardswish,
-    nn.GELU,
-    nn.LeakyReLU,
+    *ACTIVATIONS,
 )
 FUNCTIONS = (
     *CONCATENATIONS,
     torch.add,
     operator.add,
-    torch.relu,
-    F.relu,
-    F.relu6,
-    F.silu,
-    F.hardswish,
-    F.gelu,
-    F.leaky_relu,
+    *ACTIVATION_FUNCTIONS,
     F.max_pool2d,
     torch.max_pool2d,
     F.avg_pool2d,
