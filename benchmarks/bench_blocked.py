@@ -39,6 +39,8 @@ NETWORKS = {
     layers[0].network: layers for layers in (RESNET18_CIFAR, VGG16_CIFAR, RESNET18_IMAGENET)
 }
 
+SHOWN = [("resnet18-cifar", 16), ("vgg16-cifar", 16)]
+
 
 def packed_layer(kind: str, what: str, layer: Conv, generator: torch.Generator) -> nn.Module:
     """A packed layer with random weights of which ReLU keeps the scale, ReLU after it."""
@@ -113,12 +115,12 @@ def packed_chain(x: Tensor, steps: list) -> Tensor:
 @pytest.mark.parametrize(
     ("network", "batch"),
     [
-        ("resnet18-cifar", 16),
+        *SHOWN,
         *(
             pytest.param(network, batch, marks=pytest.mark.full)
             for network in NETWORKS
             for batch in (16, 32, 64)
-            if (network, batch) != ("resnet18-cifar", 16)
+            if (network, batch) not in SHOWN
         ),
     ],
 )
