@@ -6,13 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/cpu/*.h)
 
-.PHONY: demo test test-all test-gpu-interpreter lint bench gpu data dev sanitize clean
+.PHONY: demo test test-portable test-all test-gpu-interpreter lint bench gpu data dev sanitize clean
 
 demo: $(VENV)/ready
 	$(BIN)/sparse-ops demo --out demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -q -n auto -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow and not portable"
+
+# The portable kernels on the large grids: on most machines those of AVX2 or AVX-512 run instead.
+test-portable: $(VENV)/ready
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "portable and not slow"
 
 test-all: test-gpu-interpreter
 	$(BIN)/python -m pytest -q -n auto --ignore tests/kernels/test_compiled.py --ignore tests/kernels/test_launched.py --ignore tests/kernels/test_gpu_run.py

@@ -5,12 +5,37 @@ import os
 import pytest
 import torch
 
+from sparse_ops.ops import _native
+
 # Tests, and what they start, neither read nor write the user's measurements.
 os.environ["SPARSE_OPS_CACHE"] = "off"
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers are as many as the cores: more threads would only wait for each other.
     torch.set_num_threads(1)
+
+
+BEST = next((isa for isa in _native.ISAS if _native.REFUSES[isa] is None), None)
+# The files whose grids run on every backend.
+GRIDS = (
+    "ops/test_conv2d",
+    "ops/test_out",
+    "ops/test_halves",
+    "ops/test_blocked",
+    "nn/test_blocked",
+)
+
+
+def pytest_collection_modifyitems(items):
+    if _native.ISAS[-1] == BEST:
+        # Here the portable kernels are what everybody runs.
+        return
+    for item in items:
+        if not any(file in item.path.as_posix() for file in GRIDS) or not hasattr(item, "callspec"):
+            continue
+        given = item.callspec.params.values()
+        if any(getattr(each, "name", each) == _native.ISAS[-1] for each in given):
+            item.add_marker(pytest.mark.portable)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,9 @@ so that one vector is the same pixel of 16 images, around them `halo` zeros, so 
 reads its padding from there. In the last block, images that are none hold whatever layers make of
 zeros.
 
+Beside their output, functions and layers take no memory but, on the way in and out, 16 lines of an
+image a thread.
+
 Nothing here has a gradient: `enter` leaves what wants one as it is, and so all functions and
 layers that take blocked tensors take ordinary ones (N, C, H, W) too, and do the same with them.
 """

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -130,6 +131,18 @@ def test_copies_and_pickles_begin_without_what_is_kept():
         assert other.blocked_weight is not layer.blocked_weight
         assert other.blocked_weight._known is None
         assert torch.equal(other(to_blocked(x, 1), halos=(1, 0, 0)), y)
+
+
+def test_threads_may_call_at_once():
+    layer, x, _, _ = layer_of("csr", ConvCase(16, 5, 6, (7, 7)), "auto")
+    sizes = [x, x[:, :, :5], x[..., :4], torch.randn(16, 5, 9, 3)] * 4
+
+    def run(images):
+        return from_blocked(layer(to_blocked(images, 1), halos=(1, 0, 0)), 0, 16)
+
+    with ThreadPoolExecutor(4) as pool:
+        for images, found in zip(sizes, pool.map(run, sizes), strict=True):
+            torch.testing.assert_close(found, layer(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(not ISAS, reason=str(_native.MISSING))
