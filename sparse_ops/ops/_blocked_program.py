@@ -31,17 +31,16 @@ class Program:
         starts: (groups + 1), int32: where each group's columns begin.
         rows: (groups), int32: how many filters it has.
         filters: (O), int32, group by group.
-        channels, lines, pixels: (columns), int64: the input channel of each column, and its place
-            in the kernel.
+        columns: (columns), int32: (i * kH + y) * kW + x of each, i among all input channels.
+        kernel: (kH, kW).
         values: for each group (columns, rows), float32.
     """
 
     starts: Tensor
     rows: Tensor
     filters: Tensor
-    channels: Tensor
-    lines: Tensor
-    pixels: Tensor
+    columns: Tensor
+    kernel: tuple[int, int]
     values: Tensor
 
     def offsets(
@@ -53,9 +52,11 @@ class Program:
             height, width: with halo.
             shift: by how many pixels the halo is larger than the padding.
         """
-        lines = self.lines * dilation[0] + shift[0]
-        pixels = self.pixels * dilation[1] + shift[1]
-        offsets = ((self.channels * height + lines) * width + pixels) * LANES
+        kH, kW = self.kernel
+        columns = self.columns.long()
+        lines = columns // kW % kH * dilation[0] + shift[0]
+        pixels = columns % kW * dilation[1] + shift[1]
+        offsets = ((columns // (kH * kW) * height + lines) * width + pixels) * LANES
         if offsets.numel() and int(offsets.max()) >= 2**31:
             raise ValueError("a block of images must be under 2^31 values")
         return torch.cat([offsets, offsets.new_zeros(SPARE)]).int()
@@ -66,25 +67,22 @@ def program(weight: PackedWeight, groups: int, most_rows: int) -> Program:
     O, per_group, kH, kW = weight.shape
     mask = (weight.scatter(torch.ones_like(weight.values)) != 0).reshape(O, -1)
     dense = weight.to_dense().reshape(O, -1)
-    filters, columns, values, channels = [], [], [], []
+    filters, columns, values = [], [], []
     for of_group in torch.arange(O).chunk(groups):
         first = int(of_group[0])
         for together in _together(mask[of_group], most_rows):
             own = together + first
             kept = mask[own].any(0).nonzero()[:, 0]
             filters.append(own)
-            columns.append(kept)
+            columns.append(kept + first // (O // groups) * per_group * kH * kW)
             values.append(dense[own][:, kept].t().reshape(-1))
-            channels.append(kept // (kH * kW) + first // (O // groups) * per_group)
     counts = torch.tensor([0] + [each.numel() for each in columns])
-    column = torch.cat(columns)
     return Program(
         counts.cumsum(0).int(),
         torch.tensor([each.numel() for each in filters], dtype=torch.int32),
         torch.cat(filters).int(),
-        torch.cat(channels),
-        column // kW % kH,
-        column % kW,
+        torch.cat(columns).int(),
+        (kH, kW),
         torch.cat(values),
     )
 
