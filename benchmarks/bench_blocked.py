@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(_native.MISSING is not None, reason=str(_native.
 
 KINDS = {"periodic": PeriodicConv2d, "csr": CSRConv2d, "channels": ChannelPrunedConv2d}
 WHAT = [
+    ("periodic", "PS1_P9"),
     ("periodic", "PSD1_P8"),
     ("periodic", "PSD2_P8"),
     ("periodic", "PSD4_P16"),

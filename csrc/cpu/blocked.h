@@ -21,8 +21,8 @@ Tensor from_blocked(const RowSparseKernels& kernels, const Tensor& x, int64_t ha
 //
 // W' being x's last size but one, of y and of the residual the parts inside their halos.
 // starts (groups + 1): where each group's offsets begin; kSpareOffsets entries follow the last group's.
-// rows (groups): how many filters it has: 1, 2, 4, or 8 if kernels.max_rows is 8. filters: which they
-// are, each once. values: for each group (offsets, rows).
+// rows (groups): how many filters it has, 1 to kernels.max_rows. filters: which they are, each once.
+// values: for each group (offsets, rows).
 Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x, const Tensor& starts,
                       const Tensor& rows, const Tensor& filters, const Tensor& offsets,
                       const Tensor& values, const std::optional<Tensor>& bias,

@@ -78,12 +78,14 @@ INLINE void shared_tile_of(int64_t vectors, const BlockedWork& w, const Place& p
 
 template <int R>
 INLINE void shared(const BlockedWork& w) {
+  // Sums, vectors of the panel and a weight fit the registers.
+  constexpr int kTile = (REGISTERS - 1) / (R + 1);
   const int64_t columns = w.width * kVectors, vectors = w.lines * columns;
-  const int64_t tiles = (vectors + TILES(R) - 1) / TILES(R);
+  const int64_t tiles = (vectors + kTile - 1) / kTile;
   Place place = {0, 0};
   for (int64_t i = 0; i < tiles; ++i) {
     const int64_t count = vectors * (i + 1) / tiles - vectors * i / tiles;
-    shared_tile_of<R, TILES(R)>(count, w, place);
+    shared_tile_of<R, kTile>(count, w, place);
     for (int64_t t = 0; t < count; ++t) go_on(place, columns);
   }
 }
@@ -184,9 +186,17 @@ void blocked(int count, const BlockedWork& w) {
       return w.pixel_step == kLanes ? single<1>(w) : single<2>(w);
     case 2:
       return shared<2>(w);
+    case 3:
+      return shared<3>(w);
     case 4:
       return shared<4>(w);
 #if MAX_ROWS == 8
+    case 5:
+      return shared<5>(w);
+    case 6:
+      return shared<6>(w);
+    case 7:
+      return shared<7>(w);
     case 8:
       return shared<8>(w);
 #endif

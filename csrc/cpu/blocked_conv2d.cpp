@@ -40,8 +40,8 @@ Groups::Groups(const RowSparseKernels& kernels, const Tensor& starts_, const Ten
   check_pointers(starts_, "starts", offsets);
   for (int64_t g = 0; g < count; ++g) {
     const int32_t r = rows[g];
-    STD_TORCH_CHECK((r == 1 || r == 2 || r == 4 || r == 8) && r <= kernels.max_rows,
-                    "rows must be 1, 2, 4 or 8, at most ", kernels.max_rows, ", got ", r);
+    STD_TORCH_CHECK(r >= 1 && r <= kernels.max_rows, "rows must be 1 to ", kernels.max_rows,
+                    ", got ", r);
     const int64_t k = starts[g + 1] - starts[g];
     first[g + 1] = first[g] + r;
     values[g + 1] = values[g] + k * r;

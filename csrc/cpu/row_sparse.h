@@ -152,7 +152,7 @@ struct RowSparseKernels {
                const float* const* weights, const float* bias, const float* panel,
                int64_t positions, float* out, int64_t ld, Activation activation);
 
-  // See BlockedWork; pixel_step is kLanes or twice that. `rows` as in `rows`.
+  // See BlockedWork; 1 to max_rows rows, pixel_step is kLanes or twice that.
   void (*blocked)(int rows, const BlockedWork& work);
   void (*pool)(const PoolWork& work);
 

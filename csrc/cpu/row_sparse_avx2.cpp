@@ -12,6 +12,7 @@
 #endif
 
 #define LANES 8
+#define REGISTERS 16
 #define TILES(R) ((R) == 1 ? 10 : (R) == 2 ? 5 : 3)
 #define MAX_ROWS 4
 // A unit is two vectors.

@@ -12,6 +12,7 @@
 #endif
 
 #define LANES 16
+#define REGISTERS 32
 #define TILES(R) ((R) == 1 ? 14 : (R) == 2 ? 10 : (R) == 4 ? 6 : 3)
 #define MAX_ROWS 8
 // 14 to 28 sums, one or two vectors of weights, a pixel.

@@ -2,6 +2,7 @@
 //
 // The file that includes it defines
 //   LANES     floats in a vector
+//   REGISTERS  vectors that sums and what goes into them may take
 //   TILES(R)  vectors of positions per tile, for R rows at once: R * TILES(R) accumulators, TILES(R)
 //             vectors of the panel and a weight have to fit the registers
 //   MAX_ROWS  4 or 8

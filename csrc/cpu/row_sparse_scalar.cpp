@@ -2,6 +2,7 @@
 #include "row_sparse.h"
 
 #define LANES 4
+#define REGISTERS 13
 #define TILES(R) ((R) == 1 ? 8 : (R) == 2 ? 4 : 2)
 #define MAX_ROWS 4
 // A unit is four vectors.

@@ -92,14 +92,9 @@ def _together(mask: Tensor, most: int) -> list[Tensor]:
     found: list[Tensor] = []
     alone: list[Tensor] = []
     for alike in _alike(mask):
-        size = most
-        while alike.numel() > 1:
-            while size > alike.numel():
-                size //= 2
-            found.append(alike[:size])
-            alike = alike[size:]
-        if alike.numel():
-            alone.append(alike)
+        # In as few parts as it takes, of equal size or nearly.
+        for part in alike.tensor_split(-(-alike.numel() // most)):
+            (found if part.numel() > 1 else alone).append(part)
     for some in torch.cat(alone).sort().values.split(most) if alone else ():
         kept = mask[some]
         shared = int(kept.any(0).sum()) * most * SHARED_COST

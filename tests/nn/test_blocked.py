@@ -28,6 +28,7 @@ CASES = [
     *(case for case in CONV if case.stride[1] <= 2),
     *CONV_LARGE,
     ConvCase(16, 9, 10, (6, 23)),
+    *(ConvCase(16, 8, 8 * rows, (5, 6)) for rows in (2, 3, 5, 6, 7)),
     ConvCase(16, 260, 24, (3, 56)),
     ConvCase(33, 130, 9, (5, 32), stride=(2, 2)),
     ConvCase(16, 3, 12, (14, 28), stride=(1, 2)),
@@ -174,6 +175,8 @@ def test_filters_of_equal_support_are_together():
     layer, *_ = layer_of("periodic", ConvCase(1, 8, 64, (4, 4)), "auto")
     assert program(layer.weight, 1, 8).rows.tolist() == [8] * 8
     assert program(layer.weight, 1, 4).rows.tolist() == [4] * 16
+    layer, *_ = layer_of("periodic", ConvCase(1, 8, 88, (4, 4)), "auto")
+    assert program(layer.weight, 1, 8).rows.tolist() == [6, 5] * 8
     layer, *_ = layer_of("channel_pruned", ConvCase(1, 8, 24, (4, 4)), "auto")
     made = program(layer.weight, 1, 8)
     # 16 filters keep the same columns, 8 keep none.

@@ -163,9 +163,9 @@ def test_the_definition(isa):
         ({"starts": i32(0, 4, 3)}, "starts must go from 0 to 3 and never fall"),
         ({"starts": i32(0, 3)}, "starts must have one more than rows"),
         ({"rows": i32(2, 2)}, "rows must add up to the filters"),
-        ({"rows": i32(3, 0)}, "rows must be 1, 2, 4 or 8"),
-        ({"rows": i32(-1, 4)}, "rows must be 1, 2, 4 or 8"),
-        ({"rows": i32(16, 1)}, "rows must be 1, 2, 4 or 8"),
+        ({"rows": i32(3, 0)}, "rows must be 1 to"),
+        ({"rows": i32(-1, 4)}, "rows must be 1 to"),
+        ({"rows": i32(16, 1)}, "rows must be 1 to"),
         ({"filters": i32(2, 0, 0)}, r"filters must be each number in \[0, 3\) once"),
         ({"filters": i32(2, 0, 3)}, r"filters must be each number in \[0, 3\) once"),
         ({"filters": i32(2, 0, -1)}, r"filters must be each number in \[0, 3\) once"),
@@ -208,7 +208,7 @@ def test_eight_rows_are_for_those_who_have_the_registers(isa):
     if isa == "avx512":
         assert operator("blocked_conv2d", isa)(*arguments).shape == (1, 8, 9, 9, 16)
     else:
-        with pytest.raises(RuntimeError, match="at most 4, got 8"):
+        with pytest.raises(RuntimeError, match="rows must be 1 to 4, got 8"):
             operator("blocked_conv2d", isa)(*arguments)
 
 
