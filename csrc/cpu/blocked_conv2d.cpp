@@ -95,7 +95,6 @@ struct Cells {
 struct Job {
   const RowSparseKernels& kernels;
   const Groups& groups;
-  const Cells& cells;
   const Blocks &x, &y, &added;
   const float *from, *values, *bias, *residual;
   const int32_t* offsets;
@@ -209,9 +208,9 @@ Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const T
   const int64_t reach_l = from.height - (to.height - 1) * stride[0];
   const int64_t reach_p = from.width - (to.width - 1) * stride[1];
   const Cells cells(from, to, stride[0], stride[1], reach_l, reach_p);
-  const Job job{kernels, groups, cells, from, to, added, data(x), data(values), data(bias),
-                data(residual), index_data(offsets), y.mutable_data_ptr<float>(), stride[0], stride[1],
-                reach_l, reach_p, activation_from(activation)};
+  const Job job{kernels, groups, from, to, added, data(x), data(values), data(bias), data(residual),
+                index_data(offsets), y.mutable_data_ptr<float>(), stride[0], stride[1], reach_l,
+                reach_p, activation_from(activation)};
   // With few cells a thread, filters are dealt out as well.
   const int64_t threads = torch::stable::get_num_threads(), count = cells.count();
   const int64_t parts = threads == 1 || count >= 8 * threads
@@ -226,7 +225,8 @@ Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const T
       const Cell cell = cells.at(i % count);
       const int64_t g0 = bound(i / count), g1 = bound(i / count + 1);
       const bool goes_on = i + 1 < i1 && (i + 1) % count != 0;
-      Ahead ahead(job, cell, goes_on ? cells.at((i + 1) % count) : cell, std::max<int64_t>(1, g1 - g0));
+      const Cell next = goes_on ? cells.at((i + 1) % count) : cell;
+      Ahead ahead(job, cell, next, std::max<int64_t>(1, g1 - g0));
       for (int64_t g = g0; g < g1; ++g) {
         if (goes_on) ahead.some();
         job.run(cell, g);
