@@ -210,7 +210,7 @@ INLINE Vec pooled(const PoolWork& w, int64_t y0, int64_t y1, int64_t x0, int64_t
     for (int64_t x = x0; x < x1; ++x) {
       const Vec next = load(w.from + y * w.from_step + x * kLanes + at);
       if (w.most)
-        v = (next > v) | (next != next) ? next : v;
+        v = ((next > v) | (next != next)) ? next : v;
       else
         v += next;
     }
