@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from sparse_ops.convert.fold import Folded
 from sparse_ops.convert.fuse import LEAVES
-from sparse_ops.convert.trace import trace
+from sparse_ops.convert.trace import rewritten, trace
 from sparse_ops.nn._conv import SparseConv2d
 
 FUNCTIONS = (torch.cat, torch.concat, torch.concatenate)
@@ -100,9 +100,7 @@ def joined(model: nn.Module, concatenations: Sequence[Concatenation]) -> fx.Grap
         assert graph is not None
         _rewrite(graph, site, each)
     assert graph is not None
-    result = fx.GraphModule(model, graph, type(model).__name__)
-    result.training = model.training
-    return result
+    return rewritten(model, graph)
 
 
 def concatenations_of(model: nn.Module) -> list[Concatenation]:

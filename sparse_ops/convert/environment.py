@@ -32,7 +32,7 @@ def cores() -> int:
 
 def best_isa() -> str | None:
     """The best instruction set that our kernels have here, or None."""
-    return next((isa for isa in _native.ISAS if _native.REFUSES[isa] is None), None)
+    return _native.BEST
 
 
 @functools.cache

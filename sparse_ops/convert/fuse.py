@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from sparse_ops.convert.fold import Folded, activation_name, gelu_name
-from sparse_ops.convert.trace import trace
+from sparse_ops.convert.trace import rewritten, trace
 from sparse_ops.nn import SparseLayer
 
 FUNCTIONS: dict[Any, str] = {
@@ -105,9 +105,7 @@ def fused(model: nn.Module, fusions: list[Fusion]) -> fx.GraphModule:
         layer = model.get_submodule(fusion.layer)
         assert isinstance(layer, SparseLayer)
         layer.activation, layer.fused = fusion.activation, True
-    result = fx.GraphModule(model, graph, type(model).__name__)
-    result.training = model.training
-    return result
+    return rewritten(model, graph)
 
 
 def fusions_of(model: nn.Module) -> list[Fusion]:

@@ -18,7 +18,7 @@ from sparse_ops.convert import fuse, stretch_calls
 from sparse_ops.convert.stretch_groups import Groups, connected, worth_it
 from sparse_ops.convert.stretch_nodes import members, names
 from sparse_ops.convert.stretch_rewrite import rewrite_
-from sparse_ops.convert.trace import trace
+from sparse_ops.convert.trace import rewritten, trace
 from sparse_ops.ops.blocked import LANES, ROOM, blocks_of, enter, leave
 
 
@@ -80,9 +80,7 @@ def blocked(model: nn.Module, stretches: Sequence[Stretch]) -> fx.GraphModule:
     for each, group in zip(stretches, groups, strict=True):
         rewrite_(model, graph, group, each.room)
     graph.lint()
-    result = fx.GraphModule(model, graph, type(model).__name__)
-    result.training = model.training
-    return result
+    return rewritten(model, graph)
 
 
 def stretches_of(model: nn.Module) -> list[Stretch]:

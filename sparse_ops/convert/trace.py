@@ -72,3 +72,10 @@ def trace(
         return graph, None
     names = ", ".join(sorted(opaque))
     return graph, f"torch.fx cannot trace {names}, so nothing was folded inside: {first}"
+
+
+def rewritten(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A traced model with another graph, in its mode; layers and tensors are the model's."""
+    result = fx.GraphModule(model, graph, type(model).__name__)
+    result.training = model.training
+    return result

@@ -6,13 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparse_ops.ops import _native
 from sparse_ops.ops._blocked_program import MOST_ROWS, Program, program
-from sparse_ops.ops._native import ACTIVATION_CODES, ISAS, compiled_operators
+from sparse_ops.ops._native import ACTIVATION_CODES, BEST, compiled_operators
 from sparse_ops.ops._shapes import conv2d_output_size
 
 OPERATORS = compiled_operators("blocked_conv2d")
-BEST = next((isa for isa in ISAS if _native.REFUSES[isa] is None), None)
 
 
 class Blocked:

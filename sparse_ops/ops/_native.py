@@ -233,6 +233,9 @@ REFUSES: dict[str, str | None] = {
     for isa in ISAS
 }
 
+# The best instruction set that kernels have here, or None.
+BEST: str | None = next((isa for isa in ISAS if REFUSES[isa] is None), None)
+
 
 def refuses_isa(isa: str, x: Tensor) -> str | None:
     """Why the kernels compiled for an instruction set cannot run on x, or None if they can."""
