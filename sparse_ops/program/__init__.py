@@ -1,0 +1,1 @@
+"""A converted network as data, what runs it, and what is saved of it."""
