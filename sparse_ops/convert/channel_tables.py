@@ -32,7 +32,7 @@ from sparse_ops.convert.channel_shapes import (
     op_view,
 )
 from sparse_ops.convert.flow import Handler
-from sparse_ops.convert.fold import Folded
+from sparse_ops.nn._folded import Folded
 
 
 def _table(handler: Handler, *keys: Any) -> dict[Any, Handler]:

@@ -16,13 +16,14 @@ from sparse_ops.convert import concat, fuse, stretch
 from sparse_ops.convert.candidates import REFERENCE, backend_refuses
 from sparse_ops.convert.compiled import route_
 from sparse_ops.convert.describe import check_layer_fits, packed_from, smallest_input
-from sparse_ops.convert.fold import ACTIVATION, BATCH_NORM, Folded, without_norm
+from sparse_ops.convert.fold import without_norm
 from sparse_ops.convert.layout import CHANNELS_LAST, take_channels_last_
 from sparse_ops.convert.metadata import check_folding, metadata_of, parse
 from sparse_ops.convert.prepare import copied, make_plain_, replaced
 from sparse_ops.convert.resize import resize_
 from sparse_ops.convert.shrink import MARK
 from sparse_ops.nn import SparseLayer
+from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM, Folded
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -13,10 +13,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from sparse_ops.convert.fold import Folded
 from sparse_ops.convert.fuse import LEAVES
-from sparse_ops.convert.trace import rewritten, trace
+from sparse_ops.graph.trace import rewritten, trace
 from sparse_ops.nn._conv import SparseConv2d
+from sparse_ops.nn._folded import Folded
 
 FUNCTIONS = (torch.cat, torch.concat, torch.concatenate)
 CHANNELS = (1, -3)

@@ -11,34 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from sparse_ops.convert.prepare import Call, keeps_dense, replaced
-from sparse_ops.convert.trace import trace
+from sparse_ops.graph.trace import trace
+from sparse_ops.nn._folded import BATCH_NORM, Folded
 from sparse_ops.nn._layer import ACTIVATION_MODULES
-
-BATCH_NORM, ACTIVATION = "batch_norm", "activation"
-
-
-class Folded(nn.Identity):
-    """Stands where a module was that another one does now.
-
-    Attributes:
-        into: the name of the layer that does it.
-        what: "batch_norm" or "activation".
-        act: an activation that was part of the module, and is still done here.
-    """
-
-    def __init__(self, into: str, what: str, act: nn.Module | None = None) -> None:
-        super().__init__()
-        self.into, self.what = into, what
-        self.act = act
-
-    def forward(self, input: Tensor) -> Tensor:
-        return input if self.act is None else self.act(input)
-
-    def extra_repr(self) -> str:
-        return f"{self.what} in {self.into}"
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from sparse_ops.convert.describe import (
     inputs_described,
     shrunk_modules,
 )
-from sparse_ops.convert.fold import ACTIVATION, BATCH_NORM, activation_name, is_norm
+from sparse_ops.convert.fold import activation_name, is_norm
 from sparse_ops.convert.layout import CHANNELS_LAST, is_channels_last
 from sparse_ops.convert.shrink import MARK
 from sparse_ops.nn import SparseLayer
+from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM
 from sparse_ops.ops._activation import ACTIVATIONS
 from sparse_ops.ops.blocked import LANES
 

@@ -27,9 +27,9 @@ from sparse_ops.convert.roofline import Floors
 from sparse_ops.convert.rows import after_shrinking
 from sparse_ops.convert.stretch import blocked
 from sparse_ops.convert.stretch_settle import settle_stretches
-from sparse_ops.convert.trace import trace
 from sparse_ops.convert.variants import Variant
 from sparse_ops.convert.whole import Settled, converted, settle
+from sparse_ops.graph.trace import trace
 
 # The parts of the budget: for the layout of the dense model, for the layers, for the whole model,
 # for its stretches; what `planner` and `whole` have beside is for widths and for torch.compile.

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from sparse_ops.convert.constant import Constant
 from sparse_ops.convert.prepare import replaced
 from sparse_ops.convert.shrink import MARK, emptied
 from sparse_ops.convert.units import shrink_norm_
 from sparse_ops.nn import SparseLayer
+from sparse_ops.nn._constant import Constant
 
 KEYS = ("shape", "groups", "bias", "constant")
 

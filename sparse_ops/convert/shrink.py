@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.convert import tracing
-from sparse_ops.convert.constant import Constant
 from sparse_ops.convert.flow import Flow
 from sparse_ops.convert.followed import followed
 from sparse_ops.convert.prepare import keeps_dense, replaced
 from sparse_ops.convert.removal import Removal, detach_, find
 from sparse_ops.convert.units import Unit, cut, shrink_norm_, shrink_unit_
 from sparse_ops.convert.widths import settle
+from sparse_ops.nn._constant import Constant
 
 # On modules that were shrunk: the size of what they were, (O, I / groups, ...) or (channels).
 MARK = "shrunk_from"

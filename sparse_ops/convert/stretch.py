@@ -18,7 +18,7 @@ from sparse_ops.convert import fuse, stretch_calls
 from sparse_ops.convert.stretch_groups import Groups, connected, worth_it
 from sparse_ops.convert.stretch_nodes import members, names
 from sparse_ops.convert.stretch_rewrite import rewrite_
-from sparse_ops.convert.trace import rewritten, trace
+from sparse_ops.graph.trace import rewritten, trace
 from sparse_ops.ops.blocked import LANES, ROOM, blocks_of, enter, leave
 
 

@@ -14,7 +14,6 @@ from sparse_ops.convert import stretch_calls
 from sparse_ops.convert.concat import CHANNELS
 from sparse_ops.convert.concat import FUNCTIONS as CONCATENATIONS
 from sparse_ops.convert.flow import hooked
-from sparse_ops.convert.fold import Folded
 from sparse_ops.convert.fuse import ADDITIONS
 from sparse_ops.convert.stretch_pools import POOLS, mean_of, of_function, of_module
 from sparse_ops.convert.stretch_writes import (
@@ -23,6 +22,7 @@ from sparse_ops.convert.stretch_writes import (
     written_elsewhere,
 )
 from sparse_ops.nn._conv import SparseConv2d
+from sparse_ops.nn._folded import Folded
 
 CONVOLUTION, ALIKE, CONCATENATION = "convolution", "alike", "concatenation"
 POOL, MEAN = "pool", "mean"

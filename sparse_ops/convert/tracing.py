@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sparse_ops.convert import optional
-from sparse_ops.convert.constant import Constant
+from sparse_ops.graph import optional
 from sparse_ops.nn import SparseLayer
+from sparse_ops.nn._constant import Constant
 
 
 class Tracer(fx.Tracer):

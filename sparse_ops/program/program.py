@@ -231,11 +231,11 @@ def decoded(encoded: Tensor, constants: Sequence[Tensor], names: Sequence[str] =
     all_steps = []
     for place in range(steps):
         kind, out = take(2)
-        lists = [take(take(1)[0]) for _ in range(3)]
+        read, held, about = (take(take(1)[0]) for _ in range(3))
         if kind not in NAMES:
             raise ValueError(f"step {place} is of kind {kind}, which this version does not know")
         name = names[place] if place < len(names) else ""
-        all_steps.append(Step(NAMES[kind], out, *lists, name))
+        all_steps.append(Step(NAMES[kind], out, read, held, about, name))
     if next(rest, None) is not None:
         raise ValueError("the program goes on after its last step")
     return Program(inputs, given, all_values, tuple(all_steps), tuple(constants), number, piece)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparse_ops as so
-from sparse_ops.convert.constant import Constant
+from sparse_ops.nn._constant import Constant
 from tests.convert.shrinking import chain, norm, shrunk, widths, without
 
 

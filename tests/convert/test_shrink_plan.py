@@ -11,7 +11,7 @@ from torch import nn
 
 import sparse_ops as so
 from sparse_ops.convert import variants
-from sparse_ops.convert.constant import Constant
+from sparse_ops.nn._constant import Constant
 
 
 class Small(nn.Module):

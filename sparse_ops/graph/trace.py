@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from sparse_ops.convert import optional
-from sparse_ops.convert.constant import Constant
+from sparse_ops.graph import optional
+from sparse_ops.nn._constant import Constant
 
 # A model whose tracing fails in more places than this is not worth the time.
 MOST_OPAQUE = 50

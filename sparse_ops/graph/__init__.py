@@ -1,0 +1,1 @@
+"""A model as data: one representation, which every pass reads and writes."""

@@ -1,0 +1,247 @@
+"""Capture: from a model and an example to a Graph, by one trace and one run.
+
+torch.fx traces; a module that it cannot trace is one node. What the model's code writes in place
+becomes a new value here, where it can be told what else sees it; else there is no graph.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from sparse_ops.graph.ir import Call, Graph, Node, Place, Value, mapped
+from sparse_ops.graph.ops import OPS, meaning_of
+from sparse_ops.graph.spelling import Spelled
+from sparse_ops.graph.trace import trace
+from sparse_ops.nn import SparseLayer
+from sparse_ops.nn._folded import Folded
+
+LEAVES = (SparseLayer, Folded)
+# What gives its input, in eval mode.
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout)
+_SAME_METHODS = ("contiguous", "clone", "detach")
+# What only asks, or cuts: of no use once nobody uses what it gives.
+_PURE = ("size", "dim", "chunk", "split", "split_with_sizes", "getattr", "getitem")
+_CHANGING = ("iadd", "isub", "imul", "itruediv", "setitem")
+
+
+class Uncaptured(Exception):
+    """A model is no graph; says why."""
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and remembers what each node gave, but for the tensors themselves."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.values: dict[fx.Node, Value] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self.values[n] = _about(result)
+        return result
+
+
+def _about(result: Any) -> Value:
+    if isinstance(result, Tensor):
+        return Value(tuple(result.shape), result.dtype)
+    if isinstance(result, tuple | list) and result and all(isinstance(r, Tensor) for r in result):
+        return Value(None, None, tuple(tuple(r.shape) for r in result))
+    plain = isinstance(result, int | float | str | tuple | list | torch.Size)
+    return Value(None, None, result if plain else None)
+
+
+def capture(model: nn.Module, example: Sequence[Any]) -> Graph:
+    """The graph of a model in eval mode.
+
+    Args:
+        model: not changed; the graph's layers have its tensors.
+        example: its positional arguments.
+
+    Raises:
+        Uncaptured: it cannot be traced, or its graph does not run; says why.
+    """
+    traced, note = trace(model, LEAVES)
+    if traced is None:
+        raise Uncaptured(str(note))
+    recorder = _Recorder(fx.GraphModule(model, traced))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            recorder.run(*(x.clone() if isinstance(x, Tensor) else x for x in example))
+    except Exception as error:
+        raise Uncaptured(f"the model's graph does not run ({error!r:.200})") from error
+    graph = _Building(model, traced, recorder.values).graph
+    graph.notes += [note] if note else []
+    return graph.verify()
+
+
+class _Building:
+    """A graph in the making, and what is known of the memory of its values."""
+
+    def __init__(self, model: nn.Module, traced: fx.Graph, values: dict[fx.Node, Value]) -> None:
+        self.graph, self.model, self.values = Graph(model), model, values
+        self.env: dict[fx.Node, Value] = {}
+        # What memory a value may be in: numbers, those of views are their owners'.
+        self.memory: dict[int, set[int]] = {}
+        self.given: set[int] = set()
+        self.names: set[str] = set()
+        self.last_use = {node: i for i, n in enumerate(traced.nodes) for node in n.all_input_nodes}
+        for place, node in enumerate(traced.nodes):
+            self._add(node, place)
+        _erase_unused(self.graph)
+
+    def _add(self, node: fx.Node, place: int) -> None:
+        value = self.values[node]
+        if node.op == "placeholder":
+            self.graph.inputs.append(value)
+            self.graph.names.append(str(node.target))
+            self._own(node, value)
+            self.given.add(id(value))
+        elif node.op == "output":
+            self.graph.output = mapped(node.args[0], fx.Node, lambda n: self.env[n])
+        elif node.op == "get_attr":
+            call = Call("attribute", node.target)
+            self.graph.add("call", self._name(node), [], value, call=call)
+            self._own(node, value)
+            self.given.add(id(value))
+        else:
+            self._call(node, value, place)
+
+    def _own(self, node: fx.Node, value: Value) -> None:
+        self.env[node] = value
+        self.memory[id(value)] = {id(value)}
+
+    def _name(self, node: fx.Node) -> str:
+        name = str(node.target) if node.op == "call_module" else node.name
+        while name in self.names:
+            name += "'"
+        self.names.add(name)
+        return name
+
+    def _call(self, node: fx.Node, value: Value, place: int) -> None:
+        module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        written = _written(node, module)
+        if written is not None:
+            self._check_written(node, written, place)
+        if _does_nothing(node, module):
+            first = node.args[0]
+            assert isinstance(first, fx.Node)
+            self.env[node] = self.env[first]
+            return
+        made = self._node(node, module, value)
+        owners = (
+            set()
+            if made.op in OPS and not OPS[made.op].is_view
+            else {owner for read in made.inputs for owner in self.memory[id(read)]}
+        )
+        self.memory[id(value)] = owners | {id(value)}
+        self.env[node] = value
+        if written is not None:
+            old = self.env[written]
+            self.memory[id(value)] |= self.memory[id(old)]
+            for other, known in self.env.items():
+                if known is old:
+                    self.env[other] = value
+
+    def _node(self, node: fx.Node, module: nn.Module | None, value: Value) -> Node:
+        args = mapped(node.args, fx.Node, lambda n: self.env[n])
+        kwargs = mapped(node.kwargs, fx.Node, lambda n: self.env[n])
+        target = None if module is not None else node.target
+        name = self._name(node)
+        where = str(node.target) if module is not None else None
+        hooked = module is not None and _is_hooked(module)
+        found = None if hooked else meaning_of(Spelled(module, target, args, kwargs, value.shape))
+        if found is not None and value.shape is not None:
+            op, meaning = found
+            evaluated = OPS[op].evaluate is not None
+            return self.graph.add(
+                op,
+                name,
+                meaning.inputs,
+                value,
+                attributes=dict(meaning.attributes),
+                parameters=dict(meaning.parameters),
+                call=None if evaluated else _calling(node, [*meaning.inputs], self.env),
+                module=where,
+            )
+        inputs = [self.env[n] for n in node.all_input_nodes]
+        inputs = list({id(v): v for v in inputs}.values())
+        return self.graph.add(
+            "call", name, inputs, value, call=_calling(node, inputs, self.env), module=where
+        )
+
+    def _check_written(self, node: fx.Node, written: fx.Node, place: int) -> None:
+        """Raises Uncaptured unless nothing else may see what a node changes in place."""
+        old = self.env[written]
+        where = f"{node.name} changes what it is given in place"
+        if node.op == "call_function" and node.target is operator.setitem:
+            raise Uncaptured(f"{where}, in part")
+        if self.memory[id(old)] & self.given:
+            raise Uncaptured(f"{where}: an input of the model, or a tensor that it holds")
+        for other, known in self.env.items():
+            shares = known is not old and self.memory[id(known)] & self.memory[id(old)]
+            if shares and self.last_use.get(other, -1) > place:
+                raise Uncaptured(f"{where}, which {other.name} may share")
+
+
+def _calling(node: fx.Node, inputs: list[Value], env: dict[fx.Node, Value]) -> Call:
+    """The call that a node of torch.fx is, with places for these inputs."""
+    numbers = {id(value): number for number, value in enumerate(inputs)}
+    args = mapped(node.args, fx.Node, lambda n: Place(numbers[id(env[n])]))
+    kwargs = mapped(node.kwargs, fx.Node, lambda n: Place(numbers[id(env[n])]))
+    return Call(node.op.removeprefix("call_"), node.target, tuple(args), dict(kwargs))
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _does_nothing(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node gives its first argument as it is."""
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    if module is not None:
+        if isinstance(module, Folded):
+            return module.act is None
+        return type(module) in _NOTHING and not module.training and not _is_hooked(module)
+    if node.op == "call_method":
+        return node.target in _SAME_METHODS
+    if node.target in _DROPOUTS:
+        given = dict(zip(("p", "training"), node.args[1:], strict=False)) | dict(node.kwargs)
+        return given.get("training", given.get("train", True)) is False
+    return False
+
+
+def _written(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
+    """What a node changes in place; None if that is nothing.
+
+    Raises:
+        Uncaptured: it writes to something that is named otherwise.
+    """
+    if "out" in node.kwargs:
+        raise Uncaptured(f"{node.name} writes to a tensor that it is given")
+    name = str(getattr(node.target, "__name__", node.target))
+    if module is not None:
+        writes = bool(getattr(module, "inplace", False)) and type(module) not in _NOTHING
+    else:
+        method = name.endswith("_") and not name.endswith("__")
+        inplace = bool(node.kwargs.get("inplace"))
+        writes = (name in _CHANGING or method or inplace) and node.target not in _DROPOUTS
+    if not writes:
+        return None
+    first = node.args[0] if node.args else node.kwargs.get("input")
+    return first if isinstance(first, fx.Node) else None
+
+
+def _erase_unused(graph: Graph) -> None:
+    outputs = {id(value) for value in graph.outputs()}
+    for node in reversed(graph.nodes.copy()):
+        target = node.call.target if node.call is not None else ""
+        name = str(getattr(target, "__name__", target))
+        pure = node.op in OPS or name in _PURE or (node.call and node.call.kind == "attribute")
+        if pure and not node.output.users and id(node.output) not in outputs:
+            graph.erase(node)
