@@ -15,19 +15,7 @@
 namespace sparse_ops {
 namespace {
 
-typedef float Vec __attribute__((vector_size(LANES * 4)));
-typedef int32_t IVec __attribute__((vector_size(LANES * 4)));
-// The same, at any address.
-typedef float UVec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE Vec load(const float* p) { return *reinterpret_cast<const UVec*>(p); }
-INLINE void store(float* p, Vec v) { *reinterpret_cast<UVec*>(p) = v; }
-// Minus zero, and not plus zero: that would turn -0 into +0, so that it could not be left out.
-INLINE Vec splat(float f) { return f - Vec{}; }
-
-#include "activation_body.h"
+#include "vector_body.h"
 
 // R rows by T vectors of positions. Rows of few accumulators are split into S sums, so that
 // additions do not wait for each other.
