@@ -9,10 +9,13 @@
 //   MAX_UNITS, TILE_SIZES_1, TILE_SIZES_2  for channels_body.h
 //   STRETCH_UNITS  cache lines of positions whose sums linear_body.h keeps in registers: 1, 2 or 4
 //   KEEP_APART  a statement that keeps a scalar sum in a register of its own
+//   TILE_TABLE  its table of tiles.h
 //   HALF_CONVERSIONS  1 where <immintrin.h> is included and the F16C instructions may be used, or 0
 // and has set the instruction set for everything that follows.
 
 namespace sparse_ops {
+extern const TileKernels TILE_TABLE;
+
 namespace {
 
 #include "vector_body.h"
@@ -210,7 +213,8 @@ const RowSparseKernels kKernels = {rows,     blocked,              pool,
                                    channels, weave,    finish,               dots,
                                    gather,   gather4,  stretch,              in_range,
                                    MAX_ROWS, MAX_UNITS, STRETCH_UNITS,
-                                   {ENDS(float), ENDS(Half), ENDS(BFloat)}};
+                                   {ENDS(float), ENDS(Half), ENDS(BFloat)},
+                                   &TILE_TABLE};
 #undef ENDS
 
 }  // namespace
