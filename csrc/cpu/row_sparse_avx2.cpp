@@ -24,6 +24,7 @@
 #define STRETCH_UNITS 4
 #define HALF_CONVERSIONS 1
 #define KEEP_APART(sum) asm("" : "+x"(sum))
+#define TILE_TABLE kTilesAVX2
 #include "row_sparse_body.h"
 
 #if defined(__clang__)

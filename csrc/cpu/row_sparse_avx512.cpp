@@ -27,6 +27,7 @@
 #define STRETCH_UNITS 4
 #define HALF_CONVERSIONS 1
 #define KEEP_APART(sum) asm("" : "+v"(sum))
+#define TILE_TABLE kTilesAVX512
 #include "row_sparse_body.h"
 
 #if defined(__clang__)

@@ -13,6 +13,7 @@
 #define STRETCH_UNITS 2
 #define HALF_CONVERSIONS 0
 #define KEEP_APART(sum)
+#define TILE_TABLE kTilesScalar
 #include "row_sparse_body.h"
 
 namespace sparse_ops {
