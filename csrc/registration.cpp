@@ -10,6 +10,7 @@
 #include "cpu/blocked.h"
 #include "cpu/csr_linear.h"
 #include "cpu/sparse_conv2d.h"
+#include "program/test_step.h"
 
 namespace sparse_ops {
 namespace {
@@ -136,6 +137,13 @@ Tensor blocked_pool(Tensor x, bool most, Numbers kernel, Numbers stride, Numbers
   return blocked_pool2d(checked<K>(), x, most, kernel, stride, padding, halo, out_halo);
 }
 
+template <Kernels K>
+Tensor step(std::vector<Tensor> inputs, Numbers orders, Numbers halos, int64_t out_order,
+            int64_t out_halo, int64_t kind, Numbers attributes, std::vector<Tensor> constants) {
+  return test_step(checked<K>(), inputs, orders, halos, out_order, out_halo, kind, attributes,
+                   constants);
+}
+
 }  // namespace
 
 #define SPARSE_OPS_REGISTER(isa)                                                \
@@ -152,7 +160,8 @@ Tensor blocked_pool(Tensor x, bool most, Numbers kernel, Numbers stride, Numbers
   m.impl("blocked_pool2d_" #isa, TORCH_BOX(&blocked_pool<row_sparse_##isa>));   \
   m.impl("csr_linear_" #isa, TORCH_BOX(&linear<row_sparse_##isa>));             \
   m.impl("csr_linear_out_" #isa, TORCH_BOX(&linear_out<row_sparse_##isa>));     \
-  m.impl("csr_linear_backward_" #isa, TORCH_BOX(&linear_backward<row_sparse_##isa>));
+  m.impl("csr_linear_backward_" #isa, TORCH_BOX(&linear_backward<row_sparse_##isa>)); \
+  m.impl("step_" #isa, TORCH_BOX(&step<row_sparse_##isa>));
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CPU, m) {
   SPARSE_OPS_REGISTER(scalar)

@@ -214,6 +214,7 @@ INLINE float activate_one(float f, Activation activation) {
 #include "linear_body.h"
 #include "blocked_body.h"
 #include "ends_body.h"
+#include "steps_body.h"
 
 #define ENDS(T)                                                                             \
   {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, pick<T>, scatter<T>, write<T>}
@@ -222,7 +223,8 @@ const RowSparseKernels kKernels = {rows,     blocked,              pool,
                                    channels, weave,    finish,               dots,
                                    gather,   gather4,  stretch,              in_range,
                                    MAX_ROWS, MAX_UNITS, STRETCH_UNITS,
-                                   {ENDS(float), ENDS(Half), ENDS(BFloat)}};
+                                   {ENDS(float), ENDS(Half), ENDS(BFloat)},
+                                   &kStepKernels};
 #undef ENDS
 
 }  // namespace

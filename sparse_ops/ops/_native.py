@@ -64,6 +64,11 @@ BLOCKED_POOL = (
     "(Tensor x, bool most, int[] kernel, int[] stride, int[] padding, int halo, int out_halo) "
     "-> Tensor"
 )
+# One step of a program, for tests: csrc/program/test_step.h.
+STEP = (
+    "(Tensor[] inputs, int[] orders, int[] halos, int out_order, int out_halo, int kind, "
+    "int[] attributes, Tensor[] constants) -> Tensor"
+)
 LANES = 16
 
 # The kernels' numbers for the activations that they can apply to what they write.
@@ -213,6 +218,7 @@ for _isa in ISAS:
     ):
         LIBRARY.define(f"{_name}_{_isa}{_schema}", tags=[torch.Tag.pt2_compliant_tag])
         torch.library.register_fake(f"sparse_ops::{_name}_{_isa}", _fake, lib=LIBRARY)
+    LIBRARY.define(f"step_{_isa}{STEP}")
 
 
 def _load() -> str | None:
