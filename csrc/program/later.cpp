@@ -4,8 +4,6 @@
 namespace sparse_ops {
 namespace program {
 
-std::unique_ptr<Step> make_conv(const Parts&) { return nullptr; }
-std::unique_ptr<Step> make_linear(const Parts&) { return nullptr; }
 std::unique_ptr<Step> make_pool(const Parts&) { return nullptr; }
 std::unique_ptr<Step> make_adaptive_pool(const Parts&) { return nullptr; }
 std::unique_ptr<Step> make_unary(const Parts&) { return nullptr; }
