@@ -18,7 +18,7 @@ from sparse_ops.graph.ir import Graph, Value
 from sparse_ops.ops import program as programs
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR, Program, Step
 from sparse_ops.ops._program_code import Value as Place
-from sparse_ops.program.segments import Item, Segment, cut
+from sparse_ops.program.segments import Item, Segment, cut, release_all
 
 # A first run prepares and warms; then at least so many count.
 FEWEST, MOST = 3, 40
@@ -76,7 +76,7 @@ def measure(
     for name, row in rows:
         known = times.setdefault(name, [0.0] * len(row))
         times[name] = [a + b for a, b in zip(known, row, strict=False)]
-    _release(items)
+    release_all(items)
     modules = {node.name: node.module or "" for node in graph.nodes}
     found = {}
     for node in graph.nodes:
@@ -112,12 +112,6 @@ def _profiled(
         known[id(item.output)] = result
         rows.append((item.name, row))
     return rows
-
-
-def _release(items: Sequence[Item]) -> None:
-    for item in items:
-        if isinstance(item, Segment):
-            programs.release(item.program.number)
 
 
 @torch.inference_mode()

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from sparse_ops.graph.ir import Graph, Node
 from sparse_ops.nn import SparseLayer
 from sparse_ops.ops._program_code import IMAGES, LANES
-from sparse_ops.ops.program import release
 from sparse_ops.passes.layout import ROOM
-from sparse_ops.program.segments import Item, Segment, cut, run
+from sparse_ops.program.segments import Item, cut, release_all, run
 
 # The attribute of a model that says how it runs.
 ATTRIBUTE = "_programs"
@@ -162,9 +161,7 @@ class Programs:
 
     def _forget(self) -> None:
         for items in self._made.values():
-            for item in items:
-                if isinstance(item, Segment):
-                    release(item.program.number)
+            release_all(items)
         self._made = {}
 
     def __del__(self) -> None:

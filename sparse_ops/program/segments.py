@@ -1,6 +1,6 @@
 """Segments: a graph cut into programs, and nodes between them that PyTorch runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,9 +100,6 @@ def _batch(graph: Graph) -> int:
     return next((value.shape[0] for value in graph.inputs if value.shape), 0)
 
 
-Watch = Callable[[Item, Sequence[Any]], None]
-
-
 def run(items: Sequence[Item], graph: Graph, root: nn.Module, inputs: Sequence[Any]) -> Any:
     """What the model gives, by its programs and the nodes between."""
     known: dict[int, Any] = {id(value): x for value, x in zip(graph.inputs, inputs, strict=True)}
@@ -115,3 +112,10 @@ def run(items: Sequence[Item], graph: Graph, root: nn.Module, inputs: Sequence[A
             given = [known[id(value)] for value in item.inputs]
             known[id(item.output)] = ops.evaluate(item, root, given)
     return mapped(graph.output, Value, lambda value: known[id(value)])
+
+
+def release_all(items: Sequence[Item]) -> None:
+    """Forgets what is prepared of these programs."""
+    for item in items:
+        if isinstance(item, Segment):
+            programs.release(item.program.number)
