@@ -134,6 +134,8 @@ void forward_channels(const Job& job);
 class PlanarPlan {
  public:
   PlanarPlan(const Job& job, int64_t images);
+  // With planes as `conv` has them.
+  PlanarPlan(const Job& job, std::vector<Range> ranges, const Convolution& conv, int64_t images);
 
   // In how many shares work may be dealt out; floats that so many need, from a cache line on.
   int64_t shares(int64_t threads) const;
@@ -142,8 +144,6 @@ class PlanarPlan {
   void run(const Job& job, int64_t image, int64_t shares, float* scratch) const;
 
  private:
-  PlanarPlan(const Job& job, std::vector<Range> ranges, const Convolution& conv, int64_t images);
-
   Convolution conv_;
   std::vector<Range> ranges_;
   Panel panel_;

@@ -31,23 +31,29 @@ std::vector<int32_t> copied(const Tensor& t, const char* name) {
 }  // namespace
 
 Weights::Weights(const Parts& parts, Form form, int64_t filters, int64_t columns, bool classes)
-    : form(form), values(floats(needed(parts, form == kRows ? 2 : 0, "values"), "values")) {
+    : form(form) {
+  const std::vector<const Tensor*>& given = parts.constants;
   const size_t count = form == kRows ? 4 : 2;
-  STD_TORCH_CHECK(parts.constants.size() <= count, "the step has ", parts.constants.size(),
-                  " constants, at most ", count, " are known");
-  if (parts.constants.size() == count && parts.constants.back()) {
-    const Tensor& given = *parts.constants.back();
-    STD_TORCH_CHECK(given.numel() == filters, "bias must have ", filters, " values, got ",
-                    given.numel());
-    bias = floats(given, "bias");
-  }
+  STD_TORCH_CHECK(given.size() <= count, "the step has ", given.size(), " constants, at most ",
+                  count, " are known");
+  if (given.size() == count && given.back()) bias = floats(*given.back(), "bias", filters);
   if (form == kDense) {
-    STD_TORCH_CHECK(values.numel() / columns == filters && values.numel() % columns == 0,
-                    "weight must have ", filters, " x ", columns, " values, got ", values.numel());
+    values = floats(needed(parts, 0, "weight"), "weight");
+    STD_TORCH_CHECK(values->numel() / columns == filters && values->numel() % columns == 0,
+                    "weight must have ", filters, " x ", columns, " values, got ",
+                    values->numel());
+    return;
+  }
+  bool none = true;
+  for (size_t i = 0; i < std::min<size_t>(3, given.size()); ++i) none = none && !given[i];
+  if (none) {
+    crow.assign(classes ? 2 : filters + 1, 0);
     return;
   }
   crow = copied(needed(parts, 0, "crow_indices"), "crow_indices");
   col = copied(needed(parts, 1, "col_indices"), "col_indices");
+  values = floats(needed(parts, 2, "values"), "values");
+  STD_TORCH_CHECK(!crow.empty(), "crow_indices must not be empty");
   const int64_t kept = static_cast<int64_t>(col.size()), of = static_cast<int64_t>(crow.size()) - 1;
   STD_TORCH_CHECK(classes ? of >= 1 && of <= filters : of == filters, "crow_indices must be for ",
                   classes ? "1 to " : "", filters, " rows, got ", of);
@@ -59,8 +65,8 @@ Weights::Weights(const Parts& parts, Form form, int64_t filters, int64_t columns
   int64_t all = 0;
   for (int64_t c = 0; c < of; ++c)
     all += (crow[c + 1] - crow[c]) * ((filters - c + of - 1) / of);
-  STD_TORCH_CHECK(values.dim() == 1 && values.numel() == all, "values must be (", all, "), got ",
-                  values.numel());
+  STD_TORCH_CHECK(values->dim() == 1 && values->numel() == all, "values must be (", all, "), got ",
+                  values->numel());
 }
 
 Layer::Layer(const Parts& parts) : kernels(parts.kernels) {
@@ -97,7 +103,7 @@ TurnedWeights::TurnedWeights(const Layer& layer, const Weights& weights)
       bias(units * kLanes) {
   const int64_t taps = layer.taps(), columns = layer.columns(), channels = layer.group_channels();
   const float* from = data(weights.values);
-  if (weights.bias) std::copy_n(data(weights.bias), layer.filters, bias.get());
+  if (weights.bias) std::copy_n(data(*weights.bias), layer.filters, bias.get());
   torch::stable::parallel_for(0, units, 1, [&](int64_t u0, int64_t u1) {
     for (int64_t u = u0; u < u1; ++u) {
       const int64_t filters = std::min(kLanes, layer.filters - u * kLanes);

@@ -45,8 +45,8 @@ struct Weights {
   Form form;
   // ROWS: columns by class.
   std::vector<int32_t> crow, col;
-  // ROWS: filter by filter; DENSE: all of them.
-  Tensor values;
+  // ROWS: filter by filter, or none; DENSE: all of them.
+  std::optional<Tensor> values;
   std::optional<Tensor> bias;
 
   // filters rows of `columns` columns; constants from `at` on.

@@ -26,7 +26,8 @@ struct Kept {
       crow = {0, static_cast<int32_t>(layer.columns())};
       for (int64_t c = 0; c < layer.columns(); ++c) col.push_back(static_cast<int32_t>(c));
     }
-    values.assign(data(weights.values), data(weights.values) + weights.values.numel());
+    if (weights.values)
+      values.assign(data(*weights.values), data(*weights.values) + weights.values->numel());
     if (weights.bias) bias.assign(data(*weights.bias), data(*weights.bias) + layer.filters);
   }
   Rows rows(int64_t filters) const {

@@ -68,10 +68,10 @@ struct Given {
   Sizes sizes;
   Weights weights;
   mutable std::mutex mutex;
-  mutable std::given_ptr<const Turned> known;
+  mutable std::shared_ptr<const Turned> known;
 
   Given(const Sizes& sizes, Weights weights) : sizes(sizes), weights(std::move(weights)) {}
-  std::given_ptr<const Turned> turned() const {
+  std::shared_ptr<const Turned> turned() const {
     const std::lock_guard<std::mutex> lock(mutex);
     if (!known) known = std::make_shared<const Turned>(sizes, weights);
     return known;
@@ -164,7 +164,7 @@ class Dense : public Ready {
   }
 
   const Sizes sizes_;
-  std::given_ptr<const Turned> turned_;
+  std::shared_ptr<const Turned> turned_;
   int64_t batch_;
   std::vector<int32_t> offsets_;
   int units_ = 0;
@@ -178,9 +178,9 @@ class Sparse : public Ready {
       : sizes_(given.sizes),
         crow_(given.weights.crow),
         col_(given.weights.col),
-        values_(data(given.weights.values),
-                data(given.weights.values) + given.weights.values.numel()),
         batch_(batch) {
+    const std::optional<Tensor>& values = given.weights.values;
+    if (values) values_.assign(data(*values), data(*values) + values->numel());
     if (given.weights.bias)
       bias_.assign(data(*given.weights.bias), data(*given.weights.bias) + sizes_.out);
     const int64_t threads = torch::stable::get_num_threads();
@@ -274,8 +274,7 @@ class Sparse : public Ready {
 
   const Sizes sizes_;
   const std::vector<int32_t> crow_, col_;
-  const std::vector<float> values_;
-  std::vector<float> bias_;
+  std::vector<float> values_, bias_;
   int64_t batch_, lines_, width_, panel_, results_, dense_, shares_;
 };
 
