@@ -138,7 +138,7 @@ Tile find_units(int units, int width, int lines, int64_t step) {
 }
 
 Tile find_tile(int units, int width, int lines, int64_t pixel_step) {
-  return find_units<kMostUnits>(units, width, lines, pixel_step);
+  return find_units<kMostUnits>(units, width, lines, width == 1 ? kLanes : pixel_step);
 }
 
 // T pixels of a line.

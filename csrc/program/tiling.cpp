@@ -84,7 +84,7 @@ Choice choose(const TileKernels& tiles, const Shape& size, int64_t units, int64_
     c.cost = cost_of(tiles, c, parts_of(tiles, units, most), k, times);
     if (best.units == 0 || c.cost < best.cost) best = c;
   };
-  const bool near = tiles.tile(1, 1, 1, pixel_step) && (pixel_step == kLanes || pixel_step == 2 * kLanes);
+  const bool near = pixel_step == kLanes || pixel_step == 2 * kLanes;
   const bool planes = pixel_step == 1 || pixel_step == 2;
   for (int most = 1; most <= kMostUnits && most < units + 1; ++most) {
     if (tiles.pixels[most] == 0) continue;
@@ -120,8 +120,12 @@ Tiling::Tiling(const TileKernels& tiles, const Shape& size, int64_t units, int64
 
   const auto spot = [&](int64_t image, int64_t line, int64_t column, int64_t width, int64_t height) {
     Spot s = {image, line, column, {}};
-    for (const int part : parts)
-      s.of_units[part] = tiles.tile(part, static_cast<int>(width), static_cast<int>(height), pixel_step);
+    for (const int part : parts) {
+      s.of_units[part] =
+          tiles.tile(part, static_cast<int>(width), static_cast<int>(height), pixel_step);
+      STD_TORCH_CHECK(s.of_units[part], "there is no tile of ", part, " units, ", height, " x ",
+                      width, " pixels");
+    }
     spots.push_back(s);
   };
   // Lines of an image that are a piece.
