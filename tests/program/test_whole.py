@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.program.programs import assert_steps_right, random_program, run_on
+from tests.program.programs import assert_steps_right, run_on
+from tests.program.random_programs import random_program
 from tests.program.steps import ISAS
 
 
