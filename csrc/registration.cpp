@@ -159,6 +159,7 @@ void release_program(int64_t number) { program::release(number); }
 int64_t kept_programs() { return program::kept_plans(); }
 void poison_programs(bool on) { program::poison_programs(on); }
 
+template <Kernels K>
 Tensor step(std::vector<Tensor> inputs, Numbers orders, Numbers halos, int64_t out_order,
             int64_t out_halo, int64_t kind, Numbers attributes, std::vector<Tensor> constants) {
   return test_step(checked<K>(), inputs, orders, halos, out_order, out_halo, kind, attributes,
