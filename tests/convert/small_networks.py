@@ -1,6 +1,4 @@
-"""Small models that run on blocked tensors in one way or another, for the tests of stretches."""
-
-import copy
+"""Small models of many shapes, for the tests of graphs and programs."""
 
 import torch
 from torch import nn
@@ -8,11 +6,6 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 import sparse_ops as so
-from sparse_ops.convert import fuse, stretch
-from sparse_ops.convert.fold import find as find_folding
-from sparse_ops.convert.fold import fold_batch_norms_
-from sparse_ops.convert.prepare import prunable_layers, replaced, watch
-from tests.convert.models import says
 
 IMAGES = 16
 SIZE = (3, 12, 12)
@@ -95,7 +88,7 @@ class Twice(nn.Module):
 
 
 class Gates(nn.Module):
-    """Two stretches with a gate between that no blocked tensor goes through."""
+    """A gate between two pairs of convolutions."""
 
     def __init__(self):
         super().__init__()
@@ -109,14 +102,6 @@ class Gates(nn.Module):
 
 
 MODELS = (Residual, Vgg, Branches, Twice, Gates)
-# How many stretches, nodes that enter and nodes that leave there are in each, all packed.
-COUNTS = {
-    Residual: (1, 1, 1),
-    Vgg: (1, 1, 1),
-    Branches: (1, 1, 0),
-    Twice: (1, 1, 2),
-    Gates: (2, 2, 2),
-}
 
 
 def images(count=IMAGES):
@@ -140,45 +125,6 @@ def masks_of(model, dense=()):
         for name, weight in so.masks.weights(model).items()
         if name.removesuffix(".weight") not in dense
     }
-
-
-def packed(model, x=None):
-    """A copy with every convolution packed, folded and fused where that can be."""
-    model = copy.deepcopy(model)
-    x = images() if x is None else x
-    calls = watch(model, prunable_layers(model), (x.clone(),))
-    fold_batch_norms_(model, find_folding(model, calls)[0])
-    for name, layer in list(model.named_modules()):
-        if type(layer) is nn.Conv2d:
-            mask = torch.rand_like(layer.weight) > 0.6
-            mask[0, 0, 0, 0] = True
-            model = replaced(model, name, so.nn.CSRConv2d.from_dense(layer, mask))
-    found = fuse.find(model, fuse.shapes_of(model, (x.clone(),)))
-    return fuse.fused(model, found) if found else model
-
-
-def blocked(model, count=IMAGES):
-    """A packed model with the stretches that are found for so many images."""
-    found = stretch.find(model, fuse.shapes_of(model, (images(count),)))
-    return stretch.blocked(copy.deepcopy(model), found)
-
-
-def calls_stretches(call):
-    """Whether this is a call of a model with stretches."""
-    model = getattr(call, "func", None)
-    return isinstance(model, nn.Module) and bool(stretch.stretches_of(model))
-
-
-def clock(ratio):
-    """A measure to which packed is faster than dense, stretches by `ratio` than what has none, and
-    the first stretches than any others."""
-
-    def measure(one, two, seconds):
-        if calls_stretches(two):
-            return says(0.9 if calls_stretches(one) else ratio)(one, two, seconds)
-        return says(2.0)(one, two, seconds)
-
-    return measure
 
 
 def assert_same(actual, expected):
