@@ -17,6 +17,8 @@ __all__ = ["BACKENDS", "Description", "describe", "formulas", "profile", "releas
 
 _RUN = _native.compiled_operators("run_program", auto=False)
 _PROFILE = _native.compiled_operators("profile_program", auto=False)
+# Held here: at the interpreter's end torch.ops may be gone before the last program is.
+_RELEASE = None if _native.MISSING else torch.ops.sparse_ops.release_program.default
 
 
 @dataclass(frozen=True)
@@ -208,5 +210,5 @@ def describe(
 
 def release(number: int) -> None:
     """Forgets what is prepared of the program of this number."""
-    if not _native.MISSING:
-        torch.ops.sparse_ops.release_program(number)
+    if _RELEASE is not None:
+        _RELEASE(number)
