@@ -50,6 +50,8 @@ class Layer:
         given: (in channels) the constants that they are all given; NaN where they differ.
         gives: the same of what they give.
         calls: how many of the nodes have been seen.
+        kernels: (groups, outputs a group, inputs a group), bool, on the CPU: those that are not
+            zero altogether, as they were when the layer was found.
     """
 
     nodes: tuple[Node, ...]
@@ -58,6 +60,10 @@ class Layer:
     given: Tensor = field(default_factory=lambda: varying(0))
     gives: Tensor = field(default_factory=lambda: varying(0))
     calls: int = 0
+    kernels: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kernels = (self.grouped() != 0).any(3).cpu()
 
     @property
     def name(self) -> str:
@@ -128,14 +134,13 @@ class Layer:
         """(out channels) the constants that a node gives for (in channels) constants."""
         weight = self.grouped()
         given = constant.reshape(self.groups, 1, -1)
-        read = (weight != 0).any(3)
         bad = given.isnan() | ((given != 0) & pads_zeros(node))
         known = given.masked_fill(bad, 0)
-        total = contributed(weight, known.to(weight.device))
-        total = total.masked_fill((read & bad.to(weight.device)).any(2), NOT_CONSTANT).flatten()
+        total = contributed(weight, known.to(weight.device)).cpu()
+        total = total.masked_fill((self.kernels & bad).any(2), NOT_CONSTANT).flatten()
         if "bias" in node.parameters:
-            total = total + node.parameters["bias"].detach().double()
-        return activated(node, total.cpu())
+            total = total + node.parameters["bias"].detach().double().cpu()
+        return activated(node, total)
 
 
 def as_groups(weight: Tensor, groups: int) -> Tensor:

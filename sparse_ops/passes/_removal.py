@@ -51,14 +51,9 @@ def places(analysis: Analysis, ids: tuple[int, ...], classes: set[int]) -> Tenso
     return torch.tensor([analysis.classes.of(i) in classes for i in ids], dtype=torch.bool)
 
 
-def _is_read(layer: Layer, removed: Tensor, kernels: Tensor) -> Tensor:
+def _is_read(layer: Layer, removed: Tensor) -> Tensor:
     """(in channels), bool: read by an output that is not removed (out channels)."""
-    return (kernels & ~removed.reshape(layer.groups, -1, 1)).any(1).flatten()
-
-
-def _kernels(layer: Layer) -> Tensor:
-    """(groups, outputs a group, inputs a group), bool: the kernels that are not all zero."""
-    return (layer.grouped() != 0).any(3).cpu()
+    return (layer.kernels & ~removed.reshape(layer.groups, -1, 1)).any(1).flatten()
 
 
 class _Need:
@@ -69,15 +64,13 @@ class _Need:
         padded: class -> reader that pads with zeros -> how large a constant it is there.
     """
 
-    def __init__(
-        self, analysis: Analysis, kernels: Mapping[Layer, Tensor], removed: set[int]
-    ) -> None:
+    def __init__(self, analysis: Analysis, removed: set[int]) -> None:
         self.alive: dict[int, str] = {}
         self.padded: dict[int, dict[Reader, float]] = {}
-        for number, (layer, own) in enumerate(kernels.items()):
+        for number, layer in enumerate(analysis.layers.values()):
             if layer.inputs is None:
                 continue
-            read = _is_read(layer, places(analysis, layer.outputs, removed), own)
+            read = _is_read(layer, places(analysis, layer.outputs, removed))
             size = len(layer.inputs) // layer.groups
             for place in read.nonzero().flatten().tolist():
                 class_ = analysis.classes.of(layer.inputs[place])
@@ -103,9 +96,8 @@ def find_removal(analysis: Analysis, stay: Mapping[int, str]) -> Removal:
     for id_, reason in stay.items():
         fixed.setdefault(of(id_), reason)
     removal = Removal()
-    kernels = {layer: _kernels(layer) for layer in layers}
     while True:
-        need = _Need(analysis, kernels, removal.removed)
+        need = _Need(analysis, removal.removed)
         open_ = everything - removal.removed - fixed.keys() - need.alive.keys()
         free = open_ - need.padded.keys()
         if free:
@@ -149,7 +141,7 @@ def contribution(analysis: Analysis, layer: Layer, removal: Removal) -> Contribu
         return nothing
     outputs = places(analysis, layer.outputs, removal.removed)
     inputs = places(analysis, layer.inputs, removal.removed)
-    gone = inputs & _is_read(layer, outputs, _kernels(layer)) & (layer.given != 0)
+    gone = inputs & _is_read(layer, outputs) & (layer.given != 0)
     if not bool(gone.any()):
         return nothing
     if layer.pads:

@@ -1,6 +1,7 @@
 """Slicing: layers, BatchNorms and constants get the rows and columns of some channels only."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -49,63 +50,87 @@ def _each_once(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
     return once
 
 
-@torch.no_grad()
-def detached(layer: Layer, outputs: Tensor, inputs: Tensor, merged: Contribution) -> Tensor:
-    """The weight such that what is removed is not made, nor read; itself if it is so.
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The channels of a layer that stay, and those of them that are put back with zeros.
 
-    Args:
-        outputs, inputs: bool, one a channel: what is removed.
-        merged: what is read by others in its place.
+    Attributes:
+        outputs, inputs: in the order in which they will be.
+        removed_outputs, removed_inputs: bool, one for each channel that there was: whether nothing
+            needs it.
     """
-    old = layer.weight.detach()
-    gone = outputs.reshape(layer.groups, -1, 1, 1) | inputs.reshape(layer.groups, 1, -1, 1)
-    gone = gone.to(old.device)
-    if not merged.merged and not bool(((layer.grouped() != 0) & gone).any()):
+
+    outputs: Sequence[int]
+    inputs: Sequence[int]
+    removed_outputs: Tensor
+    removed_inputs: Tensor
+
+    @property
+    def are_all(self) -> bool:
+        """Whether none goes, and none moves."""
+        pairs = (self.outputs, self.removed_outputs), (self.inputs, self.removed_inputs)
+        return all(is_everything(kept, len(removed)) for kept, removed in pairs)
+
+    def groups(self, groups: int) -> int:
+        """How many of the groups are left."""
+        rows = len(self.removed_outputs) // groups
+        return len({output // rows for output in self.outputs})
+
+    def of(self, tensor: Tensor, groups: int) -> Tensor:
+        """What stays of (O, I / groups, ...), zero where channels are put back.
+
+        It is the tensor itself if that is the same.
+        """
+        if not self.are_all:
+            tensor = cut(tensor.detach(), groups, self.outputs, self.inputs)
+        left = self.groups(groups)
+        rows = self.removed_outputs[list(self.outputs)].reshape(left, -1, 1, 1)
+        columns = self.removed_inputs[list(self.inputs)].reshape(left, 1, -1, 1)
+        if not bool(rows.any()) and not bool(columns.any()):
+            return tensor
+        parts = as_groups(tensor.detach(), left)
+        gone = (rows | columns).to(tensor.device)
+        if not bool(((parts != 0) & gone).any()):
+            return tensor
+        return parts.masked_fill(gone, 0).reshape(tensor.shape)
+
+
+@torch.no_grad()
+def _carrying(layer: Layer, merged: Sequence[tuple[int, int, float]]) -> Tensor:
+    """The weight with what some inputs contribute in the place of others; itself if none does."""
+    if not merged:
         return layer.weight
-    weight = old.clone(memory_format=torch.contiguous_format)
+    weight = layer.weight.detach().clone(memory_format=torch.contiguous_format)
     parts = as_groups(weight, layer.groups)
-    for source, target, ratio in merged.merged:
+    for source, target, ratio in merged:
         group, place = divmod(source, parts.shape[2])
         other_group, other = divmod(target, parts.shape[2])
         assert group == other_group
         total = parts[group, :, other].double() + ratio * parts[group, :, place].double()
         parts[group, :, other] = total.to(weight.dtype)
         parts[group, :, place] = 0
-    parts.masked_fill_(gone, 0)
     return weight
 
 
 @torch.no_grad()
-def slice_layer_(
-    layer: Layer,
-    weight: Tensor,
-    added: Tensor,
-    removed: Tensor,
-    outputs: Sequence[int],
-    inputs: Sequence[int],
-) -> None:
-    """Gives the nodes of a layer the rows and columns of some channels only, and other biases.
+def slice_layer_(layer: Layer, kept: Kept, more: Contribution | None = None) -> None:
+    """Gives the nodes of a layer the rows and columns of some channels only.
 
     Args:
-        weight: of all channels.
-        added: (out channels), float64: to the biases.
-        removed: (out channels), bool: whose biases are zero.
-        outputs, inputs: those that are kept.
+        more: what the removed inputs still contribute.
     """
     old, groups = layer.weight, layer.groups
-    every = is_everything(outputs, len(old))
-    if not (every and is_everything(inputs, layer.in_channels)):
-        weight = cut(weight.detach(), groups, outputs, inputs)
+    left = kept.groups(groups)
+    weight = kept.of(_carrying(layer, more.merged if more else ()), groups)
     weight = old if weight is old else _like(weight, old)
-    left = len({o // (len(old) // groups) for o in outputs})
-    index = torch.tensor(outputs)
+    added = torch.zeros(len(old), dtype=torch.float64) if more is None else more.added
+    index = torch.tensor(kept.outputs)
 
     def biased(bias: Tensor) -> Tensor:
         changed = (bias.detach().double() + added.to(bias.device)).to(bias.dtype)
-        changed.masked_fill_(removed.to(bias.device), 0)
-        if every and torch.equal(changed, bias.detach()):
-            return bias
-        return _like(changed[index.to(bias.device)], bias)
+        changed.masked_fill_(kept.removed_outputs.to(bias.device), 0)
+        changed = changed[index.to(bias.device)]
+        return bias if torch.equal(changed, bias.detach()) else _like(changed, bias)
 
     change = _each_once(biased)
     new: dict[str, Tensor] = {}

@@ -11,19 +11,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from sparse_ops.graph.channel_layers import Layer, as_groups, name_of
+from sparse_ops.graph.channel_layers import Layer, name_of
 from sparse_ops.graph.channels import Analysis, Unanalysed, analyse
 from sparse_ops.graph.ir import Graph
 from sparse_ops.passes._removal import Removal, contribution, find_removal, places
 from sparse_ops.passes._resizing import resize_values_
-from sparse_ops.passes._slicing import (
-    cut,
-    detached,
-    empty_,
-    is_everything,
-    slice_layer_,
-    slice_rows_,
-)
+from sparse_ops.passes._slicing import Kept, empty_, slice_layer_, slice_rows_
 from sparse_ops.passes._widths import choose_removed
 
 
@@ -105,9 +98,9 @@ def shrink(
     out = choose_removed(analysis, removal.removed, multiple)
     new_masks, cuts = dict(masks), {}
     for layer in analysis.layers.values():
-        cut_, mask = _shrink_layer_(analysis, layer, masks, removal, out)
+        cut, mask = _shrink_layer_(analysis, layer, masks, removal, out)
         for name in layer.names:
-            cuts[name] = cut_
+            cuts[name] = cut
             new_masks.pop(weight_name(name), None)
             if mask is not None:
                 new_masks[weight_name(name)] = mask
@@ -152,40 +145,35 @@ def _shrink_layer_(
     """What was done, and the layer's mask; None if it keeps all of its weights."""
     outputs = places_left(analysis, layer.outputs, out)
     inputs = tuple(range(layer.in_channels))
-    gone_in = torch.zeros(layer.in_channels, dtype=torch.bool)
+    removed_inputs = torch.zeros(layer.in_channels, dtype=torch.bool)
     if layer.inputs is not None:
         inputs = places_left(analysis, layer.inputs, out)
-        gone_in = places(analysis, layer.inputs, removal.removed)
-    gone = places(analysis, layer.outputs, removal.removed)
-    before, groups = tuple(layer.weight.shape), layer.groups
-    more = contribution(analysis, layer, removal)
-    weight = detached(layer, gone, gone_in, more)
-    mask = _mask(layer, weight, masks, gone, gone_in)
-    every = is_everything(outputs, len(gone)) and is_everything(inputs, len(gone_in))
-    if mask is not None and not every:
-        mask = cut(mask, groups, outputs, inputs)
+        removed_inputs = places(analysis, layer.inputs, removal.removed)
+    removed_outputs = places(analysis, layer.outputs, removal.removed)
+    kept = Kept(outputs, inputs, removed_outputs, removed_inputs)
     dead = _dead(analysis, layer, removal, out)
-    slice_layer_(layer, weight, more.added, gone, outputs, inputs)
+    before, groups = tuple(layer.weight.shape), layer.groups
+    slice_layer_(layer, kept, contribution(analysis, layer, removal))
     why = "; ".join(f"{count} as {reason}" for reason, count in dead.items())
     shape = tuple(layer.weight.shape)
-    return Cut(before, shape, outputs, inputs, sum(dead.values()), why, False), mask
+    done = Cut(before, shape, outputs, inputs, sum(dead.values()), why, False)
+    return done, _mask(layer, masks, kept, before, groups)
 
 
 def _mask(
-    layer: Layer, weight: Tensor, masks: Mapping[str, Tensor], gone: Tensor, gone_in: Tensor
+    layer: Layer, masks: Mapping[str, Tensor], kept: Kept, before: tuple[int, ...], groups: int
 ) -> Tensor | None:
-    """The mask of a weight whose removed channels were cleared; None if all of it is kept."""
+    """The mask of a layer that was sliced; None if all of its weights are kept."""
     names = [weight_name(name) for name in layer.names]
     given = [masks[name] for name in names if name in masks]
-    if weight is layer.weight and not bool(gone.any()) and not bool(gone_in.any()):
-        return given[0] if given else None
-    every = torch.ones_like(weight, dtype=torch.bool)
-    mask = given[0].to(weight.device) if given else every
-    parts = as_groups(mask, layer.groups)
-    parts = parts & ~gone.reshape(layer.groups, -1, 1, 1).to(weight.device)
-    parts = parts & ~gone_in.reshape(layer.groups, 1, -1, 1).to(weight.device)
-    mask = parts.reshape(weight.shape) | (weight.detach() != 0)
-    return mask if given or not bool(mask.all()) else None
+    weight = layer.weight.detach()
+    if given:
+        mask = kept.of(given[0], groups)
+        return mask if mask is given[0] else mask.to(weight.device) | (weight != 0)
+    # What was put back is masked; what was not, is not.
+    mask = kept.of(torch.ones(before, dtype=torch.bool, device=weight.device), groups)
+    mask = mask | (weight != 0)
+    return None if bool(mask.all()) else mask
 
 
 def _dead(analysis: Analysis, layer: Layer, removal: Removal, out: set[int]) -> dict[str, int]:

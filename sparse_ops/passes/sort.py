@@ -20,7 +20,7 @@ from sparse_ops.graph.channel_classes import Channels
 from sparse_ops.graph.channel_layers import Layer, as_groups
 from sparse_ops.graph.channels import Analysis, Unanalysed, analyse
 from sparse_ops.graph.ir import Graph
-from sparse_ops.passes._slicing import cut, slice_layer_, slice_rows_
+from sparse_ops.passes._slicing import Kept, slice_layer_, slice_rows_
 from sparse_ops.passes.shrink import weight_name
 
 # 8 channels in half precision are 16 bytes, the most that a GPU's thread reads at once: classes
@@ -91,11 +91,12 @@ def sort(graph: Graph, masks: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     for layer, outputs, inputs in layers:
         if (outputs, inputs) == (sorted(outputs), sorted(inputs)):
             continue
+        kept = Kept(
+            outputs, inputs, torch.zeros(len(outputs)).bool(), torch.zeros(len(inputs)).bool()
+        )
         for name in _weights(layer, masks):
-            new_masks[name] = cut(masks[name], layer.groups, outputs, inputs)
-        count = len(layer.outputs)
-        added, removed = torch.zeros(count, dtype=torch.float64), torch.zeros(count).bool()
-        slice_layer_(layer, layer.weight, added, removed, outputs, inputs)
+            new_masks[name] = kept.of(masks[name], layer.groups)
+        slice_layer_(layer, kept)
     for rows, order in all_rows:
         slice_rows_(rows, order)
     return new_masks

@@ -46,16 +46,18 @@ def tensors_of(model):
     return {name: (t, t.detach().clone()) for name, t in model.state_dict(keep_vars=True).items()}
 
 
-def changed(model, x, change):
+@torch.no_grad()
+def changed(model, x, change, traces=1):
     """(what `change` gave, the graph): by one trace, the model left alone, the graph in order.
 
     Args:
         change: what is done to a graph, in place.
+        traces: how many it may take to capture the model.
     """
-    traces, trace = [], fx.Tracer.trace
+    traced, trace = [], fx.Tracer.trace
 
     def counted(self, *args, **kwargs):
-        traces.append(self)
+        traced.append(self)
         return trace(self, *args, **kwargs)
 
     before = tensors_of(model)
@@ -66,7 +68,7 @@ def changed(model, x, change):
         done = change(graph)
     finally:
         fx.Tracer.trace = trace
-    assert len(traces) == 1
+    assert len(traced) == traces
     graph.verify()
     same(model(x), shapes_are_right(graph, x))
     # Neither the model nor the graph that was copied has changed.
@@ -83,7 +85,7 @@ def written(model, graph):
     return twin
 
 
-def shrunk(model, x=None, writes=True, **options):
+def shrunk(model, x=None, writes=True, traces=1, **options):
     """(what shrinking did, the shrunk model), which was compared with the masked one.
 
     Args:
@@ -92,7 +94,7 @@ def shrunk(model, x=None, writes=True, **options):
     model, masks = masked_(model)
     x = torch.randn(2, 3, SIZE, SIZE) if x is None else x
     x = x.double()
-    done, graph = changed(model, x, lambda graph: shrink(graph, masks, **options))
+    done, graph = changed(model, x, lambda graph: shrink(graph, masks, **options), traces)
     for name, mask in done.masks.items():
         weights = [n.parameters["weight"] for n in graph if f"{n.module}.weight" == name]
         assert weights and all(w.shape == mask.shape for w in weights), name

@@ -1,9 +1,10 @@
 """Random small networks with dead channels: the shrunk one gives what the masked one gives."""
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
+from sparse_ops.graph.capture import Uncaptured
 from sparse_ops.graph.evaluate import evaluate
 from sparse_ops.passes._resizing import DIFFERS
 from sparse_ops.passes.shrink import shrink
@@ -24,6 +25,7 @@ def numbers(graph):
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=10),
     multiple=st.sampled_from((1, 1, 4)),
 )
+@torch.no_grad()
 def test_a_random_network_gives_what_it_gave(chance, seed, kinds, multiple):
     torch.manual_seed(seed)
     model, masks = masked_(Random(chance, kinds))
@@ -36,7 +38,12 @@ def test_a_random_network_gives_what_it_gave(chance, seed, kinds, multiple):
         sizes.append(numbers(graph))
         return done
 
-    done, graph = changed(model, x, change)
+    try:
+        done, graph = changed(model, x, change)
+    except Uncaptured as error:
+        # A ReLU in place, on what capture takes for a view.
+        assert "in place" in str(error)
+        reject()
     other = torch.randn(1, 3, 7, 5).double()
     same(model(other), evaluate(graph, (other,)), 1e-10)
     # Capture leaves out what is not used, which the model's own code still does.

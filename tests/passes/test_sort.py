@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 from sparse_ops import masks as masks_
+from sparse_ops.graph.capture import Uncaptured
 from sparse_ops.graph.evaluate import evaluate
 from sparse_ops.passes import sort
 from sparse_ops.patterns import PSD2_P8, PSD4_P16
@@ -132,12 +133,17 @@ def test_depthwise_on_channels_that_are_not_known_keeps_its_order():
     seed=st.integers(0, 10**6),
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=10),
 )
+@torch.no_grad()
 def test_a_random_network_gives_what_it_gave(chance, seed, kinds):
     torch.manual_seed(seed)
     model, least = Random(chance, kinds), sort.LEAST_ALIKE
     sort.LEAST_ALIKE = 1
     try:
         small, _, graph = sorted_(model)
+    except Uncaptured as error:
+        # A ReLU in place, on what capture takes for a view.
+        assert "in place" in str(error)
+        reject()
     finally:
         sort.LEAST_ALIKE = least
     other = torch.randn(1, 3, 7, 5).double()
