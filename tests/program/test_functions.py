@@ -83,7 +83,7 @@ def test_simple_functions_are_those_of_torch(function, isa):
 def test_curves_are_accurate_to_a_few_ulp(function, isa):
     x = numbers()
     if function in ("silu", "hardswish", "mish"):
-        # Further down a factor is no normal number, or three is lost; further up six times x is none.
+        # Further down a factor is no normal number, or three is lost; further up so is six times x.
         x = x[(x > (-2.9 if function == "hardswish" else -80.0)) & (x < 5e37)]
     expected = CURVES[function][0](x.double())
     y = step("unary", [x[None]], attributes_of(function), isa=isa)[0]
