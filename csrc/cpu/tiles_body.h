@@ -55,11 +55,15 @@ void tile(const TileWork& w, const float* panel, float* out, const float* added)
   const int32_t* offsets = w.offsets;
   // The next address is worked out one step ahead: loads wait for nothing then.
   const float* next = panel + offsets[0];
+  const float* ahead = w.ahead;
+  const int32_t* later = w.later;
 #pragma GCC unroll 1
   for (int64_t j = 0; j < k; ++j) {
     const float* p = next;
     next = panel + offsets[j + 1];
     asm("" : "+r"(p), "+r"(next));
+    // A tile of one unit is short of loads.
+    if (U > 1) __builtin_prefetch(ahead + later[j], 0, 2);
     Vec x[V];
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v)
