@@ -12,6 +12,7 @@
 #include "cpu/sparse_conv2d.h"
 #include "program/cache.h"
 #include "program/run.h"
+#include "program/test_step.h"
 
 namespace sparse_ops {
 namespace {
@@ -158,6 +159,13 @@ void release_program(int64_t number) { program::release(number); }
 int64_t kept_programs() { return program::kept_plans(); }
 void poison_programs(bool on) { program::poison_programs(on); }
 
+template <Kernels K>
+Tensor step(std::vector<Tensor> inputs, Numbers orders, Numbers halos, int64_t out_order,
+            int64_t out_halo, int64_t kind, Numbers attributes, std::vector<Tensor> constants) {
+  return test_step(checked<K>(), inputs, orders, halos, out_order, out_halo, kind, attributes,
+                   constants);
+}
+
 }  // namespace
 
 #define SPARSE_OPS_REGISTER(isa)                                                \
@@ -176,7 +184,8 @@ void poison_programs(bool on) { program::poison_programs(on); }
   m.impl("csr_linear_out_" #isa, TORCH_BOX(&linear_out<row_sparse_##isa>));     \
   m.impl("csr_linear_backward_" #isa, TORCH_BOX(&linear_backward<row_sparse_##isa>)); \
   m.impl("run_program_" #isa, TORCH_BOX(&run_program<row_sparse_##isa>));       \
-  m.impl("profile_program_" #isa, TORCH_BOX(&profile_program<row_sparse_##isa>));
+  m.impl("profile_program_" #isa, TORCH_BOX(&profile_program<row_sparse_##isa>)); \
+  m.impl("step_" #isa, TORCH_BOX(&step<row_sparse_##isa>));
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CPU, m) {
   SPARSE_OPS_REGISTER(scalar)

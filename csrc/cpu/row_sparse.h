@@ -145,6 +145,8 @@ struct EndKernels {
 };
 
 struct TileKernels;
+// What programs do beside convolutions and linear layers: steps.h.
+struct StepKernels;
 
 struct RowSparseKernels {
   // `rows` rows (1 to max_rows) that keep the same k columns, over positions [0, positions).
@@ -211,6 +213,7 @@ struct RowSparseKernels {
 
   // See tiles.h.
   const TileKernels* tiles;
+  const StepKernels* steps;
 };
 
 // For one instruction set, or null where this library was not compiled for it.

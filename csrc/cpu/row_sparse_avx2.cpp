@@ -1,5 +1,6 @@
 // AVX2 and FMA: 16 registers of 8 floats.
 #include "row_sparse.h"
+#include "steps.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

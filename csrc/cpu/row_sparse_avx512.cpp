@@ -1,5 +1,6 @@
 // AVX-512: 32 registers of 16 floats.
 #include "row_sparse.h"
+#include "steps.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -205,6 +205,7 @@ INLINE float activate_one(float f, Activation activation) {
 #include "linear_body.h"
 #include "blocked_body.h"
 #include "ends_body.h"
+#include "steps_body.h"
 
 #define ENDS(T)                                                                             \
   {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, pick<T>, scatter<T>, write<T>}
@@ -214,7 +215,7 @@ const RowSparseKernels kKernels = {rows,     blocked,              pool,
                                    gather,   gather4,  stretch,              in_range,
                                    MAX_ROWS, MAX_UNITS, STRETCH_UNITS,
                                    {ENDS(float), ENDS(Half), ENDS(BFloat)},
-                                   &TILE_TABLE};
+                                   &TILE_TABLE, &kStepKernels};
 #undef ENDS
 
 }  // namespace

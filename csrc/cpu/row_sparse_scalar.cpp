@@ -1,5 +1,6 @@
 // Portable: whatever the compiler makes of vectors of four floats on this machine.
 #include "row_sparse.h"
+#include "steps.h"
 
 #define LANES 4
 #define REGISTERS 13

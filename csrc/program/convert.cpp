@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "values.h"
+
 namespace sparse_ops {
 namespace program {
 namespace {
@@ -117,21 +119,12 @@ class Conversion : public Ready {
 
   // Zeros around all planes of a part of `out`.
   void clear(const View& out, const Part& part) const {
-    if (out_.halo == 0) return;
-    const int64_t planes = out_.order == kChannels ? 1 : part.channels;
-    const int64_t side = out_.halo * out_.lanes(), inside = out_.shape.w * out_.lanes();
-    const int64_t ends = out_.halo * out_.line();
-    for (int64_t i = 0; i < planes; ++i) {
-      float* first = at(out, part.image, part.channel + i, 0) - side;
-      std::fill(first - ends, first, 0.0f);
-      for (int64_t l = 0; l < out_.shape.h; ++l) {
-        float* line = first + l * out_.line();
-        std::fill(line, line + side, 0.0f);
-        std::fill(line + side + inside, line + out_.line(), 0.0f);
-      }
-      float* last = first + out_.shape.h * out_.line();
-      std::fill(last, last + ends, 0.0f);
-    }
+    const bool blocks = out_.order == kImages, lanes = out_.order == kChannels;
+    const int64_t block = blocks ? part.image / kLanes : part.image;
+    const int64_t plane = lanes ? part.channel / kLanes : part.channel;
+    for (int64_t n = 0; n < (blocks ? 1 : part.images); ++n)
+      for (int64_t i = 0; i < (lanes ? 1 : part.channels); ++i)
+        clear_halo(out, block + n, plane + i, 0, out_.shape.h);
   }
 
   const RowSparseKernels& kernels_;

@@ -68,6 +68,11 @@ BLOCKED_POOL = (
 # A whole network, see _program_code.py and csrc/program/run.h. `shapes`: see _program_shapes.py.
 RUN_PROGRAM = "(Tensor[] inputs, Tensor program, Tensor[] constants, int[] shapes=[]) -> Tensor[]"
 PROFILE_PROGRAM = "(Tensor[] inputs, Tensor program, Tensor[] constants, int repeats) -> Tensor"
+# One step of a program, for tests: csrc/program/test_step.h.
+STEP = (
+    "(Tensor[] inputs, int[] orders, int[] halos, int out_order, int out_halo, int kind, "
+    "int[] attributes, Tensor[] constants) -> Tensor"
+)
 LANES = 16
 
 LIBRARY.define("describe_program(Tensor program, Tensor[] constants, int[] sizes) -> Tensor")
@@ -225,6 +230,7 @@ for _isa in ISAS:
         LIBRARY.define(f"{_name}_{_isa}{_schema}", tags=[torch.Tag.pt2_compliant_tag])
         torch.library.register_fake(f"sparse_ops::{_name}_{_isa}", _fake, lib=LIBRARY)
     LIBRARY.define(f"profile_program_{_isa}{PROFILE_PROGRAM}")
+    LIBRARY.define(f"step_{_isa}{STEP}")
 
 
 def _load() -> str | None:
