@@ -199,6 +199,8 @@ def find_ways(
         best = exact
         for multiple in MULTIPLES if faster is not None else ():
             other = shrunk_way(masked, graph, masks, example, fold, multiple=multiple, verify=False)
+            if not other.shrinking.changes:
+                other = plain_way(masked, graph, masks, fold)
             same = other.shrinking.same_as(best.shrinking)
             if not same and faster is not None and faster(best, other):
                 best = other
