@@ -36,7 +36,8 @@ INLINE Vec along(const float* from, int64_t pixels, int64_t step) {
 // A vector of a window of any size, over pixels of kLanes.
 template <bool Most>
 INLINE Vec window(const float* from, int64_t from_step, int64_t lines, int64_t pixels) {
-  if (Most || lines * pixels <= kFewToSum) {
+  // No number goes through more additions than this.
+  if (Most || lines + pixels / 4 <= kFewToSum) {
     Vec v = along<Most>(from, pixels, kLanes);
     for (int64_t l = 1; l < lines; ++l)
       v = joined<Most>(v, along<Most>(from + l * from_step, pixels, kLanes));
@@ -53,15 +54,69 @@ INLINE Vec window(const float* from, int64_t from_step, int64_t lines, int64_t p
   return __builtin_convertvector(total, Vec);
 }
 
+// The largest so far, and whether any was NaN, apart: fewer instructions than in one. A comparison with NaN
+// is false, so that it never becomes the largest.
+struct Largest {
+  Vec most;
+#if LANES == 16
+  __mmask16 numbers;
+#else
+  IVec odd;
+#endif
+};
+#if LANES == 16
+INLINE void begin(Largest& v) {
+  v.most = splat(-__builtin_inff());
+  v.numbers = 0xffff;
+}
+INLINE void take(Largest& v, Vec next) {
+  v.most = (Vec)_mm512_max_ps((__m512)next, (__m512)v.most);
+  v.numbers = _mm512_mask_cmp_ps_mask(v.numbers, (__m512)next, (__m512)next, _CMP_ORD_Q);
+}
+INLINE Vec result(const Largest& v) {
+  return (Vec)_mm512_mask_blend_ps(v.numbers, (__m512)splat(__builtin_nanf("")), (__m512)v.most);
+}
+#else
+INLINE void begin(Largest& v) {
+  v.most = splat(-__builtin_inff());
+  v.odd = IVec{};
+}
+INLINE void take(Largest& v, Vec next) {
+#if LANES == 8
+  v.most = (Vec)_mm256_max_ps((__m256)next, (__m256)v.most);
+#else
+  v.most = next > v.most ? next : v.most;
+#endif
+  v.odd |= next != next;
+}
+INLINE Vec result(const Largest& v) { return v.odd ? splat(__builtin_nanf("")) : v.most; }
+#endif
+
+struct Sum {
+  Vec total;
+};
+INLINE void begin(Sum& v) { v.total = Vec{}; }
+INLINE void take(Sum& v, Vec next) { v.total += next; }
+INLINE Vec result(const Sum& v) { return v.total; }
+
+template <bool Most>
+struct Choice {
+  typedef Sum Result;
+};
+template <>
+struct Choice<true> {
+  typedef Largest Result;
+};
+
 // P windows of the same size, up to 64 pixels, that are `apart`.
 template <bool Most, int P>
 INLINE void windows_beside(const float* from, int64_t from_step, int64_t lines, int64_t pixels,
                            int64_t apart, float count, float* to) {
-  Vec v[P][kVectorsOfLanes];
+  typename Choice<Most>::Result v[P][kVectorsOfLanes];
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-    for (int i = 0; i < kVectorsOfLanes; ++i) v[p][i] = neutral<Most>();
+    for (int i = 0; i < kVectorsOfLanes; ++i) begin(v[p][i]);
   for (int64_t l = 0; l < lines; ++l)
     for (int64_t x = 0; x < pixels; ++x) {
       const float* pixel = from + l * from_step + x * kLanes;
@@ -69,13 +124,15 @@ INLINE void windows_beside(const float* from, int64_t from_step, int64_t lines, 
       for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
         for (int i = 0; i < kVectorsOfLanes; ++i)
-          v[p][i] = joined<Most>(v[p][i], load(pixel + p * apart + i * LANES));
+          take(v[p][i], load(pixel + p * apart + i * LANES));
     }
 #pragma GCC unroll 4
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 4
-    for (int i = 0; i < kVectorsOfLanes; ++i)
-      store(to + p * kLanes + i * LANES, Most ? v[p][i] : v[p][i] / splat(count));
+    for (int i = 0; i < kVectorsOfLanes; ++i) {
+      const Vec y = result(v[p][i]);
+      store(to + p * kLanes + i * LANES, Most ? y : y / splat(count));
+    }
 }
 
 template <bool Most>
@@ -186,9 +243,8 @@ INLINE void pixels_of(const WindowWork& w, const float* buffer, int64_t start, i
 
 template <bool Most>
 void plane_windows_of(const WindowWork& w) {
-  // More than the longest line, because vectors are read past it.
+  // More than the longest line: vectors are written, and read, past it.
   float buffer[kBuffer + 4 * LANES];
-  for (int64_t i = 0; i < kBuffer + 4 * LANES; ++i) buffer[i] = 0;
   int64_t widest = 0;
   for (int64_t p = 0; p < w.width; ++p)
     widest = w.right[p] - w.left[p] > widest ? w.right[p] - w.left[p] : widest;

@@ -41,7 +41,8 @@ struct Binary : Step, Ready {
     check_inputs(in.size(), "binary", 2);
     check_shape(in[0], "binary", false);
     const Shape &a = in[0], &b = in[1];
-    const bool gate = (b.rank == 4 || b.rank == 2) && (b.n == a.n || b.n == 1) && b.c == a.c &&
+    check_shape(b, "binary", false);
+    const bool gate = (b.n == a.n || b.n == 1) && b.c == a.c &&
                       b.h == 1 && b.w == 1 && (a.rank == 4 || b.rank == 2);
     STD_TORCH_CHECK(same(a, b) || gate, "the second input must be ", in_words(a),
                     ", or one number for each of its planes, got ", in_words(b));

@@ -19,8 +19,7 @@ struct Concat : Step, Ready {
       STD_TORCH_CHECK(a.rank == b.rank && a.n == b.n && a.h == b.h && a.w == b.w,
                       "concat must read values that differ in their channels only, got ",
                       in_words(a), " and ", in_words(b));
-      STD_TORCH_CHECK(b.c >= 0 && b.c <= std::numeric_limits<int32_t>::max(), "concat would read ",
-                      in_words(b), ", which is too large");
+      check_shape(b, "concat", false);
       out.c += b.c;
     }
     return checked(out, "concat");

@@ -58,9 +58,6 @@ struct Upsample : Step, Ready {
     check_inputs(in.size(), "upsample", 1);
     check_shape(in[0], "upsample", true);
     Shape out = in[0];
-    constexpr int64_t most = std::numeric_limits<int32_t>::max();
-    STD_TORCH_CHECK(out.h >= 1 && out.w >= 1 && out.h <= most && out.w <= most,
-                    "upsample must read images, got ", in_words(out));
     out.h *= scale[0];
     out.w *= scale[1];
     return checked(out, "upsample");

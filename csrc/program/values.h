@@ -39,20 +39,27 @@ inline void check_inputs(size_t got, const char* kind, size_t wanted) {
   STD_TORCH_CHECK(got == wanted, kind, " must have ", wanted, " inputs, got ", got);
 }
 
-// Of rank 4, where `images`; else of any.
+// Lines and planes must be under 2^31 numbers, so that pixels can be counted in int32, and all of a value
+// under 2^62.
+inline bool is_small(const Shape& s) {
+  const double plane = 16.0 * static_cast<double>(s.w) * static_cast<double>(s.h);
+  return plane < 2147483648.0 &&
+         plane * (static_cast<double>(s.c) + 16) * (static_cast<double>(s.n) + 16) < 4.6e18;
+}
+
+// What is read: of four dimensions, or, unless it must be `images`, of two.
 inline void check_shape(const Shape& s, const char* kind, bool images) {
   STD_TORCH_CHECK(s.rank == 4 || (s.rank == 2 && !images), kind, " must read (N, C, H, W)",
                   images ? "" : " or (N, C)", ", got ", s.rank, " dimensions");
+  STD_TORCH_CHECK(s.n >= 0 && s.c >= 1 && s.h >= 1 && s.w >= 1 && is_small(s), kind,
+                  " must read images of 1 to 2^27 pixels, got ", in_words(s));
 }
 
-// What is written must be under 2^62 values, its lines and planes under 2^31 numbers.
+// What is written.
 inline Shape checked(const Shape& s, const char* kind) {
-  const double line = 16.0 * static_cast<double>(s.w), plane = line * static_cast<double>(s.h);
-  const double all = plane * (static_cast<double>(s.c) + 16) * (static_cast<double>(s.n) + 16);
   STD_TORCH_CHECK(s.n >= 0 && s.c >= 1 && s.h >= 1 && s.w >= 1, kind, " would write ", in_words(s),
                   ", which is nothing");
-  STD_TORCH_CHECK(plane < 2147483648.0 && all < 4.6e18, kind, " would write ", in_words(s),
-                  ", which is too large");
+  STD_TORCH_CHECK(is_small(s), kind, " would write ", in_words(s), ", which is too large");
   return s;
 }
 

@@ -11,7 +11,8 @@ ISAS = [
     for isa, why in _native.REFUSES.items()
 ]
 ORDERS = {"planar": PLANAR, "channels": CHANNELS, "images": IMAGES}
-# Added to an order: the value is a part of a larger one; it is in the concatenation already.
+# Added to an order: the value is a part of a larger one; it is in the concatenation's output
+# already.
 PART, THERE = 10, 20
 
 # (N, C, H, W): one of everything, around blocks of images and of channels, odd sizes.
