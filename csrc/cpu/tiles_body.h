@@ -2,6 +2,7 @@
 //
 // The file that includes it defines
 //   LANES       floats in a vector
+//   REGISTERS   of vectors, 16 or 32
 //   PIXELS(U)   the most pixels of a tile of U units, 0 where there is none: U * kLanes / LANES * PIXELS(U) sums,
 //               as many vectors of weights as a unit or more has, and a pixel have to fit the registers
 //   SPARSE_UNITS  the most units of sparse_lines: four sums for each vector of theirs
@@ -55,11 +56,15 @@ void tile(const TileWork& w, const float* panel, float* out, const float* added)
   const int32_t* offsets = w.offsets;
   // The next address is worked out one step ahead: loads wait for nothing then.
   const float* next = panel + offsets[0];
+  const float* ahead = w.ahead;
+  const int32_t* later = w.later;
 #pragma GCC unroll 1
   for (int64_t j = 0; j < k; ++j) {
     const float* p = next;
     next = panel + offsets[j + 1];
     asm("" : "+r"(p), "+r"(next));
+    // A tile of one unit is short of loads.
+    if (U > 1) __builtin_prefetch(ahead + later[j], 0, 2);
     Vec x[V];
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v)
@@ -143,7 +148,7 @@ Tile find_tile(int units, int width, int lines, int64_t pixel_step) {
 
 // T pixels of a line.
 template <int T>
-INLINE void depthwise_tile(const DepthwiseWork& w, const float* panel, float* out,
+void depthwise_tile(const DepthwiseWork& w, const float* panel, float* out,
                            const float* added, int part) {
   const int64_t step = w.pixel_step, taps = w.taps;
   const Vec bias = load(w.bias + part);
@@ -168,23 +173,28 @@ INLINE void depthwise_tile(const DepthwiseWork& w, const float* panel, float* ou
   }
 }
 
+// As many pixels as there are sums without waiting for each other.
+constexpr int kDepthwise = REGISTERS == 32 ? 14 : 10;
+
+template <int T>
+INLINE void depthwise_of(int64_t pixels, const DepthwiseWork& w, const float* panel, float* out,
+                         const float* added, int part) {
+  if (pixels == T) return depthwise_tile<T>(w, panel, out, added, part);
+  if constexpr (T > 1) depthwise_of<T - 1>(pixels, w, panel, out, added, part);
+}
+
 void depthwise(const DepthwiseWork& w) {
+  const int64_t tiles = (w.width + kDepthwise - 1) / kDepthwise;
   for (int64_t l = 0; l < w.lines; ++l) {
     const float* panel = w.panel + l * w.line_step;
     float* out = w.out + l * w.out_line;
     const float* added = w.added ? w.added + l * w.added_line : nullptr;
-    for (int part = 0; part < kLanes; part += LANES) {
-      int64_t p = 0;
-#define STEP(T)                                                                              \
-  for (; p + T <= w.width; p += T)                                                           \
-    depthwise_tile<T>(w, panel + p * w.pixel_step, out + p * kLanes,                         \
-                      added ? added + p * kLanes : nullptr, part);
-      STEP(8)
-      STEP(4)
-      STEP(2)
-      STEP(1)
-#undef STEP
-    }
+    for (int part = 0; part < kLanes; part += LANES)
+      for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t p = w.width * i / tiles;
+        depthwise_of<kDepthwise>(w.width * (i + 1) / tiles - p, w, panel + p * w.pixel_step,
+                                 out + p * kLanes, added ? added + p * kLanes : nullptr, part);
+      }
     if (bends(w.activation)) bend(1, w.width * kLanes, 0, out, w.activation);
   }
 }

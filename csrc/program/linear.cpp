@@ -82,7 +82,7 @@ struct Given {
 class Dense : public Ready {
  public:
   Dense(const Given& given, int64_t batch)
-      : sizes_(given.sizes), turned_(given.turned()), batch_(batch), offsets_(sizes_.in + 1) {
+      : sizes_(given.sizes), turned_(given.turned()), batch_(batch), offsets_(sizes_.in + 1), nowhere_(sizes_.in) {
     for (int64_t k = 0; k < sizes_.in; ++k) offsets_[k] = static_cast<int32_t>(k);
     const TileKernels& tiles = *sizes_.kernels.tiles;
     // Where there are few rows, many units: what is read of a weight is used by all of them, and
@@ -125,6 +125,9 @@ class Dense : public Ready {
     work.weight_step = turned_->step;
     work.bias = turned_->bias.get() + unit * kLanes;
     work.line_step = in[0].block_step;
+    // Nothing that would not come by itself.
+    work.ahead = work.bias;
+    work.later = nowhere_.data();
     work.activation = sizes_.activation;
     return work;
   }
@@ -166,7 +169,7 @@ class Dense : public Ready {
   const Sizes sizes_;
   std::shared_ptr<const Turned> turned_;
   int64_t batch_;
-  std::vector<int32_t> offsets_;
+  std::vector<int32_t> offsets_, nowhere_;
   int units_ = 0;
   int64_t grain_, scratch_;
   bool edge_;

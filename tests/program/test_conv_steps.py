@@ -200,8 +200,8 @@ def test_what_lanes_hold_that_stand_for_nothing_does_not_matter(isa):
         (P.Value(), P.Value(CHANNELS, 1), P.Value(CHANNELS, 2), P.Value(CHANNELS), P.Value()),
         (
             P.Step("convert", 1, (0,)),
-            P.Step("conv", 2, (1,), (0,), first.attributes(False)),
-            P.Step("conv", 3, (2,), (1,), second.attributes(False)),
+            P.Step("conv", 2, (1,), (0, -1), first.attributes(False)),
+            P.Step("conv", 3, (2,), (1, -1), second.attributes(False)),
             P.Step("convert", 4, (3,)),
         ),
         (first.weight, second.weight),
