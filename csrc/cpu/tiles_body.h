@@ -146,11 +146,11 @@ Tile find_tile(int units, int width, int lines, int64_t pixel_step) {
   return find_units<kMostUnits>(units, width, lines, width == 1 ? kLanes : pixel_step);
 }
 
-// T pixels of a line.
-template <int T>
-void depthwise_tile(const DepthwiseWork& w, const float* panel, float* out,
-                           const float* added, int part) {
-  const int64_t step = w.pixel_step, taps = w.taps;
+// T pixels of a line. STEP is the distance between pixels, or 0 where it is known only at run time.
+template <int T, int STEP>
+void depthwise_tile(const DepthwiseWork& w, const float* panel, float* out, const float* added,
+                    int part) {
+  const int64_t step = STEP ? STEP : w.pixel_step, taps = w.taps;
   const Vec bias = load(w.bias + part);
   Vec acc[T];
 #pragma GCC unroll 16
@@ -160,6 +160,8 @@ void depthwise_tile(const DepthwiseWork& w, const float* panel, float* out,
 #pragma GCC unroll 1
   for (int64_t j = 0; j < taps; ++j) {
     const float* p = panel + offsets[j] + part;
+    // One address in one register.
+    asm("" : "+r"(p));
     const Vec weight = load(weights + j * kLanes);
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) acc[t] += weight * load(p + t * step);
@@ -176,14 +178,15 @@ void depthwise_tile(const DepthwiseWork& w, const float* panel, float* out,
 // As many pixels as there are sums without waiting for each other.
 constexpr int kDepthwise = REGISTERS == 32 ? 14 : 10;
 
-template <int T>
+template <int T, int STEP>
 INLINE void depthwise_of(int64_t pixels, const DepthwiseWork& w, const float* panel, float* out,
                          const float* added, int part) {
-  if (pixels == T) return depthwise_tile<T>(w, panel, out, added, part);
-  if constexpr (T > 1) depthwise_of<T - 1>(pixels, w, panel, out, added, part);
+  if (pixels == T) return depthwise_tile<T, STEP>(w, panel, out, added, part);
+  if constexpr (T > 1) depthwise_of<T - 1, STEP>(pixels, w, panel, out, added, part);
 }
 
-void depthwise(const DepthwiseWork& w) {
+template <int STEP>
+void depthwise_lines(const DepthwiseWork& w) {
   const int64_t tiles = (w.width + kDepthwise - 1) / kDepthwise;
   for (int64_t l = 0; l < w.lines; ++l) {
     const float* panel = w.panel + l * w.line_step;
@@ -192,11 +195,21 @@ void depthwise(const DepthwiseWork& w) {
     for (int part = 0; part < kLanes; part += LANES)
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t p = w.width * i / tiles;
-        depthwise_of<kDepthwise>(w.width * (i + 1) / tiles - p, w, panel + p * w.pixel_step,
-                                 out + p * kLanes, added ? added + p * kLanes : nullptr, part);
+        depthwise_of<kDepthwise, STEP>(w.width * (i + 1) / tiles - p, w,
+                                       panel + p * w.pixel_step, out + p * kLanes,
+                                       added ? added + p * kLanes : nullptr, part);
       }
     if (bends(w.activation)) bend(1, w.width * kLanes, 0, out, w.activation);
   }
+}
+
+void depthwise(const DepthwiseWork& w) {
+  if (w.pixel_step == kLanes)
+    depthwise_lines<kLanes>(w);
+  else if (w.pixel_step == 2 * kLanes)
+    depthwise_lines<2 * kLanes>(w);
+  else
+    depthwise_lines<0>(w);
 }
 
 // A large weight comes from memory: asked for a few thousand weights ahead, as in linear_body.h.

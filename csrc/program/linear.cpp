@@ -238,9 +238,12 @@ class Sparse : public Ready {
         sizes_.kernels.interleave(sizes_.in, rows, step, 1, to + line * kLanes, width_);
         continue;
       }
-      for (int64_t k = 0; k < sizes_.in; ++k)
-        for (int64_t l = 0; l < kLanes; ++l)
-          to[k * width_ + line * kLanes + l] = l < filled ? rows[l * step + k] : 0.0f;
+      alignas(64) float some[kLanes * kTile] = {};
+      for (int64_t k = 0; k < sizes_.in; k += kTile) {
+        const int64_t length = std::min(kTile, sizes_.in - k);
+        for (int64_t l = 0; l < filled; ++l) std::copy_n(rows + l * step + k, length, some + l * kTile);
+        sizes_.kernels.interleave(length, some, kTile, 1, to + k * width_ + line * kLanes, width_);
+      }
     }
   }
 

@@ -9,18 +9,15 @@ from tests.program.layers import (
     assert_right,
     dense,
     isa,
-    poisoned,
     program,
     result,
     rows,
 )
+from tests.program.steps import PART, step
 
-__all__ = ["isa", "poisoned"]
+__all__ = ["isa"]
 
-pytestmark = [
-    pytest.mark.skipif(_native.MISSING is not None, reason=str(_native.MISSING)),
-    pytest.mark.usefixtures("poisoned"),
-]
+pytestmark = pytest.mark.skipif(_native.MISSING is not None, reason=str(_native.MISSING))
 
 PLANAR, CHANNELS, IMAGES = P.PLANAR, P.CHANNELS, P.IMAGES
 NAMES = {PLANAR: "planar", CHANNELS: "channels", IMAGES: "images"}
@@ -78,6 +75,22 @@ def test_every_order_and_form(isa, path, case):
     y = result(program(layer, order_in, order_out, (halo, 1, 2)), isa, x)
     assert_right(layer, y, x)
     y = result(program(layer, order_in, order_out, (halo + 1, 0, 0), True), isa, x, residual)
+    assert_right(layer, y, x, residual)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: f"{NAMES[p[0]]}-{NAMES[p[1]]}-{p[2]}")
+@pytest.mark.parametrize("part", ["x", "residual", "out", "all"])
+def test_values_that_are_parts_of_larger_ones(isa, path, part):
+    order_in, order_out, form = path
+    bias = torch.randn(35)
+    layer = layer_of(form, torch.randn(35, 20, 3, 3), bias, padding=(1, 1), activation="relu6")
+    x, residual = torch.randn(18, 20, 6, 5), torch.randn(18, 35, 6, 5)
+    more = [PART * (part in (name, "all")) for name in ("x", "residual", "out")]
+    halos = [2 * (order_in != PLANAR), order_out != PLANAR]
+    orders = [order_in + more[0], order_out + more[1]]
+    layout = (orders, halos, order_out + more[2], 2 * (order_out != PLANAR))
+    inputs, attributes = [x, residual], layer.attributes(True)
+    y = step("conv", inputs, attributes, layer.constants, isa=isa, layout=layout)
     assert_right(layer, y, x, residual)
 
 
