@@ -22,6 +22,8 @@ GRIDS = (
     "ops/test_halves",
     "ops/test_blocked",
     "nn/test_blocked",
+    "program/test_conv_steps",
+    "program/test_linear_steps",
 )
 
 
