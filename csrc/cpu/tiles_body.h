@@ -146,25 +146,34 @@ Tile find_tile(int units, int width, int lines, int64_t pixel_step) {
   return find_units<kMostUnits>(units, width, lines, width == 1 ? kLanes : pixel_step);
 }
 
-// T pixels of a line. STEP is the distance between pixels, or 0 where it is known only at run time.
-template <int T, int STEP>
+template <int T>
+INLINE void depthwise_tap(const float* p, int64_t step, Vec weight, Vec* sums) {
+  // One address in one register.
+  asm("" : "+r"(p));
+#pragma GCC unroll 16
+  for (int t = 0; t < T; ++t) sums[t] += weight * load(p + t * step);
+}
+
+// T pixels of a line. STEP is the distance between pixels, TAPS their number, or 0 where it is known only
+// at run time: the end of a loop over nine taps is guessed wrong too often.
+template <int T, int STEP, int TAPS>
 void depthwise_tile(const DepthwiseWork& w, const float* panel, float* out, const float* added,
                     int part) {
-  const int64_t step = STEP ? STEP : w.pixel_step, taps = w.taps;
+  const int64_t step = STEP ? STEP : w.pixel_step, taps = TAPS ? TAPS : w.taps;
   const Vec bias = load(w.bias + part);
   Vec acc[T];
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) acc[t] = bias;
   const float* weights = w.weights + part;
   const int32_t* offsets = w.offsets;
-#pragma GCC unroll 1
-  for (int64_t j = 0; j < taps; ++j) {
-    const float* p = panel + offsets[j] + part;
-    // One address in one register.
-    asm("" : "+r"(p));
-    const Vec weight = load(weights + j * kLanes);
+  if (TAPS) {
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) acc[t] += weight * load(p + t * step);
+    for (int64_t j = 0; j < TAPS; ++j)
+      depthwise_tap<T>(panel + offsets[j] + part, step, load(weights + j * kLanes), acc);
+  } else {
+#pragma GCC unroll 1
+    for (int64_t j = 0; j < taps; ++j)
+      depthwise_tap<T>(panel + offsets[j] + part, step, load(weights + j * kLanes), acc);
   }
   const Vec least = least_of(w.activation), most = most_of(w.activation);
 #pragma GCC unroll 16
@@ -178,14 +187,14 @@ void depthwise_tile(const DepthwiseWork& w, const float* panel, float* out, cons
 // As many pixels as there are sums without waiting for each other.
 constexpr int kDepthwise = REGISTERS == 32 ? 14 : 10;
 
-template <int T, int STEP>
+template <int T, int STEP, int TAPS>
 INLINE void depthwise_of(int64_t pixels, const DepthwiseWork& w, const float* panel, float* out,
                          const float* added, int part) {
-  if (pixels == T) return depthwise_tile<T, STEP>(w, panel, out, added, part);
-  if constexpr (T > 1) depthwise_of<T - 1, STEP>(pixels, w, panel, out, added, part);
+  if (pixels == T) return depthwise_tile<T, STEP, TAPS>(w, panel, out, added, part);
+  if constexpr (T > 1) depthwise_of<T - 1, STEP, TAPS>(pixels, w, panel, out, added, part);
 }
 
-template <int STEP>
+template <int STEP, int TAPS>
 void depthwise_lines(const DepthwiseWork& w) {
   const int64_t tiles = (w.width + kDepthwise - 1) / kDepthwise;
   for (int64_t l = 0; l < w.lines; ++l) {
@@ -195,8 +204,8 @@ void depthwise_lines(const DepthwiseWork& w) {
     for (int part = 0; part < kLanes; part += LANES)
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t p = w.width * i / tiles;
-        depthwise_of<kDepthwise, STEP>(w.width * (i + 1) / tiles - p, w,
-                                       panel + p * w.pixel_step, out + p * kLanes,
+        depthwise_of<kDepthwise, STEP, TAPS>(w.width * (i + 1) / tiles - p, w,
+                                             panel + p * w.pixel_step, out + p * kLanes,
                                        added ? added + p * kLanes : nullptr, part);
       }
     if (bends(w.activation)) bend(1, w.width * kLanes, 0, out, w.activation);
@@ -204,12 +213,13 @@ void depthwise_lines(const DepthwiseWork& w) {
 }
 
 void depthwise(const DepthwiseWork& w) {
+  const bool nine = w.taps == 9;
   if (w.pixel_step == kLanes)
-    depthwise_lines<kLanes>(w);
+    (nine ? depthwise_lines<kLanes, 9> : depthwise_lines<kLanes, 0>)(w);
   else if (w.pixel_step == 2 * kLanes)
-    depthwise_lines<2 * kLanes>(w);
+    (nine ? depthwise_lines<2 * kLanes, 9> : depthwise_lines<2 * kLanes, 0>)(w);
   else
-    depthwise_lines<0>(w);
+    depthwise_lines<0, 0>(w);
 }
 
 // A large weight comes from memory: asked for a few thousand weights ahead, as in linear_body.h.

@@ -4,7 +4,6 @@ torch.fx traces; a module that it cannot trace is one node. What the model's cod
 becomes a new value here, where it can be told what else sees it; else there is no graph.
 """
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ _SAME_METHODS = ("contiguous", "clone", "detach")
 # What only asks, or cuts: of no use once nobody uses what it gives.
 _PURE = ("size", "dim", "chunk", "split", "split_with_sizes", "getattr", "getitem")
 _CHANGING = ("iadd", "isub", "imul", "itruediv", "setitem")
+_SETTING = ("setitem", "__setitem__")
 
 
 class Uncaptured(Exception):
@@ -75,6 +75,9 @@ def capture(model: nn.Module, example: Sequence[Any]) -> Graph:
     except Exception as error:
         raise Uncaptured(f"the model's graph does not run ({error!r:.200})") from error
     graph = _Building(model, traced, recorder.values).graph
+    if any(value.users for value in graph.inputs[len(example) :]):
+        raise Uncaptured("its forward works with arguments that the example does not give")
+    del graph.inputs[len(example) :], graph.names[len(example) :]
     graph.notes += [note] if note else []
     return graph.verify()
 
@@ -178,7 +181,7 @@ class _Building:
         """Raises Uncaptured unless nothing else may see what a node changes in place."""
         old = self.env[written]
         where = f"{node.name} changes what it is given in place"
-        if node.op == "call_function" and node.target is operator.setitem:
+        if str(getattr(node.target, "__name__", node.target)) in _SETTING:
             raise Uncaptured(f"{where}, in part")
         if self.memory[id(old)] & self.given:
             raise Uncaptured(f"{where}: an input of the model, or a tensor that it holds")
@@ -229,6 +232,7 @@ def _written(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
         writes = bool(getattr(module, "inplace", False)) and type(module) not in _NOTHING
     else:
         method = name.endswith("_") and not name.endswith("__")
+        name = name.strip("_") if name.startswith("__") else name
         inplace = bool(node.kwargs.get("inplace"))
         writes = (name in _CHANGING or method or inplace) and node.target not in _DROPOUTS
     if not writes:

@@ -88,14 +88,14 @@ FUNCTIONS = {
     "unary": lambda x: F.leaky_relu(torch.sigmoid(x).relu(), 0.2) + F.gelu(x, approximate="tanh"),
     "scalars": lambda x: (2 - (x * 3 + 1) / 4) - 0.5,
     "clamp": lambda x: x.clamp(min=-0.5) + F.hardtanh(x) + torch.clamp(x, -1, 0.3),
-    "pools": lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True) + F.avg_pool2d(x, 2),
+    "pools": lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True) + F.avg_pool2d(x, 3, 2, 1, True),
     "means": lambda x: x.mean((2, 3), keepdim=True) * x + x.mean([-1, -2])[:, :, None, None],
     "chunks": lambda x: torch.cat([x.chunk(2, 1)[1], x.split([3, 5], dim=1)[0], x[:, 2:4]], 1),
     "shuffle": lambda x: F.channel_shuffle(x, 4),
     "upsample": lambda x: F.interpolate(x, scale_factor=2) + F.interpolate(
         x, scale_factor=2, mode="bilinear", align_corners=True
     ),
-    "flat": lambda x: F.log_softmax(x.flatten(1).view(x.size(0), -1), dim=-1),
+    "flat": lambda x: F.log_softmax(x.view(x.size(0), -1), dim=-1) * x.flatten(1),
     "padded": lambda x: F.pad(x, (1, 0, 2, 1), value=3.0),
     "unknown": lambda x: torch.fft.rfft2(x).abs().cumsum(1),
 }  # fmt: skip

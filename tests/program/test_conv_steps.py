@@ -182,7 +182,7 @@ def test_kernels_of_planar_images(isa, kernel):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: f"{NAMES[p[0]]}-{NAMES[p[1]]}-{p[2]}")
-@pytest.mark.parametrize("size", [(12, 20), (2, 2), (1, 1)])
+@pytest.mark.parametrize("size", [(12, 20), (2, 1)])
 def test_threads_and_pieces_change_nothing(isa, path, size):
     order_in, order_out, form = path
     layer = layer_of(form, torch.randn(70, 19, 3, 3), torch.randn(70), padding=(1, 1))
@@ -195,7 +195,7 @@ def test_threads_and_pieces_change_nothing(isa, path, size):
         )
     threads = torch.get_num_threads()
     try:
-        for number in (1, 2, 3):
+        for number in (1, 2):
             torch.set_num_threads(number)
             assert torch.equal(result(program(layer, order_in, order_out, halos), isa, x), whole)
     finally:
