@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/cpu/*.cpp csrc/cpu/*.h)
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
 
 .PHONY: demo test test-portable test-all test-gpu-interpreter lint bench gpu data dev sanitize clean
 
@@ -67,7 +67,7 @@ sanitize: $(VENV)/ready
 	  --build-base build/sanitize-objects --build-lib build/sanitize
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:new_delete_type_mismatch=0 \
-	  $(BIN)/python -m pytest -q -o "pythonpath=build/sanitize ." tests/ops tests/nn/test_blocked.py
+	  $(BIN)/python -m pytest -q -o "pythonpath=build/sanitize ." tests/ops tests/program tests/nn/test_blocked.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo sparse_ops/_C*.so

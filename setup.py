@@ -68,7 +68,8 @@ def extensions() -> dict[str, Any]:
         return {}
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-    sources = sorted(ROOT.glob("csrc/*.cpp")) + sorted(ROOT.glob("csrc/cpu/*.cpp"))
+    folders = ("csrc", "csrc/cpu", "csrc/program")
+    sources = [source for folder in folders for source in sorted(ROOT.glob(f"{folder}/*.cpp"))]
     extra = os.environ.get("SPARSE_OPS_CXXFLAGS", "").split()
     return {
         "ext_modules": [

@@ -10,6 +10,9 @@
 #include "cpu/blocked.h"
 #include "cpu/csr_linear.h"
 #include "cpu/sparse_conv2d.h"
+#include "program/cache.h"
+#include "program/run.h"
+#include "program/test_step.h"
 
 namespace sparse_ops {
 namespace {
@@ -136,6 +139,33 @@ Tensor blocked_pool(Tensor x, bool most, Numbers kernel, Numbers stride, Numbers
   return blocked_pool2d(checked<K>(), x, most, kernel, stride, padding, halo, out_halo);
 }
 
+template <Kernels K>
+std::vector<Tensor> run_program(std::vector<Tensor> inputs, Tensor program,
+                                std::vector<Tensor> constants, Numbers shapes) {
+  return program::run_program(checked<K>(), inputs, program, constants, shapes);
+}
+
+template <Kernels K>
+Tensor profile_program(std::vector<Tensor> inputs, Tensor program, std::vector<Tensor> constants,
+                       int64_t repeats) {
+  return program::profile_program(checked<K>(), inputs, program, constants, repeats);
+}
+
+Tensor describe_program(Tensor program, std::vector<Tensor> constants, Numbers sizes) {
+  return program::describe_program(checked<row_sparse_scalar>(), program, constants, sizes);
+}
+
+void release_program(int64_t number) { program::release(number); }
+int64_t kept_programs() { return program::kept_plans(); }
+void poison_programs(bool on) { program::poison_programs(on); }
+
+template <Kernels K>
+Tensor step(std::vector<Tensor> inputs, Numbers orders, Numbers halos, int64_t out_order,
+            int64_t out_halo, int64_t kind, Numbers attributes, std::vector<Tensor> constants) {
+  return test_step(checked<K>(), inputs, orders, halos, out_order, out_halo, kind, attributes,
+                   constants);
+}
+
 }  // namespace
 
 #define SPARSE_OPS_REGISTER(isa)                                                \
@@ -152,16 +182,23 @@ Tensor blocked_pool(Tensor x, bool most, Numbers kernel, Numbers stride, Numbers
   m.impl("blocked_pool2d_" #isa, TORCH_BOX(&blocked_pool<row_sparse_##isa>));   \
   m.impl("csr_linear_" #isa, TORCH_BOX(&linear<row_sparse_##isa>));             \
   m.impl("csr_linear_out_" #isa, TORCH_BOX(&linear_out<row_sparse_##isa>));     \
-  m.impl("csr_linear_backward_" #isa, TORCH_BOX(&linear_backward<row_sparse_##isa>));
+  m.impl("csr_linear_backward_" #isa, TORCH_BOX(&linear_backward<row_sparse_##isa>)); \
+  m.impl("run_program_" #isa, TORCH_BOX(&run_program<row_sparse_##isa>));       \
+  m.impl("profile_program_" #isa, TORCH_BOX(&profile_program<row_sparse_##isa>)); \
+  m.impl("step_" #isa, TORCH_BOX(&step<row_sparse_##isa>));
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CPU, m) {
   SPARSE_OPS_REGISTER(scalar)
   SPARSE_OPS_REGISTER(avx2)
   SPARSE_OPS_REGISTER(avx512)
+  m.impl("describe_program", TORCH_BOX(&describe_program));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CompositeExplicitAutograd, m) {
   m.impl("cpu_supports", TORCH_BOX(&cpu_supports));
+  m.impl("release_program", TORCH_BOX(&release_program));
+  m.impl("kept_programs", TORCH_BOX(&kept_programs));
+  m.impl("poison_programs", TORCH_BOX(&poison_programs));
 }
 
 }  // namespace sparse_ops

@@ -22,6 +22,7 @@ GRIDS = (
     "ops/test_halves",
     "ops/test_blocked",
     "nn/test_blocked",
+    "program/test_",
 )
 
 

@@ -10,13 +10,14 @@
 namespace sparse_ops {
 
 Blocks::Blocks(int64_t blocks, int64_t channels, int64_t height, int64_t width, int64_t halo)
-    : blocks(blocks), channels(channels), height(height), width(width), halo(halo) {
+    : blocks(blocks), channels(channels), height(height), width(width), halo(halo), step(0) {
   // Before anything is multiplied: sizes this large could not be.
   const int64_t most = std::numeric_limits<int32_t>::max();
   STD_TORCH_CHECK(halo >= 0 && halo < most / 4 && height + 2 * halo < most && width + 2 * halo < most,
                   "a halo of ", halo, " is out of range");
   const double values = static_cast<double>(channels) * (height + 2.0 * halo) * (width + 2.0 * halo);
   STD_TORCH_CHECK(values * kLanes < most, "a block of images must be under 2^31 values");
+  step = size();
 }
 
 Blocks::Blocks(const Tensor& t, const char* name, int64_t halo)

@@ -38,16 +38,17 @@ Tensor blocked_pool2d(const RowSparseKernels& kernels, const Tensor& x, bool mos
 // A blocked tensor, and the part of it inside the halo.
 struct Blocks {
   int64_t blocks, channels, height, width, halo;
+  int64_t step;  // from a block to the next: more than its size in a part of the channels of others
 
   Blocks(const Tensor& t, const char* name, int64_t halo);
   Blocks(int64_t blocks, int64_t channels, int64_t height, int64_t width, int64_t halo);
 
   int64_t line() const { return (width + 2 * halo) * kLanes; }
   int64_t plane() const { return (height + 2 * halo) * line(); }
-  int64_t block() const { return channels * plane(); }
+  int64_t size() const { return channels * plane(); }
   // Of a block's channel, its first value inside the halo.
   int64_t inside(int64_t b, int64_t c) const {
-    return b * block() + c * plane() + halo * (line() + kLanes);
+    return b * step + c * plane() + halo * (line() + kLanes);
   }
   Tensor empty(const Tensor& like) const;
   // Zeros above or beneath the lines [top, end) of a plane, if they are its ends, and beside each.

@@ -3,7 +3,7 @@
 #include <limits>
 #include <vector>
 
-#include "blocked.h"
+#include "blocked_conv.h"
 
 namespace sparse_ops {
 namespace {
@@ -13,31 +13,17 @@ namespace {
 constexpr int64_t kCell = 1 << 16;
 constexpr int64_t kLines = 1 << 17;
 
-// Filters in the order that they are computed in.
-struct Groups {
-  int64_t count;
-  const int32_t* starts;
-  const int32_t* rows;
-  const int32_t* filters;
-  std::vector<int64_t> first;   // of each group's filters in `filters`
-  std::vector<int64_t> values;  // where each group's values start
-  std::vector<int64_t> cost;    // about that of the groups before
+}  // namespace
 
-  Groups(const RowSparseKernels& kernels, const Tensor& starts, const Tensor& rows,
-         const Tensor& filters, int64_t offsets, int64_t channels);
-};
-
-Groups::Groups(const RowSparseKernels& kernels, const Tensor& starts_, const Tensor& rows_,
-               const Tensor& filters_, int64_t offsets, int64_t channels)
-    : count(rows_.numel()),
-      starts(index_data(starts_)),
-      rows(index_data(rows_)),
-      filters(index_data(filters_)),
+Groups::Groups(const RowSparseKernels& kernels, int64_t count, const int32_t* starts,
+               const int32_t* rows, const int32_t* filters, int64_t channels)
+    : count(count),
+      starts(starts),
+      rows(rows),
+      filters(filters),
       first(count + 1),
       values(count + 1),
       cost(count + 1) {
-  STD_TORCH_CHECK(starts_.numel() == count + 1, "starts must have one more than rows, ", count);
-  check_pointers(starts_, "starts", offsets);
   for (int64_t g = 0; g < count; ++g) {
     const int32_t r = rows[g];
     STD_TORCH_CHECK(r >= 1 && r <= kernels.max_rows, "rows must be 1 to ", kernels.max_rows,
@@ -57,53 +43,40 @@ Groups::Groups(const RowSparseKernels& kernels, const Tensor& starts_, const Ten
   }
 }
 
-struct Cell {
-  int64_t block, top, left, lines, width;
-};
+Cells::Cells(const Blocks& x, const Blocks& y, int64_t stride_l, int64_t stride_p, int64_t reach_l,
+             int64_t reach_p)
+    : lines(0), width(y.width), height(y.height), whole(y.width) {
+  const auto size = [&](int64_t l, int64_t w) {
+    return x.channels * ((l - 1) * stride_l + reach_l) * ((w - 1) * stride_p + reach_p) * kLanes;
+  };
+  // Lines and widths that tiles divide.
+  const int64_t least = std::min<int64_t>(height, width % 8 ? 4 : width % 16 ? 2 : 1);
+  for (const int64_t w : {56, 28, 32, 16, 14, 8})
+    if (size(least, width) > kLines && w < width && whole % w == 0) width = w;
+  lines = least;
+  while (lines < height && size(2 * lines, width) <= kCell) lines *= 2;
+  if (lines < height && size(height, width) <= kCell) lines = height;
+  lines = std::min(lines, height);
+  down = (height + lines - 1) / lines;
+  across = (whole + width - 1) / width;
+}
 
-// How images are cut into cells; the same for any number of threads.
-struct Cells {
-  int64_t blocks, down, across, lines, width, height, whole;
+Cell Cells::at(int64_t i) const {
+  Cell cell{i / (down * across), i % down * lines, i / down % across * width, 0, 0};
+  cell.lines = std::min(lines, height - cell.top);
+  cell.width = std::min(width, whole - cell.left);
+  return cell;
+}
 
-  Cells(const Blocks& x, const Blocks& y, int64_t stride_l, int64_t stride_p, int64_t reach_l,
-        int64_t reach_p)
-      : blocks(y.blocks), lines(0), width(y.width), height(y.height), whole(y.width) {
-    const auto size = [&](int64_t l, int64_t w) {
-      return x.channels * ((l - 1) * stride_l + reach_l) * ((w - 1) * stride_p + reach_p) * kLanes;
-    };
-    // Lines and widths that tiles divide.
-    const int64_t least = std::min<int64_t>(height, width % 8 ? 4 : width % 16 ? 2 : 1);
-    for (const int64_t w : {56, 28, 32, 16, 14, 8})
-      if (size(least, width) > kLines && w < width && whole % w == 0) width = w;
-    lines = least;
-    while (lines < height && size(2 * lines, width) <= kCell) lines *= 2;
-    if (lines < height && size(height, width) <= kCell) lines = height;
-    lines = std::min(lines, height);
-    down = (height + lines - 1) / lines;
-    across = (whole + width - 1) / width;
-  }
-  int64_t count() const { return blocks * down * across; }
-  // One under the other: the next cell reads most of its lines for the first time.
-  Cell at(int64_t i) const {
-    Cell cell{i / (down * across), i % down * lines, i / down % across * width, 0, 0};
-    cell.lines = std::min(lines, height - cell.top);
-    cell.width = std::min(width, whole - cell.left);
-    return cell;
-  }
-};
+namespace {
 
-struct Job {
-  const RowSparseKernels& kernels;
-  const Groups& groups;
-  const Blocks &x, &y, &added;
-  const float *from, *values, *bias, *residual;
-  const int32_t* offsets;
+struct Job : BlockedConvolution {
+  const float *from, *residual;
   float* to;
-  int64_t stride_l, stride_p, reach_l, reach_p;
-  Activation activation;
+  int64_t reach_l, reach_p;
 
   int64_t origin(const Cell& cell) const {
-    return cell.block * x.block() + cell.top * stride_l * x.line() + cell.left * stride_p * kLanes;
+    return cell.block * x.step + cell.top * stride_l * x.line() + cell.left * stride_p * kLanes;
   }
   void run(const Cell& cell, int64_t g) const;
 };
@@ -166,6 +139,35 @@ class Ahead {
 
 }  // namespace
 
+void BlockedConvolution::run(const float* from, const float* residual, float* to) const {
+  const int64_t reach_l = x.height - (y.height - 1) * stride_l;
+  const int64_t reach_p = x.width - (y.width - 1) * stride_p;
+  const Cells cells(x, y, stride_l, stride_p, reach_l, reach_p);
+  const Job job{*this, from, residual, to, reach_l, reach_p};
+  // With few cells a thread, filters are dealt out as well.
+  const int64_t threads = torch::stable::get_num_threads(), count = y.blocks * cells.count();
+  const int64_t parts = threads == 1 || count >= 8 * threads
+                            ? 1
+                            : std::min(groups.count, (4 * threads + count - 1) / count);
+  const auto bound = [&](int64_t part) {
+    const int64_t share = groups.cost[groups.count] * part / parts;
+    return std::lower_bound(groups.cost.begin(), groups.cost.end(), share) - groups.cost.begin();
+  };
+  torch::stable::parallel_for(0, parts * count, 1, [&](int64_t i0, int64_t i1) {
+    for (int64_t i = i0; i < i1; ++i) {
+      const Cell cell = cells.at(i % count);
+      const int64_t g0 = bound(i / count), g1 = bound(i / count + 1);
+      const bool goes_on = i + 1 < i1 && (i + 1) % count != 0;
+      const Cell next = goes_on ? cells.at((i + 1) % count) : cell;
+      Ahead ahead(job, cell, next, std::max<int64_t>(1, g1 - g0));
+      for (int64_t g = g0; g < g1; ++g) {
+        if (goes_on) ahead.some();
+        job.run(cell, g);
+      }
+    }
+  });
+}
+
 Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const Tensor& starts_,
                       const Tensor& rows_, const Tensor& filters_, const Tensor& offsets_,
                       const Tensor& values_, const std::optional<Tensor>& bias_,
@@ -195,44 +197,25 @@ Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const T
                   to.width, " inside its halo");
   const int64_t known = offsets.numel() - kSpareOffsets;
   STD_TORCH_CHECK(known >= 0, "offsets must end with ", kSpareOffsets, " that stand for nothing");
-  const Groups groups(kernels, starts, rows, filters, known, to.channels);
+  STD_TORCH_CHECK(starts.numel() == rows.numel() + 1, "starts must have one more than rows, ",
+                  rows.numel());
+  check_pointers(starts, "starts", known);
+  const Groups groups(kernels, rows.numel(), index_data(starts), index_data(rows),
+                      index_data(filters), to.channels);
   STD_TORCH_CHECK(values.numel() == groups.values[groups.count], "values must be (",
                   groups.values[groups.count], "), got ", values.numel());
   // What the last pixel reads at an offset is inside its block.
   const int64_t reach = (to.height - 1) * stride[0] * from.line() +
                         (to.width - 1) * stride[1] * kLanes + kLanes - 1;
-  check_below(kernels, offsets, "offsets", from.block() - reach);
+  check_below(kernels, offsets, "offsets", from.size() - reach);
 
   const Tensor y = to.empty(x);
   if (from.blocks == 0 || to.channels == 0) return y;
-  const int64_t reach_l = from.height - (to.height - 1) * stride[0];
-  const int64_t reach_p = from.width - (to.width - 1) * stride[1];
-  const Cells cells(from, to, stride[0], stride[1], reach_l, reach_p);
-  const Job job{kernels, groups, from, to, added, data(x), data(values), data(bias), data(residual),
-                index_data(offsets), y.mutable_data_ptr<float>(), stride[0], stride[1], reach_l,
-                reach_p, activation_from(activation)};
-  // With few cells a thread, filters are dealt out as well.
-  const int64_t threads = torch::stable::get_num_threads(), count = cells.count();
-  const int64_t parts = threads == 1 || count >= 8 * threads
-                            ? 1
-                            : std::min(groups.count, (4 * threads + count - 1) / count);
-  const auto bound = [&](int64_t part) {
-    const int64_t share = groups.cost[groups.count] * part / parts;
-    return std::lower_bound(groups.cost.begin(), groups.cost.end(), share) - groups.cost.begin();
-  };
-  torch::stable::parallel_for(0, parts * count, 1, [&](int64_t i0, int64_t i1) {
-    for (int64_t i = i0; i < i1; ++i) {
-      const Cell cell = cells.at(i % count);
-      const int64_t g0 = bound(i / count), g1 = bound(i / count + 1);
-      const bool goes_on = i + 1 < i1 && (i + 1) % count != 0;
-      const Cell next = goes_on ? cells.at((i + 1) % count) : cell;
-      Ahead ahead(job, cell, next, std::max<int64_t>(1, g1 - g0));
-      for (int64_t g = g0; g < g1; ++g) {
-        if (goes_on) ahead.some();
-        job.run(cell, g);
-      }
-    }
-  });
+  const BlockedConvolution conv{kernels,    groups,    from,
+                                to,         added,     index_data(offsets),
+                                data(values), data(bias), stride[0],
+                                stride[1],  activation_from(activation)};
+  conv.run(data(x), data(residual), y.mutable_data_ptr<float>());
   return y;
 }
 

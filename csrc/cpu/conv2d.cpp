@@ -23,10 +23,17 @@ int64_t checked(const Numbers& shape, const Numbers& stride, const Numbers& padd
 
 Convolution::Convolution(const Tensor& x, const Numbers& shape, const Numbers& stride,
                          const Numbers& padding, const Numbers& dilation, int64_t groups)
-    : batch(x.dim() == 4 ? x.size(0) : -1),
-      channels(batch >= 0 ? x.size(1) : 0),
-      height(batch >= 0 ? x.size(2) : 0),
-      width(batch >= 0 ? x.size(3) : 0),
+    : Convolution(x.dim() == 4 ? x.size(0) : -1, x.dim() == 4 ? x.size(1) : 0,
+                  x.dim() == 4 ? x.size(2) : 0, x.dim() == 4 ? x.size(3) : 0, shape, stride,
+                  padding, dilation, groups) {}
+
+Convolution::Convolution(int64_t batch, int64_t channels, int64_t height, int64_t width,
+                         const Numbers& shape, const Numbers& stride, const Numbers& padding,
+                         const Numbers& dilation, int64_t groups)
+    : batch(batch),
+      channels(channels),
+      height(height),
+      width(width),
       filters(checked(shape, stride, padding, dilation, groups)),
       groups(groups),
       rows(height, shape[2], stride[0], padding[0], dilation[0]),
@@ -46,18 +53,23 @@ int64_t Convolution::chunk(int64_t planes, int64_t all) const {
   return (all + chunks - 1) / chunks;
 }
 
+Rows::Rows(const int32_t* crow, int64_t classes, const int32_t* col, const float* values,
+           int64_t filters)
+    : crow(crow), col(col), values(values), classes(classes), start(filters + 1) {
+  for (int64_t o = 0; o < filters; ++o) start[o + 1] = start[o] + length(o);
+}
+
 Rows::Rows(const RowSparseKernels& kernels, const Tensor& crow_tensor, const Tensor& col_tensor,
            const Tensor& values_tensor, int64_t filters, int64_t columns)
     : crow(index_data(crow_tensor)),
       col(index_data(col_tensor)),
       values(data(values_tensor)),
-      classes(crow_tensor.numel() - 1),
-      start(filters + 1) {
+      classes(crow_tensor.numel() - 1) {
   check_pointers(crow_tensor, "crow_indices", col_tensor.numel());
   check_below(kernels, col_tensor, "col_indices", columns);
   STD_TORCH_CHECK(classes >= 1 && classes <= filters, "crow_indices must be for 1 to ", filters,
                   " classes, got ", classes);
-  for (int64_t o = 0; o < filters; ++o) start[o + 1] = start[o] + length(o);
+  *this = Rows(crow, classes, col, values, filters);
   STD_TORCH_CHECK(values_tensor.dim() == 1 && values_tensor.numel() == start[filters],
                   "values must be (", start[filters], "), got ", values_tensor.numel());
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <memory>
 
 #include "images.h"
 
@@ -19,6 +20,9 @@ struct Convolution {
 
   Convolution(const Tensor& x, const Numbers& shape, const Numbers& stride, const Numbers& padding,
               const Numbers& dilation, int64_t groups);
+  Convolution(int64_t batch, int64_t channels, int64_t height, int64_t width, const Numbers& shape,
+              const Numbers& stride, const Numbers& padding, const Numbers& dilation,
+              int64_t groups);
 
   int64_t in_size() const { return height * width; }
   int64_t out_size() const { return rows.out * columns.out; }
@@ -41,6 +45,9 @@ struct Rows {
 
   Rows(const RowSparseKernels& kernels, const Tensor& crow, const Tensor& col, const Tensor& values,
        int64_t filters, int64_t columns);
+  // Of what has been checked.
+  Rows(const int32_t* crow, int64_t classes, const int32_t* col, const float* values,
+       int64_t filters);
 
   const int32_t* columns_of(int64_t o) const { return col + crow[o % classes]; }
   int64_t length(int64_t o) const { return crow[o % classes + 1] - crow[o % classes]; }
@@ -118,7 +125,47 @@ std::vector<int32_t> offsets_of(const Convolution& conv, const Panel& panel, int
 // Images [from, to).
 void forward_planar(const Job& job, int64_t from, int64_t to);
 void forward_lanes(const Job& job, int64_t from, int64_t to);
-bool wide_classes(const Job& job);
+// Whether vectors of filters are filled well enough.
+bool wide_classes(int64_t filters, int64_t groups, int64_t classes);
 void forward_channels(const Job& job);
+
+// What forward_planar works out before it reads x: for `images` at a time. Where x and y are in the job
+// does not matter, whether there is a residual does.
+class PlanarPlan {
+ public:
+  PlanarPlan(const Job& job, int64_t images);
+  // With planes as `conv` has them.
+  PlanarPlan(const Job& job, std::vector<Range> ranges, const Convolution& conv, int64_t images);
+
+  // In how many shares work may be dealt out; floats that so many need, from a cache line on.
+  int64_t shares(int64_t threads) const;
+  int64_t scratch(int64_t shares) const { return planes_ + shares * buffer_; }
+  // The images from one on. The job is the same but for where x, y and the residual are.
+  void run(const Job& job, int64_t image, int64_t shares, float* scratch) const;
+
+ private:
+  Convolution conv_;
+  std::vector<Range> ranges_;
+  Panel panel_;
+  std::vector<int32_t> offsets_;
+  int64_t length_;  // of a run of positions
+  std::vector<std::vector<Segment>> runs_;
+  int64_t ld_, planes_, results_, buffer_;
+};
+
+// The same for forward_channels, all images at once.
+class ChannelsPlan {
+ public:
+  explicit ChannelsPlan(const Job& job);
+  ~ChannelsPlan();
+
+  int64_t shares(int64_t threads) const;
+  int64_t scratch(int64_t shares) const;
+  void run(const Job& job, int64_t shares, float* scratch) const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<const Parts> parts_;
+};
 
 }  // namespace sparse_ops

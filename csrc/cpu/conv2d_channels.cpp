@@ -136,6 +136,17 @@ struct Pieces {
   }
 
   int64_t count() const { return image_steps * line_steps * parts; }
+  // Floats for results, for those of one unit of each class, and for all that a piece needs.
+  int64_t results(const Job& job, const Sections& sections) const {
+    return sections.units * images * lines * job.conv.columns.out * kLanes;
+  }
+  int64_t dense(const Job& job) const {
+    return job.rows.classes * lines * job.conv.columns.out * kLanes;
+  }
+  int64_t scratch(const Job& job, const Sections& sections) const {
+    const int64_t pointers = up(job.rows.classes * 2, kLanes) * kLanes;
+    return up(job.conv.channels, kLanes) * plane + results(job, sections) + dense(job) + pointers;
+  }
 };
 
 // Where a piece's panel has what each class of each group of filters keeps: found once a call.
@@ -148,6 +159,8 @@ class Offsets {
         offsets_(job.conv.groups * step_, 0),
         crow_(job.rows.crow) {
     const Convolution& conv = job.conv;
+    STD_TORCH_CHECK(up(conv.channels, kLanes) * pieces.plane < std::numeric_limits<int32_t>::max(),
+                    "one padded image must be under 2^31 values");
     const int64_t taps = conv.taps(), channels = conv.group_channels();
     std::vector<int32_t> of_column(channels * taps);
     for (int64_t g = 0; g < conv.groups; ++g) {
@@ -180,16 +193,17 @@ class Offsets {
 class Piece {
  public:
   Piece(const Job& job, const Sections& sections, const Turned& turned, const Pieces& pieces,
-        const Offsets& offsets)
+        const Offsets& offsets, float* scratch)
       : job_(job),
         conv_(job.conv),
         sections_(sections),
         turned_(turned),
         pieces_(pieces),
         offsets_(offsets),
-        panel_(up(conv_.channels, kLanes) * pieces.plane),
-        results_(sections.units * pieces.images * pieces.lines * conv_.columns.out * kLanes),
-        dense_(job.rows.classes * pieces.lines * conv_.columns.out * kLanes) {}
+        panel_(scratch),
+        results_(panel_ + up(conv_.channels, kLanes) * pieces.plane),
+        dense_(results_ + pieces.results(job, sections)),
+        woven_(reinterpret_cast<const float**>(dense_ + pieces.dense(job))) {}
 
   void run(int64_t number) {
     const int64_t part = number % pieces_.parts, place = number / pieces_.parts;
@@ -223,7 +237,7 @@ class Piece {
     for (int64_t block = first / kLanes; block < up(last, kLanes); ++block)
       for (int64_t n = 0; n < images_; ++n)
         for (int64_t l = 0; l < pieces_.height; ++l) {
-          float* to = panel_.get() + block * pieces_.plane +
+          float* to = panel_ + block * pieces_.plane +
                       (n * pieces_.height + l) * pieces_.width * kLanes;
           const int64_t y = line_ * rows.stride - rows.padding + l;
           if (y < 0 || y >= rows.size || size <= 0) {
@@ -268,13 +282,13 @@ class Piece {
         bundle.units,
         {images_, lines_, columns.out, k,
          offsets_.of(bundle.first / conv_.group_filters(), bundle.first),
-         turned_.weights.get() + bundle.weights, turned_.bias.get() + bundle.bias, panel_.get(),
-         image_step, rows.stride * line_step, columns.stride * kLanes, results_.get() + bundle.results * unit_size(),
+         turned_.weights.get() + bundle.weights, turned_.bias.get() + bundle.bias, panel_,
+         image_step, rows.stride * line_step, columns.stride * kLanes, results_ + bundle.results * unit_size(),
          lines_ * out_line, out_line, unit_size(), job_.inner()});
   }
 
   void write(const Section& section, int64_t n) {
-    const float* results = results_.get() + n * pixels() * kLanes;
+    const float* results = results_ + n * pixels() * kLanes;
     const int64_t whole = section.units * kLanes;
     if (job_.out.channel == 1 && !job_.out_channels && section.last - section.first == whole) {
       // Every class has as many units: the u-th ones of all classes are neighbours.
@@ -289,17 +303,16 @@ class Piece {
   void write_woven(const Section& section, int u, int64_t n, const float* results) {
     const int64_t classes = job_.rows.classes;
     const Spot first{image_ + n, section.first + u * kLanes * classes, pixel()};
-    std::vector<const float*> from(classes);
     for (int64_t c = 0; c < classes; ++c)
-      from[c] = results + (section.bundles[c].results + u) * unit_size();
+      woven_[c] = results + (section.bundles[c].results + u) * unit_size();
     const int ways = static_cast<int>(classes);
     if (job_.direct()) {
-      job_.kernels.weave(ways, pixels(), from.data(), job_.floats(first), job_.out.pixel);
+      job_.kernels.weave(ways, pixels(), woven_, job_.floats(first), job_.out.pixel);
       return;
     }
     const int64_t length = classes * kLanes;
-    job_.kernels.weave(ways, pixels(), from.data(), dense_.get(), length);
-    job_.put(first, {0, 0, 1}, pixels(), length, dense_.get(), length);
+    job_.kernels.weave(ways, pixels(), woven_, dense_, length);
+    job_.put(first, {0, 0, 1}, pixels(), length, dense_, length);
   }
 
   void write_unit(const Bundle& bundle, int u, int64_t n, const float* results) {
@@ -317,10 +330,10 @@ class Piece {
                             classes * job_.out.channel);
       return;
     }
-    job_.kernels.separate(pixels(), results, kLanes, dense_.get(), pixels());
+    job_.kernels.separate(pixels(), results, kLanes, dense_, pixels());
     for (int64_t l = 0; l < lanes; ++l)
       job_.put({first.image, job_.out_channel(filter + l * classes), first.pixel}, {}, 1, pixels(),
-               dense_.get() + l * pixels(), 0);
+               dense_ + l * pixels(), 0);
   }
 
   const Job& job_;
@@ -329,32 +342,59 @@ class Piece {
   const Turned& turned_;
   const Pieces& pieces_;
   const Offsets& offsets_;
-  Scratch<float> panel_, results_, dense_;
+  float *panel_, *results_, *dense_;
+  const float** woven_;
   int64_t image_ = 0, images_ = 0, line_ = 0, lines_ = 0;
 };
 
 }  // namespace
 
-bool wide_classes(const Job& job) {
-  const int64_t per_group = job.conv.group_filters(), classes = job.rows.classes;
-  const int64_t width = up(per_group, classes);
-  // Units that are filled to four fifths, and enough pixels for turned weights to pay.
-  return (job.conv.groups == 1 || per_group % classes == 0) && width * 5 >= up(width, kLanes) * kLanes * 4 &&
-         job.conv.batch * job.conv.out_size() >= 64;
+bool wide_classes(int64_t filters, int64_t groups, int64_t classes) {
+  const int64_t per_group = filters / groups, width = up(per_group, classes);
+  // Units that are filled to four fifths.
+  return (groups == 1 || per_group % classes == 0) && width * 5 >= up(width, kLanes) * kLanes * 4;
+}
+
+struct ChannelsPlan::Parts {
+  Sections sections;
+  Turned turned;
+  Pieces pieces;
+  Offsets offsets;
+  int64_t scratch;
+
+  explicit Parts(const Job& job)
+      : sections(job),
+        turned(job, sections),
+        pieces(job, sections),
+        offsets(job, pieces),
+        scratch(pieces.scratch(job, sections)) {}
+};
+
+ChannelsPlan::ChannelsPlan(const Job& job) : parts_(std::make_unique<const Parts>(job)) {}
+ChannelsPlan::~ChannelsPlan() = default;
+
+int64_t ChannelsPlan::shares(int64_t threads) const {
+  return std::min(threads, parts_->pieces.count());
+}
+
+int64_t ChannelsPlan::scratch(int64_t shares) const { return shares * parts_->scratch; }
+
+void ChannelsPlan::run(const Job& job, int64_t shares, float* scratch) const {
+  const Parts& p = *parts_;
+  torch::stable::parallel_for(0, shares, 1, [&](int64_t s0, int64_t s1) {
+    for (int64_t s = s0; s < s1; ++s) {
+      Piece piece(job, p.sections, p.turned, p.pieces, p.offsets, scratch + s * p.scratch);
+      const int64_t count = p.pieces.count();
+      for (int64_t i = count * s / shares; i < count * (s + 1) / shares; ++i) piece.run(i);
+    }
+  });
 }
 
 void forward_channels(const Job& job) {
-  const Convolution& conv = job.conv;
-  const Sections sections(job);
-  const Turned turned(job, sections);
-  const Pieces pieces(job, sections);
-  STD_TORCH_CHECK(up(conv.channels, kLanes) * pieces.plane < std::numeric_limits<int32_t>::max(),
-                  "one padded image must be under 2^31 values");
-  const Offsets offsets(job, pieces);
-  torch::stable::parallel_for(0, pieces.count(), 1, [&](int64_t p0, int64_t p1) {
-    Piece piece(job, sections, turned, pieces, offsets);
-    for (int64_t p = p0; p < p1; ++p) piece.run(p);
-  });
+  const ChannelsPlan plan(job);
+  const int64_t shares = plan.shares(torch::stable::get_num_threads());
+  const Scratch<float> scratch(plan.scratch(shares));
+  plan.run(job, shares, scratch.get());
 }
 
 }  // namespace sparse_ops

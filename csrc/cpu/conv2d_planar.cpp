@@ -147,48 +147,70 @@ bool copies_pay(const Job& job, const std::vector<Range>& ranges, const Convolut
   return saved * loads > kLineCopied * copied;
 }
 
-void forward_layout(const Job& job, const std::vector<Range>& ranges, int64_t from, int64_t to) {
-  const Convolution& conv = job.conv;
-  const int64_t chunk = conv.chunk(conv.channels, to - from);
-  const Scratch<float> planes(Panel(conv.rows, conv.columns, conv.channels, chunk).size);
-  const int64_t count = static_cast<int64_t>(ranges.size()), filters = widest(ranges);
-
-  for (int64_t n = from; n < to; n += chunk) {
-    const Panel panel(conv.rows, conv.columns, conv.channels, std::min(chunk, to - n));
-    const std::vector<int32_t> offsets = offsets_of(conv, panel, 1);
-    pack(job, panel, n, planes.get());
-    std::fill(planes.get() + panel.size - kOverrun, planes.get() + panel.size, 0.0f);
-
-    const int64_t length = std::min(run_length(panel, ranges), panel.positions);
-    const int64_t runs = (panel.positions + length - 1) / length;
-    const int64_t parts = parts_for(runs, count, torch::stable::get_num_threads());
-    const int64_t ld = (length + kLanes - 1) / kLanes * kLanes;
-    torch::stable::parallel_for(0, runs * parts, 1, [&](int64_t i0, int64_t i1) {
-      const Scratch<float> buffer(filters * ld);
-      const Scratch<float> dense(job.direct() ? 0 : std::max(ld, kLanes * conv.columns.out));
-      for (int64_t i = i0; i < i1; ++i) {
-        const int64_t part = i % parts, first = i / parts * length;
-        const int64_t last = std::min(panel.positions, first + length);
-        const std::vector<Segment> stretches = segments(panel, first, last);
-        for (int64_t r = count * part / parts; r < count * (part + 1) / parts; ++r)
-          run_range(job, ranges[r], panel, planes.get(), offsets.data(), stretches, n, first, last,
-                    buffer.get(), ld, dense.get());
-      }
-    });
-  }
+// Where a plane for each column of the kernel pays, a convolution with such planes.
+Convolution laid_out(const Job& job, const std::vector<Range>& ranges, int64_t images) {
+  Convolution apart = job.conv;
+  apart.columns = job.conv.columns.with_taps_apart();
+  return copies_pay(job, ranges, apart, images) ? apart : job.conv;
 }
-
 
 }  // namespace
 
+PlanarPlan::PlanarPlan(const Job& job, int64_t images)
+    : PlanarPlan(job, ranges_of(job), laid_out(job, ranges_of(job), images), images) {}
+
+PlanarPlan::PlanarPlan(const Job& job, std::vector<Range> ranges, const Convolution& conv,
+                       int64_t images)
+    : conv_(conv),
+      ranges_(std::move(ranges)),
+      panel_(conv.rows, conv.columns, conv.channels, images),
+      offsets_(offsets_of(conv, panel_, 1)),
+      length_(std::min(run_length(panel_, ranges_), panel_.positions)) {
+  for (int64_t first = 0; first < panel_.positions; first += length_)
+    runs_.push_back(segments(panel_, first, std::min(panel_.positions, first + length_)));
+  ld_ = (length_ + kLanes - 1) / kLanes * kLanes;
+  planes_ = (panel_.size + kLanes - 1) / kLanes * kLanes;
+  results_ = widest(ranges_) * ld_;
+  const int64_t dense = std::max(ld_, (kLanes * conv.columns.out + kLanes - 1) / kLanes * kLanes);
+  buffer_ = results_ + (job.direct() ? 0 : dense);
+}
+
+int64_t PlanarPlan::shares(int64_t threads) const {
+  return std::min(threads, static_cast<int64_t>(runs_.size() * ranges_.size()));
+}
+
+void PlanarPlan::run(const Job& given, int64_t image, int64_t shares, float* scratch) const {
+  const Job job = given.with(conv_);
+  const int64_t count = static_cast<int64_t>(ranges_.size());
+  const int64_t runs = static_cast<int64_t>(runs_.size()), parts = parts_for(runs, count, shares);
+  pack(job, panel_, image, scratch);
+  std::fill(scratch + panel_.size - kOverrun, scratch + panel_.size, 0.0f);
+  torch::stable::parallel_for(0, shares, 1, [&](int64_t s0, int64_t s1) {
+    for (int64_t s = s0; s < s1; ++s) {
+      float* buffer = scratch + planes_ + s * buffer_;
+      for (int64_t i = runs * parts * s / shares; i < runs * parts * (s + 1) / shares; ++i) {
+        const int64_t part = i % parts, run = i / parts, first = run * length_;
+        const int64_t last = std::min(panel_.positions, first + length_);
+        for (int64_t r = count * part / parts; r < count * (part + 1) / parts; ++r)
+          run_range(job, ranges_[r], panel_, scratch, offsets_.data(), runs_[run], image, first,
+                    last, buffer, ld_, buffer + results_);
+      }
+    }
+  });
+}
+
 void forward_planar(const Job& job, int64_t from, int64_t to) {
-  Convolution apart = job.conv;
-  apart.columns = job.conv.columns.with_taps_apart();
-  const std::vector<Range> ranges = ranges_of(job);
-  if (copies_pay(job, ranges, apart, to - from))
-    forward_layout(job.with(apart), ranges, from, to);
-  else
-    forward_layout(job, ranges, from, to);
+  const Convolution laid = laid_out(job, ranges_of(job), to - from);
+  const int64_t chunk = laid.chunk(laid.channels, to - from);
+  const int64_t threads = torch::stable::get_num_threads();
+  for (int64_t n = from; n < to;) {
+    // The last chunk may be smaller.
+    const int64_t size = std::min(chunk, to - n);
+    const PlanarPlan plan(job, ranges_of(job), laid, size);
+    const int64_t shares = plan.shares(threads);
+    const Scratch<float> scratch(plan.scratch(shares));
+    for (; n + size <= to; n += size) plan.run(job, n, shares, scratch.get());
+  }
 }
 
 }  // namespace sparse_ops

@@ -144,6 +144,10 @@ struct EndKernels {
                 int64_t residual_step, void* to, int64_t to_step, Activation activation);
 };
 
+struct TileKernels;
+// What programs do beside convolutions and linear layers: steps.h.
+struct StepKernels;
+
 struct RowSparseKernels {
   // `rows` rows (1 to max_rows) that keep the same k columns, over positions [0, positions).
   // Writes all of out (rows, ld), ld >= positions rounded up to 16. Reads the panel up to
@@ -206,6 +210,10 @@ struct RowSparseKernels {
 
   // By Element.
   EndKernels ends[3];
+
+  // See tiles.h.
+  const TileKernels* tiles;
+  const StepKernels* steps;
 };
 
 // For one instruction set, or null where this library was not compiled for it.

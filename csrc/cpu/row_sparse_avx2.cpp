@@ -1,5 +1,6 @@
 // AVX2 and FMA: 16 registers of 8 floats.
 #include "row_sparse.h"
+#include "steps.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -24,6 +25,7 @@
 #define STRETCH_UNITS 4
 #define HALF_CONVERSIONS 1
 #define KEEP_APART(sum) asm("" : "+x"(sum))
+#define TILE_TABLE kTilesAVX2
 #include "row_sparse_body.h"
 
 #if defined(__clang__)

@@ -1,5 +1,6 @@
 // AVX-512: 32 registers of 16 floats.
 #include "row_sparse.h"
+#include "steps.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -27,6 +28,7 @@
 #define STRETCH_UNITS 4
 #define HALF_CONVERSIONS 1
 #define KEEP_APART(sum) asm("" : "+v"(sum))
+#define TILE_TABLE kTilesAVX512
 #include "row_sparse_body.h"
 
 #if defined(__clang__)

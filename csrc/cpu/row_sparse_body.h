@@ -9,25 +9,16 @@
 //   MAX_UNITS, TILE_SIZES_1, TILE_SIZES_2  for channels_body.h
 //   STRETCH_UNITS  cache lines of positions whose sums linear_body.h keeps in registers: 1, 2 or 4
 //   KEEP_APART  a statement that keeps a scalar sum in a register of its own
+//   TILE_TABLE  its table of tiles.h
 //   HALF_CONVERSIONS  1 where <immintrin.h> is included and the F16C instructions may be used, or 0
 // and has set the instruction set for everything that follows.
 
 namespace sparse_ops {
+extern const TileKernels TILE_TABLE;
+
 namespace {
 
-typedef float Vec __attribute__((vector_size(LANES * 4)));
-typedef int32_t IVec __attribute__((vector_size(LANES * 4)));
-// The same, at any address.
-typedef float UVec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE Vec load(const float* p) { return *reinterpret_cast<const UVec*>(p); }
-INLINE void store(float* p, Vec v) { *reinterpret_cast<UVec*>(p) = v; }
-// Minus zero, and not plus zero: that would turn -0 into +0, so that it could not be left out.
-INLINE Vec splat(float f) { return f - Vec{}; }
-
-#include "activation_body.h"
+#include "vector_body.h"
 
 // R rows by T vectors of positions. Rows of few accumulators are split into S sums, so that
 // additions do not wait for each other.
@@ -214,6 +205,7 @@ INLINE float activate_one(float f, Activation activation) {
 #include "linear_body.h"
 #include "blocked_body.h"
 #include "ends_body.h"
+#include "steps_body.h"
 
 #define ENDS(T)                                                                             \
   {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, pick<T>, scatter<T>, write<T>}
@@ -222,7 +214,8 @@ const RowSparseKernels kKernels = {rows,     blocked,              pool,
                                    channels, weave,    finish,               dots,
                                    gather,   gather4,  stretch,              in_range,
                                    MAX_ROWS, MAX_UNITS, STRETCH_UNITS,
-                                   {ENDS(float), ENDS(Half), ENDS(BFloat)}};
+                                   {ENDS(float), ENDS(Half), ENDS(BFloat)},
+                                   &TILE_TABLE, &kStepKernels};
 #undef ENDS
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Portable: whatever the compiler makes of vectors of four floats on this machine.
 #include "row_sparse.h"
+#include "steps.h"
 
 #define LANES 4
 #define REGISTERS 13
@@ -13,6 +14,7 @@
 #define STRETCH_UNITS 2
 #define HALF_CONVERSIONS 0
 #define KEEP_APART(sum)
+#define TILE_TABLE kTilesScalar
 #include "row_sparse_body.h"
 
 namespace sparse_ops {

@@ -19,7 +19,9 @@ constexpr int64_t kLanesPixelsShared = 256;
 void forward(const Job& job) {
   const Convolution& conv = job.conv;
   if (conv.batch == 0) return;
-  if (wide_classes(job)) {
+  // Enough pixels for turned weights to pay.
+  if (conv.batch * conv.out_size() >= 64 &&
+      wide_classes(conv.filters, conv.groups, job.rows.classes)) {
     forward_channels(job);
     return;
   }

@@ -1,6 +1,6 @@
 // A converted network as data, and what runs it: a flat list of steps over values.
 //
-// sparse_ops/program/program.py defines the encoding. Every step reads values that earlier steps wrote and
+// sparse_ops/ops/_program_code.py defines the encoding. Every step reads values that earlier steps wrote and
 // writes one. A program is parsed and checked once; for each size of its inputs the shapes of all values
 // follow, and with them their places in an arena, the offsets that kernels read by, and scratch memory.
 #pragma once

@@ -7,19 +7,21 @@ Nothing in a file is run, and everything in it is checked before a kernel sees i
 import os
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparse_ops._files import replacing
-from sparse_ops.convert import concat, fuse, stretch
+from sparse_ops.convert import concat, fuse
 from sparse_ops.convert.candidates import REFERENCE, backend_refuses
 from sparse_ops.convert.compiled import route_
 from sparse_ops.convert.describe import check_layer_fits, packed_from, smallest_input
 from sparse_ops.convert.fold import without_norm
 from sparse_ops.convert.layout import CHANNELS_LAST, take_channels_last_
-from sparse_ops.convert.metadata import check_folding, metadata_of, parse
+from sparse_ops.convert.metadata import Description, check_folding, metadata_of, parse
 from sparse_ops.convert.prepare import copied, make_plain_, replaced
+from sparse_ops.convert.programmed import with_programs_
 from sparse_ops.convert.resize import resize_
 from sparse_ops.convert.shrink import MARK
 from sparse_ops.nn import SparseLayer
@@ -75,11 +77,11 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, compile: bool = True
         fast = _fuse(fast, fusions)
         if about.concatenations:
             fast = concat.joined(fast, about.concatenations)
-        if about.stretches:
-            fast = stretch.blocked(fast, about.stretches)
         _load_state(fast, tensors)
         if about.layout == CHANNELS_LAST:
             take_channels_last_(fast)
+        if about.decisions is not None:
+            _run_as_programs_(fast, about)
         if about.compiled and compile:
             route_(fast, about.compiled)
     except ValueError as error:
@@ -152,6 +154,21 @@ def _fold_away(model: nn.Module, folded: dict[str, Any]) -> nn.Module:
         left = without_norm(model.get_submodule(name), meta["into"]) if norm else None
         model = replaced(model, name, left or Folded(meta["into"], ACTIVATION))
     return model
+
+
+def _run_as_programs_(fast: nn.Module, about: Description) -> None:
+    """Has a loaded model run as the file says, if its graph is one that can.
+
+    Raises:
+        ValueError: the file is for another graph.
+    """
+    assert about.decisions is not None
+    # One image is enough to see what follows what.
+    example = tuple(torch.zeros(1, *shape[1:]) for shape in about.shapes)
+    modes = {name: module.training for name, module in fast.named_modules()}
+    with_programs_(fast.eval(), about.decisions, example, about.shapes)
+    for name, module in fast.named_modules():
+        module.training = modes[name]
 
 
 def _load_state(model: nn.Module, tensors: dict[str, Tensor]) -> None:

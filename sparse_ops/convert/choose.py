@@ -44,7 +44,7 @@ def decide(
         place, activation = context.folding.activations[layer.name]
         plain = nn.Sequential(dense, context.base.get_submodule(place))
     found, refusals = candidates.find(dense, mask, call.x, activation)
-    layer = _with_floor(context, layer, call)
+    layer = with_floor(context, layer, call)
     if not found:
         step()
         return replace(layer, reason="; ".join(refusals), refused=tuple(refusals))
@@ -171,7 +171,7 @@ def _verdict(
     )
 
 
-def _with_floor(context: Context, layer: LayerPlan, call: Call) -> LayerPlan:
+def with_floor(context: Context, layer: LayerPlan, call: Call) -> LayerPlan:
     """Adds the least time that the machine could take for the layer's kept weights."""
     if context.floors is None:
         return layer

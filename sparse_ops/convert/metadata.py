@@ -2,7 +2,7 @@
 
 `format`, `version` and, as JSON, what `describe.py` says of the packed layers, of the modules that
 were folded away, and of those that channels were removed from; the layout, what is fused in the
-graph, which stretches of it run on blocked tensors, and the inputs that the model is compiled for.
+graph, how it runs as programs, and the inputs that the model is compiled for.
 All of it may come from a stranger.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from sparse_ops.convert import concat, fuse, stretch
+from sparse_ops.convert import concat, fuse
 from sparse_ops.convert.compiled import Input, route_of
 from sparse_ops.convert.describe import (
     describe,
@@ -27,11 +27,14 @@ from sparse_ops.convert.shrink import MARK
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM
 from sparse_ops.ops._activation import ACTIVATIONS
-from sparse_ops.ops.blocked import LANES
+from sparse_ops.plan.decisions import Decisions
+from sparse_ops.program.model import Programs, programs_of
 
-FORMAT, VERSION = "sparse_ops.packed", "1"
+FORMAT, VERSION = "sparse_ops.packed", "2"
 # More than any model concatenates.
 MOST_CHANNELS = 2**20
+# More than any batch, number of channels, or side of an image.
+LARGEST_SIDE = 2**16
 
 
 def metadata_of(model: nn.Module) -> dict[str, str]:
@@ -61,8 +64,11 @@ def metadata_of(model: nn.Module) -> dict[str, str]:
         }
     if concatenations := concat.concatenations_of(model):
         about["concatenated"] = [each.parts for each in concatenations]
-    if stretches := stretch.stretches_of(model):
-        about["blocked"] = [{"nodes": each.nodes, "room": each.room} for each in stretches]
+    if (programs := programs_of(model)) is not None:
+        about["program"] = {
+            "shapes": [list(shape) for shape in programs.shapes],
+            "decisions": decisions_of(programs).as_data(),
+        }
     return {"format": FORMAT, "version": VERSION, "model": json.dumps(about)}
 
 
@@ -76,7 +82,8 @@ class Description:
         shrunk: the modules that channels were removed from.
         fusions: what packed layers do beside, in a traced model.
         concatenations: which outputs they write to where they are concatenated, likewise.
-        stretches: which parts of the graph run on blocked tensors, likewise.
+        decisions: how the model runs as programs; None: it does not.
+        shapes: of the inputs that it was planned for, if it does.
         layout: "channels_last", or None.
         compiled: the inputs that the model was compiled for; none if it was not.
     """
@@ -86,7 +93,8 @@ class Description:
     shrunk: dict[str, Any]
     fusions: list[fuse.Fusion]
     concatenations: list[concat.Concatenation]
-    stretches: list[stretch.Stretch]
+    decisions: Decisions | None
+    shapes: tuple[tuple[int, ...], ...]
     layout: str | None
     compiled: list[Input]
 
@@ -134,9 +142,10 @@ def parse(metadata: dict[str, str]) -> Description:
         fusions.append(fuse.Fusion(name, activation, residual))
     compiled = inputs_described(description.get("compiled", []))
     concatenations = _concatenations(description.get("concatenated", []))
-    stretches = _stretches(description.get("blocked", []))
+    decisions, shapes = _program(description.get("program"))
     layers, folded, shrunk, _ = parts
-    return Description(layers, folded, shrunk, fusions, concatenations, stretches, layout, compiled)
+    parsed = layers, folded, shrunk, fusions, concatenations
+    return Description(*parsed, decisions, shapes, layout, compiled)
 
 
 def _concatenations(described: Any) -> list[concat.Concatenation]:
@@ -161,22 +170,28 @@ def _concatenations(described: Any) -> list[concat.Concatenation]:
     return [concat.Concatenation(tuple((n, c) for n, c in parts)) for parts in described]
 
 
-def _stretches(described: Any) -> list[stretch.Stretch]:
-    """What a file says of stretches: for each the names of its nodes, and its room."""
-    good = isinstance(described, list) and all(
-        isinstance(each, dict)
-        and isinstance(each.get("nodes"), list)
-        and all(isinstance(name, str) for name in each["nodes"])
-        and type(each.get("room")) in (int, float)
-        and 1 <= each["room"] <= LANES
-        for each in described
+def decisions_of(programs: Programs) -> Decisions:
+    """The decisions that a model's programs were made by; the forms of its layers are theirs."""
+    orders = tuple(programs.route.orders.items())
+    return Decisions((), orders, tuple(programs.small.orders.items()), programs.route.piece)
+
+
+def _program(described: Any) -> tuple[Decisions | None, tuple[tuple[int, ...], ...]]:
+    """What a file says of programs: the decisions, and the shapes of the inputs."""
+    if described is None:
+        return None, ()
+    shapes = described.get("shapes") if isinstance(described, dict) else None
+    good = isinstance(shapes, list) and all(
+        isinstance(shape, list)
+        and len(shape) in (2, 4)
+        and all(type(size) is int and 0 < size <= LARGEST_SIDE for size in shape)
+        for shape in shapes
     )
-    if not good:
+    if not good or not shapes:
         raise ValueError(
-            "what is blocked must be a list of the names of nodes, and a room from 1 to "
-            f"{LANES}, got {described!r:.80}"
+            f"a program must have the shapes of its inputs, of 2 or 4 sizes, got {described!r:.80}"
         )
-    return [stretch.Stretch(tuple(each["nodes"]), float(each["room"])) for each in described]
+    return Decisions.from_data(described.get("decisions")), tuple(map(tuple, shapes))
 
 
 def check_folding(model: nn.Module, about: Description) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparse_ops.convert import fold as folding_
+from sparse_ops.convert import network
 from sparse_ops.convert.assemble import LayerPlan
 from sparse_ops.convert.cache import Cache, digest
 from sparse_ops.convert.choose import decide
@@ -22,18 +23,18 @@ from sparse_ops.convert.layout import CHANNELS_LAST
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.plans import Plan
 from sparse_ops.convert.prepare import Call, copied, prunable_layers, watch
+from sparse_ops.convert.programmed import with_programs_
 from sparse_ops.convert.progress import Step, steps
 from sparse_ops.convert.roofline import Floors
 from sparse_ops.convert.rows import after_shrinking
-from sparse_ops.convert.stretch import blocked
-from sparse_ops.convert.stretch_settle import settle_stretches
 from sparse_ops.convert.variants import Variant
 from sparse_ops.convert.whole import Settled, converted, settle
+from sparse_ops.graph.capture import Uncaptured
 from sparse_ops.graph.trace import trace
 
 # The parts of the budget: for the layout of the dense model, for the layers, for the whole model,
-# for its stretches; what `planner` and `whole` have beside is for widths and for torch.compile.
-LAYOUT_SHARE, LAYERS_SHARE, WHOLE_SHARE, STRETCH_SHARE = 0.05, 0.4, 0.2, 0.1
+# for programs; what `planner` and `whole` have beside is for widths and for torch.compile.
+LAYOUT_SHARE, LAYERS_SHARE, WHOLE_SHARE, PROGRAM_SHARE = 0.05, 0.4, 0.2, 0.1
 
 
 class Between:
@@ -152,7 +153,7 @@ class Packer:
             settled.packed,
             tuple(settled.fusions),
             tuple(settled.concatenations),
-            tuple(settled.stretches),
+            settled.decisions,
             way.sorts,
         )
         return made, context
@@ -167,6 +168,15 @@ def _measured(
     step: Step,
 ) -> Settled:
     """What becomes of the layers, and how the whole compares: see `settle`."""
+    if fold and context.cache is not None:
+        try:
+            graph = network.graph_of(context.base, context)
+        except Uncaptured as error:
+            reason = f"the network does not run as a program: {error}"
+        else:
+            return network.planned(context, graph, rows, calls, step)
+    else:
+        reason = ""
     # Only which it is: a copy in channels_last is not kept while the layers are timed.
     dense, _ = fastest_layout(context, context.dense, "dense", LAYOUT_SHARE * budget_s)
     del _
@@ -184,7 +194,9 @@ def _measured(
             left -= 1
         layers.append(row)
     settled = settle(context, layers, dense, fold, WHOLE_SHARE * budget_s, step)
-    return settle_stretches(context, settled, STRETCH_SHARE * budget_s) if fold else settled
+    if reason:
+        return replace(settled, unfused=settled.unfused or reason)
+    return network.by_measure(context, settled, PROGRAM_SHARE * budget_s) if fold else settled
 
 
 def _as_planned(context: Context, plan: Plan) -> nn.Module:
@@ -194,7 +206,9 @@ def _as_planned(context: Context, plan: Plan) -> nn.Module:
         model = fused(model, list(plan.fusions))
     if plan.concatenations:
         model = joined(model, plan.concatenations)
-    return blocked(model, plan.stretches) if plan.stretches else model
+    if plan.decisions is None:
+        return model
+    return with_programs_(model, plan.decisions, context.example)
 
 
 def identity_of(

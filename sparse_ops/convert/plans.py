@@ -18,12 +18,13 @@ from sparse_ops.convert.fuse import Fusion, fused
 from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy, take_channels_last_
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.prepare import masked_copy, watch
+from sparse_ops.convert.programmed import with_programs_
 from sparse_ops.convert.shrink import Shrinking
 from sparse_ops.convert.shrunk import shrunk_copy
 from sparse_ops.convert.sort import sorted_copy
-from sparse_ops.convert.stretch import Stretch, blocked
 from sparse_ops.convert.verify import check_layer, check_model
 from sparse_ops.nn import SparseLayer
+from sparse_ops.plan.decisions import Decisions
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Plan:
         dense_forms, packed_forms: how the two models may run, and what is the fastest way.
         fusions: what packed layers do beside, in a model that becomes a torch.fx.GraphModule.
         concatenations: which outputs they write to where they are concatenated, likewise.
-        stretches: which parts of it run on blocked tensors, likewise.
+        decisions: how the packed model runs as programs; None: it does not.
         sorts: whether channels are put in another order inside (`sort.py`).
     """
 
@@ -57,7 +58,7 @@ class Plan:
     packed_forms: Forms = field(default_factory=Forms)
     fusions: tuple[Fusion, ...] = ()
     concatenations: tuple[Concatenation, ...] = ()
-    stretches: tuple[Stretch, ...] = ()
+    decisions: Decisions | None = None
     sorts: bool = False
 
     @property
@@ -103,8 +104,6 @@ class Plan:
             fast = fused(fast, list(self.fusions))
         if self.concatenations:
             fast = joined(fast, self.concatenations)
-        if self.stretches:
-            fast = blocked(fast, self.stretches)
         if self.packed_forms.fastest == CHANNELS_LAST:
             take_channels_last_(fast)
         if self.packed_forms.fastest == COMPILED:
@@ -112,6 +111,8 @@ class Plan:
                 compile_(fast, self.example)
             except RuntimeError as error:
                 warnings.warn(f"{error}: it is given uncompiled", stacklevel=2)
+        if self.decisions is not None:
+            with_programs_(fast, self.decisions, self.example)
         check_model(masked, fast, self.example)
         for name, module in fast.named_modules():
             module.training = modes.get(name, model.training)
@@ -195,7 +196,7 @@ class Plan:
             "packed_forms": asdict(self.packed_forms),
             "fusions": [asdict(fusion) for fusion in self.fusions],
             "concatenations": [asdict(each) for each in self.concatenations],
-            "stretches": [asdict(each) for each in self.stretches],
+            "decisions": None if self.decisions is None else self.decisions.as_data(),
             "sorts": self.sorts,
             "notes": list(self.notes),
         }

@@ -1,6 +1,7 @@
 """A plan as plain text."""
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from sparse_ops.convert.assemble import LayerPlan
 from sparse_ops.convert.measure import Comparison
-from sparse_ops.ops.blocked import LANES
+from sparse_ops.convert.programmed import ORDER_NAMES
 
 if TYPE_CHECKING:
     from sparse_ops.convert.plans import Plan
@@ -68,8 +69,6 @@ def plan_text(plan: "Plan") -> str:
                 becomes += f" + {fusion.activation}" if fusion.activation else ""
         if any(layer.name in each.layers for each in plan.concatenations):
             becomes += " + cat"
-        if any(layer.name in each.nodes for each in plan.stretches):
-            becomes += " + blocked"
         times = (layer.dense_ms, layer.packed_ms)
         reached = layer.floor_reached
         table.add_row(
@@ -90,7 +89,7 @@ def plan_text(plan: "Plan") -> str:
         table,
         "",
         *_verdict(plan),
-        *_stretches(plan),
+        *_program(plan),
         *(f"note: {note}" for note in plan.notes),
         *_refusals(plan.layers),
     )
@@ -115,17 +114,18 @@ def _verdict(plan: "Plan") -> list[str]:
     return lines
 
 
-def _stretches(plan: "Plan") -> list[str]:
-    """Which layers run on blocked tensors, and when."""
-    packed = [layer.name for layer in plan.packed]
-    lines = []
-    for each in plan.stretches:
-        layers = [name for name in packed if name in each.nodes]
-        lines.append(
-            f"stretch: {len(layers)} packed convolutions, {layers[0]} to {layers[-1]}, hand each "
-            f"other activations blocked by {LANES} images, without gradients and in batches that "
-            f"fill {1 / each.room:.0%} of their blocks or more; others run layer by layer"
-        )
+def _program(plan: "Plan") -> list[str]:
+    """How the network runs as a program, and when."""
+    if plan.decisions is None:
+        return []
+    counts = Counter(order for _, order in plan.decisions.orders)
+    ways = ", ".join(f"{counts[order]} {ORDER_NAMES[order]}" for order in sorted(counts))
+    lines = [
+        f"program: {len(plan.decisions.orders)} operations are one call without gradients in eval "
+        f"mode, their values {ways}; other calls run layer by layer"
+    ]
+    if plan.decisions.piece:
+        lines.append(f"program: {plan.decisions.piece} images of a batch run at a time")
     return lines
 
 

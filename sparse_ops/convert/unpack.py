@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from sparse_ops._files import replacing
 from sparse_ops.convert.concat import concatenations_of
 from sparse_ops.convert.prepare import copied, example_tuple, replaced
-from sparse_ops.convert.stretch import unblocked
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._conv import placed
 from sparse_ops.ops._activation import add_and_activate
+from sparse_ops.program.model import detach_
 
 # An ONNX file is one protobuf message, and those end at 2 GiB.
 LARGEST_ONNX = 2**31
@@ -20,7 +20,7 @@ LARGEST_ONNX = 2**31
 
 def to_dense(model: nn.Module) -> nn.Module:
     """A dense model of the same outputs as a converted one: each sparse layer unpacked."""
-    dense = unblocked(copied(model))
+    dense = detach_(copied(model))
     concatenated = {name for each in concatenations_of(model) for name in each.layers}
     for name, module in list(dense.named_modules()):
         if isinstance(module, SparseLayer):

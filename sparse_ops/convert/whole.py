@@ -23,8 +23,8 @@ from sparse_ops.convert.fuse import Fusion
 from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.progress import Step
-from sparse_ops.convert.stretch import Stretch
 from sparse_ops.convert.verify import Mismatch, check_model
+from sparse_ops.plan.decisions import Decisions
 
 # How much of the layers that are left goes back to dense at a time.
 BACK_SHARE = 4
@@ -41,7 +41,7 @@ class Settled:
         fusions: what is fused in the graph of the packed one.
         concatenations: what is concatenated in it without a copy.
         unfused: what stands against a graph of it, in words; "" if nothing does.
-        stretches: which parts of that graph run on blocked tensors.
+        decisions: how the packed one runs as programs; None: it does not.
         to_beat, call: calls of the two models in their fastest forms, where they were timed.
         about: a short name for the packed one.
     """
@@ -53,7 +53,7 @@ class Settled:
     fusions: Sequence[Fusion] = ()
     concatenations: Sequence[Concatenation] = ()
     unfused: str = ""
-    stretches: Sequence[Stretch] = ()
+    decisions: Decisions | None = None
     to_beat: Call | None = None
     call: Call | None = None
     about: str = "dense"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparse_ops.ops._program_shapes import run_fake
 from sparse_ops.ops._shapes import conv2d_output_size
 
 # Every kernel of csrc/cpu is compiled once for each of these, best first; "scalar" is portable.
@@ -64,7 +65,21 @@ BLOCKED_POOL = (
     "(Tensor x, bool most, int[] kernel, int[] stride, int[] padding, int halo, int out_halo) "
     "-> Tensor"
 )
+# A whole network, see _program_code.py and csrc/program/run.h. `shapes`: see _program_shapes.py.
+RUN_PROGRAM = "(Tensor[] inputs, Tensor program, Tensor[] constants, int[] shapes=[]) -> Tensor[]"
+PROFILE_PROGRAM = "(Tensor[] inputs, Tensor program, Tensor[] constants, int repeats) -> Tensor"
+# One step of a program, for tests: csrc/program/test_step.h.
+STEP = (
+    "(Tensor[] inputs, int[] orders, int[] halos, int out_order, int out_halo, int kind, "
+    "int[] attributes, Tensor[] constants) -> Tensor"
+)
 LANES = 16
+
+LIBRARY.define("describe_program(Tensor program, Tensor[] constants, int[] sizes) -> Tensor")
+LIBRARY.define("release_program(int number) -> ()")
+# How many sizes of programs are prepared; and, for tests: memory and outputs begin as NaN.
+LIBRARY.define("kept_programs() -> int")
+LIBRARY.define("poison_programs(bool on) -> ()")
 
 # The kernels' numbers for the activations that they can apply to what they write.
 ACTIVATION_CODES = {
@@ -210,9 +225,12 @@ for _isa in ISAS:
         ("blocked_pool2d", BLOCKED_POOL, blocked_pool_fake),
         ("sparse_conv2d_backward", CONV_BACKWARD, _backward_fake),
         ("csr_linear_backward", LINEAR_BACKWARD, _backward_fake),
+        ("run_program", RUN_PROGRAM, run_fake),
     ):
         LIBRARY.define(f"{_name}_{_isa}{_schema}", tags=[torch.Tag.pt2_compliant_tag])
         torch.library.register_fake(f"sparse_ops::{_name}_{_isa}", _fake, lib=LIBRARY)
+    LIBRARY.define(f"profile_program_{_isa}{PROFILE_PROGRAM}")
+    LIBRARY.define(f"step_{_isa}{STEP}")
 
 
 def _load() -> str | None:

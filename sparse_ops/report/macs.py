@@ -5,9 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparse_ops.convert.layout import sharing_copy
 from sparse_ops.convert.prepare import example_tuple, watch
-from sparse_ops.convert.stretch import stretches_of, unblocked
 from sparse_ops.masks import PRUNABLE
 from sparse_ops.nn import SparseLayer
 
@@ -38,9 +36,6 @@ def count_macs(model: nn.Module, example: Any) -> list[LayerMacs]:
     Raises:
         ValueError: the example holds no tensor, or an empty one.
     """
-    if stretches_of(model):
-        # Of blocked tensors nobody can tell how many numbers are of images.
-        model = unblocked(sharing_copy(model))
     layers = {
         name: module
         for name, module in model.named_modules()

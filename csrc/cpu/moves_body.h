@@ -1,0 +1,159 @@
+// A part of steps_body.h: pixels and lanes that move, and pixels between others.
+
+// Floats [D, D + LANES) of two vectors.
+template <int D>
+INLINE Vec between(Vec a, Vec b) {
+  if constexpr (D == 0) {
+    return a;
+  } else {
+#if LANES == 16
+    return __builtin_shufflevector(a, b, D, D + 1, D + 2, D + 3, D + 4, D + 5, D + 6, D + 7, D + 8,
+                                   D + 9, D + 10, D + 11, D + 12, D + 13, D + 14, D + 15);
+#elif LANES == 8
+    return __builtin_shufflevector(a, b, D, D + 1, D + 2, D + 3, D + 4, D + 5, D + 6, D + 7);
+#else
+    return __builtin_shufflevector(a, b, D, D + 1, D + 2, D + 3);
+#endif
+  }
+}
+
+// Vector i of two pixels, one after the other.
+INLINE Vec of_pixels(const float* a, const float* b, int64_t i) {
+  return i < kVectorsOfLanes ? load(a + i * LANES) : load(b + (i - kVectorsOfLanes) * LANES);
+}
+
+template <int D>
+void shift_by(const Lines& w, const float* next, const float* kept) {
+  constexpr int whole = D / LANES, rest = D % LANES;
+  for (int64_t l = 0; l < w.lines; ++l) {
+    const float *a = w.from + l * w.from_step, *b = next + l * w.from_step;
+    float* to = w.to + l * w.to_step;
+    for (int64_t p = 0; p < w.length; p += kLanes)
+#pragma GCC unroll 4
+      for (int i = 0; i < kVectorsOfLanes; ++i) {
+        const Vec moved = between<rest>(of_pixels(a + p, b + p, whole + i),
+                                        of_pixels(a + p, b + p, whole + i + (rest != 0)));
+        float* at = to + p + i * LANES;
+        store(at, load(kept + i * LANES) != Vec{} ? load(at) : moved);
+      }
+  }
+}
+
+void shift(const Lines& w, const float* next, int64_t distance, int64_t first) {
+  float kept[kLanes];
+  for (int64_t l = 0; l < kLanes; ++l) kept[l] = l < first;
+  switch (distance) {
+#define CASE(d) \
+  case d:       \
+    return shift_by<d>(w, next, kept);
+    CASE(0)
+    CASE(1)
+    CASE(2)
+    CASE(3)
+    CASE(4)
+    CASE(5)
+    CASE(6)
+    CASE(7)
+    CASE(8)
+    CASE(9)
+    CASE(10)
+    CASE(11)
+    CASE(12)
+    CASE(13)
+    CASE(14)
+    CASE(15)
+#undef CASE
+  }
+}
+
+void pick(int64_t pixels, const float* const* from, float* to) {
+  const float* lane[kLanes];
+  for (int64_t l = 0; l < kLanes; ++l) lane[l] = from[l];
+  for (int64_t i = 0; i < pixels * kLanes; i += kLanes) {
+#pragma GCC unroll 16
+    for (int l = 0; l < kLanes; ++l) to[i + l] = lane[l][i];
+  }
+}
+
+void repeat(bool plane, int64_t pixels, const int32_t* index, const float* from, float* to) {
+  if (plane) {
+    for (int64_t p = 0; p < pixels; ++p) to[p] = from[index[p]];
+    return;
+  }
+  for (int64_t p = 0; p < pixels; ++p)
+#pragma GCC unroll 4
+    for (int i = 0; i < kLanes; i += LANES)
+      store(to + p * kLanes + i, load(from + index[p] * kLanes + i));
+}
+
+INLINE Vec mixed(Vec a, Vec b, Vec weight) { return a * (1.0f - weight) + b * weight; }
+
+// Pixels of one number: first between the lines, into a buffer, then between its pixels.
+INLINE void blend_plane(int64_t pixels, const int32_t* left, const int32_t* right,
+                        const float* weights, const float* upper, const float* lower, Vec weight,
+                        float* to) {
+  float buffer[kBuffer + LANES];
+  for (int64_t p0 = 0; p0 < pixels;) {
+    const int64_t start = left[p0];
+    int64_t p1 = p0 + 1;
+    while (p1 < pixels && right[p1] + 1 - start <= kBuffer) ++p1;
+    const int64_t span = right[p1 - 1] + 1 - start;
+    for (int64_t x = 0; x < span; x += LANES) {
+      const int64_t some = span - x;
+      const float *a = upper + start + x, *b = lower + start + x;
+      store(buffer + x, some >= LANES ? mixed(load(a), load(b), weight)
+                                      : mixed(load_some(a, some), load_some(b, some), weight));
+    }
+    for (int64_t p = p0; p < p1; p += LANES) {
+      const int64_t some = p1 - p < LANES ? p1 - p : LANES;
+      float a[LANES] = {}, b[LANES] = {};
+      for (int64_t i = 0; i < some; ++i) {
+        a[i] = buffer[left[p + i] - start];
+        b[i] = buffer[right[p + i] - start];
+      }
+      if (some == LANES)
+        store(to + p, mixed(load(a), load(b), load(weights + p)));
+      else
+        store_some(to + p, mixed(load(a), load(b), load_some(weights + p, some)), some);
+    }
+    p0 = p1;
+  }
+}
+
+void blend(bool plane, int64_t pixels, const int32_t* left, const int32_t* right,
+           const float* weights, const float* upper, const float* lower, float weight, float* to) {
+  const Vec down = splat(weight);
+  if (plane) return blend_plane(pixels, left, right, weights, upper, lower, down, to);
+  for (int64_t p = 0; p < pixels; ++p) {
+    const Vec across = splat(weights[p]);
+    const int64_t l = left[p] * kLanes, r = right[p] * kLanes;
+#pragma GCC unroll 4
+    for (int i = 0; i < kLanes; i += LANES)
+      store(to + p * kLanes + i, mixed(mixed(load(upper + l + i), load(lower + l + i), down),
+                                       mixed(load(upper + r + i), load(lower + r + i), down), across));
+  }
+}
+
+float greatest(int64_t length, const float* from) { return line_of<true>(from, length); }
+
+double exponentials(int64_t length, const float* from, float shift, float* to) {
+  const Vec less = splat(shift);
+  DVec total = {};
+  for (int64_t i = 0; i < length; i += LANES) {
+    const int64_t left = length - i;
+    Vec v = exp_of((left >= LANES ? load(from + i) : load_some(from + i, left)) - less);
+    if (left >= LANES) {
+      if (to) store(to + i, v);
+    } else {
+      if (to) store_some(to + i, v, left);
+      float t[LANES];
+      store(t, v);
+      for (int64_t l = left; l < LANES; ++l) t[l] = 0;
+      v = load(t);
+    }
+    total += __builtin_convertvector(v, DVec);
+  }
+  double sum = 0;
+  for (int i = 0; i < LANES; ++i) sum += total[i];
+  return sum;
+}

@@ -1,0 +1,189 @@
+// Convolutions in IMAGES order, sparse or dense: filters in groups that read the same columns.
+#include <algorithm>
+#include <map>
+
+#include "../cpu/blocked_conv.h"
+#include "conv.h"
+
+namespace sparse_ops {
+namespace program {
+namespace {
+
+// What a weight costs in a group, as a part of what it costs alone (ResNet-18's layers, Zen 5: 105 and 45
+// GMAC/s).
+constexpr double kSharedCost = 0.45;
+
+// Filters in the kernel's order, as Groups has them; columns among all input channels.
+struct Grouped {
+  std::vector<int32_t> starts{0}, rows, filters, columns;
+  std::vector<float> values;
+
+  Grouped(const Layer& layer, const Weights& weights) : layer_(layer), weights_(weights) {
+    for (int64_t f = 0; f < layer.filters; ++f) firsts_.push_back(values_before(f));
+    for (int64_t g = 0; g < layer.groups; ++g) add_group(g * layer.group_filters());
+  }
+
+ private:
+  using Filters = std::vector<int64_t>;
+
+  int64_t count_of(int64_t f) const {
+    if (weights_.form == kDense) return layer_.columns();
+    const int64_t c = f % weights_.classes();
+    return weights_.crow[c + 1] - weights_.crow[c];
+  }
+  int64_t values_before(int64_t f) const {
+    if (firsts_.empty()) return 0;
+    return firsts_.back() + count_of(f - 1);
+  }
+  int32_t column(int64_t f, int64_t j) const {
+    if (weights_.form == kDense) return static_cast<int32_t>(j);
+    return weights_.col[weights_.crow[f % weights_.classes()] + j];
+  }
+  std::vector<int32_t> columns_of(int64_t f) const {
+    std::vector<int32_t> all(count_of(f));
+    for (size_t j = 0; j < all.size(); ++j) all[j] = column(f, static_cast<int64_t>(j));
+    return all;
+  }
+
+  // Filters of the group that begins with `first`, those of equal columns together.
+  std::vector<Filters> alike(int64_t first) const {
+    std::vector<Filters> found;
+    if (weights_.form == kDense) {
+      found.emplace_back();
+      for (int64_t i = 0; i < layer_.group_filters(); ++i) found[0].push_back(first + i);
+      return found;
+    }
+    // By class, and classes by columns.
+    std::map<int64_t, size_t> of_class;
+    std::map<std::vector<int32_t>, size_t> of_columns;
+    for (int64_t f = first; f < first + layer_.group_filters(); ++f) {
+      const int64_t c = f % weights_.classes();
+      auto known = of_class.find(c);
+      if (known == of_class.end()) {
+        const auto place = of_columns.emplace(columns_of(f), found.size());
+        if (place.second) found.emplace_back();
+        known = of_class.emplace(c, place.first->second).first;
+      }
+      found[known->second].push_back(f);
+    }
+    return found;
+  }
+
+  void add_group(int64_t first) {
+    const int64_t most = layer_.kernels.max_rows;
+    Filters alone;
+    for (const Filters& same : alike(first)) {
+      // In as few parts as it takes, of equal size or nearly.
+      const int64_t count = static_cast<int64_t>(same.size()), parts = (count + most - 1) / most;
+      for (int64_t p = 0, from = 0; p < parts; ++p) {
+        const int64_t size = count / parts + (p < count % parts);
+        if (size == 1)
+          alone.push_back(same[from]);
+        else
+          add(Filters(same.begin() + from, same.begin() + from + size), columns_of(same[from]));
+        from += size;
+      }
+    }
+    std::sort(alone.begin(), alone.end());
+    for (size_t at = 0; at < alone.size(); at += most) {
+      const Filters some(alone.begin() + at, alone.begin() + std::min(alone.size(), at + most));
+      std::vector<int32_t> kept;
+      for (const int64_t f : some) {
+        const std::vector<int32_t> own = columns_of(f);
+        kept.insert(kept.end(), own.begin(), own.end());
+      }
+      const double apart = static_cast<double>(kept.size());
+      std::sort(kept.begin(), kept.end());
+      kept.erase(std::unique(kept.begin(), kept.end()), kept.end());
+      const double together = static_cast<double>(kept.size()) * most * kSharedCost;
+      if (static_cast<int64_t>(some.size()) == most && together < apart)
+        add(some, kept);
+      else
+        for (const int64_t f : some) add({f}, columns_of(f));
+    }
+  }
+
+  void add(const Filters& together, const std::vector<int32_t>& kept) {
+    const int64_t group = together[0] / layer_.group_filters() * layer_.columns();
+    const size_t first = values.size(), count = together.size();
+    values.resize(first + kept.size() * count, 0.0f);
+    const float* from = data(weights_.values);
+    for (size_t i = 0; i < count; ++i) {
+      const int64_t f = together[i], own = count_of(f);
+      filters.push_back(static_cast<int32_t>(f));
+      // Mostly the same columns, in the same order.
+      size_t place = 0;
+      for (int64_t j = 0; j < own; ++j) {
+        const int32_t c = column(f, j);
+        if (place >= kept.size() || kept[place] != c)
+          place = std::lower_bound(kept.begin(), kept.end(), c) - kept.begin();
+        values[first + place * count + i] += from[firsts_[f] + j];
+        ++place;
+      }
+    }
+    rows.push_back(static_cast<int32_t>(count));
+    for (const int32_t c : kept) columns.push_back(static_cast<int32_t>(group + c));
+    starts.push_back(static_cast<int32_t>(columns.size()));
+  }
+
+  const Layer& layer_;
+  const Weights& weights_;
+  std::vector<int64_t> firsts_;  // by filter: where its values start
+};
+
+class ImagesConv : public Ready {
+ public:
+  ImagesConv(const Whole& conv, const Spec& in, const Spec& out, const Spec* added)
+      : conv_(conv),
+        grouped_(conv->layer, conv->weights),
+        groups_(conv->layer.kernels, static_cast<int64_t>(grouped_.rows.size()),
+                grouped_.starts.data(), grouped_.rows.data(), grouped_.filters.data(), out.shape.c),
+        bias_(out.shape.c) {
+    const Layer& layer = conv->layer;
+    STD_TORCH_CHECK(layer.stride[1] <= 2, "in IMAGES order, the stride along lines is 1 or 2, got ",
+                    layer.stride[1]);
+    if (conv->weights.bias) std::copy_n(data(conv->weights.bias), out.shape.c, bias_.get());
+    const int64_t kW = layer.kernel[1], taps = layer.taps();
+    for (const int32_t c : grouped_.columns) {
+      const int64_t y = c % taps / kW * layer.dilation[0] + in.halo - layer.padding[0];
+      const int64_t x = c % kW * layer.dilation[1] + in.halo - layer.padding[1];
+      offsets_.push_back(static_cast<int32_t>(c / taps * in.plane() + y * in.line() + x * kLanes));
+    }
+    offsets_.insert(offsets_.end(), kSpareOffsets, 0);
+    const auto blocks = [](const Spec& s, int64_t halo) {
+      const int64_t more = 2 * (s.halo - halo);
+      return Blocks(s.blocks(), s.shape.c, s.shape.h + more, s.shape.w + more, halo);
+    };
+    const Blocks to = blocks(out, out.halo);
+    ready_.reset(new BlockedConvolution{layer.kernels, groups_, blocks(in, 0), to,
+                                        added ? blocks(*added, added->halo) : to, offsets_.data(),
+                                        grouped_.values.data(), bias_.get(), layer.stride[0],
+                                        layer.stride[1], layer.activation});
+  }
+
+  void run(const View* in, const View& out, float*) const override {
+    BlockedConvolution conv = *ready_;
+    conv.x.step = in[0].block_step;
+    conv.y.step = out.block_step;
+    const bool residual = conv_->layer.residual;
+    if (residual) conv.added.step = in[1].block_step;
+    if (conv.y.blocks > 0) conv.run(in[0].data, residual ? in[1].data : nullptr, out.data);
+  }
+
+ private:
+  Whole conv_;
+  Grouped grouped_;
+  Groups groups_;
+  Memory bias_;
+  std::vector<int32_t> offsets_;
+  std::unique_ptr<BlockedConvolution> ready_;
+};
+
+}  // namespace
+
+std::unique_ptr<Ready> ready_images(const Whole& conv, const Spec& in, const Spec& out, const Spec* added) {
+  return std::make_unique<ImagesConv>(conv, in, out, added);
+}
+
+}  // namespace program
+}  // namespace sparse_ops

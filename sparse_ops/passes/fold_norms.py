@@ -1,0 +1,75 @@
+"""Folding: a BatchNorm becomes part of the convolution or linear layer before it.
+
+In eval mode it is y = x * scale + shift per channel, which the layer's weight and bias can do.
+"""
+
+from torch import Tensor, nn
+
+from sparse_ops.graph.ir import Graph, Node
+from sparse_ops.graph.layers import scale_and_shift
+
+
+def fold_norms(graph: Graph) -> dict[str, str]:
+    """Folds every BatchNorm that can be, in place; layer -> the BatchNorm, by names of modules.
+
+    An activation that was part of the BatchNorm stays, as a node of its own.
+    """
+    users = _users_of_weights(graph)
+    done: dict[str, str] = {}
+    for norm in graph:
+        if norm.op != "batch_norm":
+            continue
+        layer = norm.inputs[0].producer
+        if layer is None or not _takes(graph, layer, norm, users):
+            continue
+        _fold(layer, norm)
+        assert layer.module is not None and norm.module is not None
+        done[layer.module] = norm.module
+        activation = norm.attributes["activation"]
+        if activation is None:
+            graph.replace(norm.output, norm.inputs[0])
+            graph.erase(norm)
+        else:
+            norm.op, norm.attributes, norm.parameters = "unary", {"function": activation}, {}
+            norm.module = None
+    return done
+
+
+def _users_of_weights(graph: Graph) -> dict[int, int]:
+    """How many nodes have each tensor."""
+    count: dict[int, int] = {}
+    for node in graph.nodes:
+        for held in node.parameters.values():
+            count[id(held)] = count.get(id(held), 0) + 1
+    return count
+
+
+def _takes(graph: Graph, layer: Node, norm: Node, users: dict[int, int]) -> bool:
+    """Whether a layer can do what a BatchNorm after it does."""
+    if layer.op not in ("conv2d", "linear") or layer.attributes["packed"] is not None:
+        return False
+    about = layer.attributes
+    if about["activation"] is not None or about["residual"] or layer.module is None:
+        return False
+    if layer.op == "linear" and layer.output.rank != 2:
+        return False
+    held = [*layer.parameters.values(), *norm.parameters.values()]
+    alone = all(users[id(one)] == 1 for one in held)
+    wide = norm.parameters["running_mean"].numel() == about["shape"][0]
+    return alone and wide and graph.only_user(layer.output) is norm
+
+
+def _fold(layer: Node, norm: Node) -> None:
+    scale, shift = scale_and_shift(norm)
+    weight, bias = layer.parameters["weight"], layer.parameters.get("bias")
+    if bias is not None:
+        shift = shift + bias.detach().double() * scale
+    across = (-1, *[1] * (weight.dim() - 1))
+    wide = weight.detach().double().mul_(scale.reshape(across))
+    learns = (weight if bias is None else bias).requires_grad
+    layer.parameters["weight"] = _like(wide, weight, weight.requires_grad)
+    layer.parameters["bias"] = _like(shift, weight, learns)
+
+
+def _like(tensor: Tensor, weight: Tensor, learns: bool) -> nn.Parameter:
+    return nn.Parameter(tensor.to(weight.dtype), learns)

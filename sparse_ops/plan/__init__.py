@@ -1,0 +1,1 @@
+"""Measuring and choosing: what a model is made into."""

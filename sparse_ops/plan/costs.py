@@ -1,0 +1,146 @@
+"""Costs: how long each step of a network takes, in each form and order, measured in the network.
+
+A whole program in which everything is done in one way is run a few times; each of its steps is
+timed there, between its neighbours, with the caches as they leave them.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_ops.graph import ops
+from sparse_ops.graph.ir import Graph, Value
+from sparse_ops.ops import program as programs
+from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR, Program, Step
+from sparse_ops.ops._program_code import Value as Place
+from sparse_ops.program.segments import Item, Segment, cut, release_all
+
+# A first run prepares and warms; then at least so many count.
+FEWEST, MOST = 3, 40
+ORDERS = (PLANAR, CHANNELS, IMAGES)
+
+Choice = tuple[str, int]  # the form of a layer's weight ("" for no layer), the order of its output
+
+
+@dataclass(eq=False)
+class Costs:
+    """What was measured.
+
+    Attributes:
+        steps: node -> choice -> milliseconds of each run.
+        conversions: (shape, from order, to order) -> milliseconds.
+        totals: name of a way -> milliseconds of each whole run.
+    """
+
+    steps: dict[str, dict[Choice, list[float]]] = field(default_factory=lambda: defaultdict(dict))
+    conversions: dict[tuple[tuple[int, ...], int, int], float] = field(default_factory=dict)
+    totals: dict[str, list[float]] = field(default_factory=dict)
+
+    def of(self, node: str, choice: Choice) -> float | None:
+        """The median of a step; None if it was not measured."""
+        found = self.steps.get(node, {}).get(choice)
+        return None if found is None else median(found)
+
+
+def median(numbers: Sequence[float]) -> float:
+    ordered = sorted(numbers)
+    return ordered[len(ordered) // 2]
+
+
+@torch.inference_mode()
+def measure(
+    graph: Graph,
+    forms: Mapping[str, str],
+    orders: Mapping[str, int],
+    example: Sequence[Any],
+    seconds: float,
+) -> tuple[dict[str, tuple[Choice, list[float]]], list[float]]:
+    """Times every step of a fused and packed graph in these orders.
+
+    Returns:
+        node -> its choice and the milliseconds of each run; and those of all steps together.
+    """
+    items = cut(graph, orders)
+    times: dict[str, list[float]] = {}
+    begun = time.perf_counter()
+    rows = _profiled(items, graph, example, 1)
+    took = time.perf_counter() - begun
+    again = min(MOST, max(FEWEST, int(seconds / max(took, 1e-6))))
+    if again > 0:
+        rows = _profiled(items, graph, example, again)
+    for name, row in rows:
+        known = times.setdefault(name, [0.0] * len(row))
+        times[name] = [a + b for a, b in zip(known, row, strict=False)]
+    release_all(items)
+    modules = {node.name: node.module or "" for node in graph.nodes}
+    found = {}
+    for node in graph.nodes:
+        if node.name in times and node.name in orders:
+            form = forms.get(modules[node.name], "dense")
+            layer = node.op in ("conv2d", "linear")
+            found[node.name] = ((form if layer else "", orders[node.name]), times[node.name])
+    totals = [sum(column) for column in zip(*times.values(), strict=False)]
+    return found, totals
+
+
+def _profiled(
+    items: Sequence[Item], graph: Graph, example: Sequence[Any], repeats: int
+) -> list[tuple[str, list[float]]]:
+    """(step's name, milliseconds of each run), of all programs, and of the nodes between."""
+    known: dict[int, Any] = {id(v): x for v, x in zip(graph.inputs, example, strict=True)}
+    rows: list[tuple[str, list[float]]] = []
+    for item in items:
+        if isinstance(item, Segment):
+            given = [known[id(value)] for value in item.inputs]
+            constants = item.program.constants
+            table: Tensor = programs.profile(given, item.encoded, constants, repeats)
+            for number, step in enumerate(item.program.steps):
+                rows.append((step.name, table[:, number].tolist()))
+            known |= {id(v): y for v, y in zip(item.outputs, item(given), strict=True)}
+            continue
+        given = [known[id(value)] for value in item.inputs]
+        row = []
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            result = ops.evaluate(item, graph.root, given)
+            row.append(1e3 * (time.perf_counter() - begun))
+        known[id(item.output)] = result
+        rows.append((item.name, row))
+    return rows
+
+
+@torch.inference_mode()
+def measure_conversions(costs: Costs, values: Sequence[Value], orders: Sequence[int]) -> None:
+    """Times the ways between orders for values of these sizes, of which each is tried once."""
+    for shape in {value.shape for value in values if value.rank == 4 and value.shape}:
+        pairs = [(a, b) for a in orders for b in orders if a != b]
+        if all((shape, *pair) in costs.conversions for pair in pairs):
+            continue
+        # One after the other, so that each begins where the last one ended.
+        path = [PLANAR, CHANNELS, PLANAR]
+        if IMAGES in orders:
+            path = [PLANAR, CHANNELS, IMAGES, PLANAR, IMAGES, CHANNELS, PLANAR]
+        steps = tuple(
+            Step("convert", number, (number - 1,), name=str(number))
+            for number in range(1, len(path))
+        )
+        places = tuple(Place(order) for order in path)
+        program = Program(1, (len(path) - 1,), places, steps, (), _number())
+        x = torch.randn(shape)
+        table = programs.profile([x], program.encoded(), (), 5)
+        programs.release(program.number)
+        fastest = table.median(0).values.tolist()
+        for number in range(1, len(path)):
+            key = shape, path[number - 1], path[number]
+            costs.conversions[key] = fastest[number - 1]
+
+
+def _number() -> int:
+    import secrets
+
+    return secrets.randbits(62)
