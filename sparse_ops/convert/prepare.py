@@ -18,6 +18,8 @@ from sparse_ops import masks as masks_
 
 # What is smaller slows a dense CPU down and changes no result: it counts as zero.
 DENORMAL = torch.finfo(torch.float32).tiny
+# On modules that were shrunk: the size of what they were, (O, I / groups, ...) or (channels).
+MARK = "shrunk_from"
 
 
 def example_tuple(example: Any) -> tuple[Any, ...]:

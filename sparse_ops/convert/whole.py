@@ -44,6 +44,7 @@ class Settled:
         decisions: how the packed one runs as programs; None: it does not.
         to_beat, call: calls of the two models in their fastest forms, where they were timed.
         about: a short name for the packed one.
+        left_out: what there was no time for, in words.
     """
 
     layers: list[LayerPlan]
@@ -57,6 +58,7 @@ class Settled:
     to_beat: Call | None = None
     call: Call | None = None
     about: str = "dense"
+    left_out: tuple[str, ...] = ()
 
 
 def settle(

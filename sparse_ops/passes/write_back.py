@@ -43,7 +43,8 @@ def write_back_(model: nn.Module, graph: Graph) -> None:
     for node in graph.nodes:
         if node.attributes.get(DIFFERS):
             raise ValueError(f"{node.name} picks other channels now than the model's code does")
-        if node.op not in _WRITE:
+        if node.op not in _WRITE or node.attributes.get("packed") is not None:
+            # What is packed keeps all it has.
             continue
         if node.module is None:
             raise ValueError(f"{node.name} ({node.op}) is no module of the model")
@@ -110,8 +111,6 @@ def _check_fits(module: Any, node: Node) -> None:
         if not name:
             raise ValueError("the model is itself the layer that became a constant")
         return
-    if about.get("packed") is not None:
-        raise ValueError(f"{name} is packed in the graph")
     if about.get("residual"):
         raise ValueError(f"{name} adds another tensor itself in the graph")
     if about["activation"] is not None and node.op != "batch_norm":

@@ -7,6 +7,7 @@ read the model's own tensors, and are made anew once those have changed; changes
 are not seen.
 """
 
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -165,7 +166,9 @@ class Programs:
         self._made = {}
 
     def __del__(self) -> None:
-        self._forget()
+        # At the interpreter's end the operators may be gone already.
+        if not sys.is_finalizing():
+            self._forget()
 
 
 def bind(graph: Graph, model: nn.Module) -> None:
