@@ -174,7 +174,8 @@ def label(node: Node) -> str:
     if node.module is not None:
         return node.module
     if node.call is None:
-        return node.name if node.op == "call" else node.op
+        about = node.attributes
+        return str(about.get("operator") or about.get("function") or node.op)
     return str(getattr(node.call.target, "__name__", node.call.target))
 
 

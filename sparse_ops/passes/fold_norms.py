@@ -70,7 +70,8 @@ def _fold(layer: Node, norm: Node) -> None:
     if bias is not None:
         shift = shift + bias.detach().double() * scale
     across = (-1, *[1] * (weight.dim() - 1))
-    wide = weight.detach().double().mul_(scale.reshape(across))
+    # No change in place: of a float64 model it would be the model's own weight.
+    wide = weight.detach().double() * scale.reshape(across)
     learns = (weight if bias is None else bias).requires_grad
     layer.parameters["weight"] = _like(wide, weight, weight.requires_grad)
     layer.parameters["bias"] = _like(shift, weight, learns)

@@ -7,8 +7,11 @@ from torch.nn import functional as F
 
 from sparse_ops.nn._constant import Constant
 from sparse_ops.passes._resizing import DIFFERS
-from tests.passes.comparing import shrunk, widths
-from tests.passes.networks import SIZE, norm, without
+from sparse_ops.passes.fold_norms import fold_norms
+from sparse_ops.passes.fuse import fuse
+from sparse_ops.passes.shrink import shrink
+from tests.passes.comparing import changed, masked_, shrunk, widths
+from tests.passes.networks import SIZE, chain, norm, without
 
 
 class Through(nn.Module):
@@ -218,3 +221,39 @@ def test_a_part_that_cannot_be_traced_keeps_what_it_is_given_and_what_it_reads()
     # One trace fails, and one does without what failed.
     done, small = shrunk(Net(), writes=False, traces=2)
     assert widths(small) == [4, 6, 6, 2] and "Opaque" in done.cuts["b"].why
+
+
+@pytest.mark.parametrize("passes", [[fold_norms], [fuse], [fold_norms, fuse]])
+def test_folded_and_fused_graphs_shrink_as_well(passes):
+    model, masks = masked_(chain(padding=0))
+
+    def change(graph):
+        for one in passes:
+            one(graph)
+        return shrink(graph, masks)
+
+    done, graph = changed(model, torch.randn(2, 3, SIZE, SIZE).double(), change)
+    assert widths(graph) == [5, 4] and done.changes
+
+
+def test_a_layer_that_adds_another_tensor_itself_keeps_its_channels():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = without(nn.Conv2d(3, 6, 1), 1), without(nn.Conv2d(6, 6, 1), 1)
+            self.last = nn.Conv2d(6, 2, 1)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.last(torch.relu(self.b(x) + x))
+
+    model, masks = masked_(Net())
+
+    def change(graph):
+        fuse(graph)
+        assert graph.named("b").attributes["residual"]
+        return shrink(graph, masks)
+
+    done, graph = changed(model, torch.randn(2, 3, SIZE, SIZE).double(), change)
+    assert widths(graph) == [6, 6, 2]
+    assert done.cuts["a"].why == "1 as b adds another tensor itself"

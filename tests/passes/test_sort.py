@@ -11,6 +11,7 @@ from sparse_ops import masks as masks_
 from sparse_ops.graph.capture import Uncaptured
 from sparse_ops.graph.evaluate import evaluate
 from sparse_ops.passes import sort
+from sparse_ops.passes.shrink import shrink
 from sparse_ops.patterns import PSD2_P8, PSD4_P16
 from tests.passes.comparing import changed, masked_, same, written
 from tests.passes.networks import KINDS, Block, Random, norm
@@ -82,6 +83,27 @@ def test_what_the_code_cannot_follow_stays():
     small, masks, _ = sorted_(model)
     assert masks is not None and not torch.equal(small.stem.weight, stem)
     assert torch.equal(small.conv2.weight, conv2)
+
+
+def test_a_shrunk_graph_is_sorted():
+    model = Block(72)
+    with torch.no_grad():
+        model.stem.weight[64:], model.norm.bias[64:] = 0, 0
+        model.norm.running_mean[64:] = model.stem.bias[64:]
+        for conv, own in ((model.conv2, model.norm2), (model.conv1, model.norm1)):
+            conv.weight[64:], own.bias[64:] = 0, 0
+            own.running_mean[64:] = 0 if conv.bias is None else conv.bias[64:]
+    model, masks = masked_(model)
+
+    def both(graph):
+        done = shrink(graph, masks)
+        return done, sort.sort(graph, done.masks)
+
+    x = torch.randn(X).double()
+    (done, found), graph = changed(model, x, both)
+    assert done.changes and found is not None
+    assert found["conv1.weight"].shape == (64, 64, 3, 3) and runs(found["conv1.weight"]) == 7
+    same(evaluate(graph, (x,)), written(model, graph)(x), 1e-11)
 
 
 class Branches(nn.Module):
