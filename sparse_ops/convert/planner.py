@@ -19,7 +19,7 @@ from sparse_ops.convert.prepare import (
     check_initialised,
     example_tuple,
     find_masks,
-    masked_copy,
+    masked_view,
     prunable_layers,
     watch,
 )
@@ -87,7 +87,7 @@ def plan(
         masks = find_masks(model, threshold)
         notes += warn_of_tiny(model, masks, threshold)
     masks = {name: mask.detach().clone() for name, mask in masks.items()}
-    masked = masked_copy(model, masks)
+    masked = masked_view(model, masks)
     trains = any(module.training for module in masked.modules())
     masked.eval()
     if trains and (fold or shrink):

@@ -73,12 +73,24 @@ def make_plain_(model: nn.Module) -> None:
         if not isinstance(module, masks_.PRUNABLE):
             continue
         if prune.is_pruned(module):
-            names = [n[: -len("_mask")] for n, _ in module.named_buffers(recurse=False)]
-            for name in names:
-                if hasattr(module, f"{name}_orig"):
-                    prune.remove(module, name)
+            _unprune_(module)
         if parametrize.is_parametrized(module):
             _unparametrize_(module)
+
+
+def _unprune_(module: nn.Module) -> None:
+    """As torch's prune.remove, which changes a tensor that copies may share."""
+    for name in [n[: -len("_mask")] for n in module._buffers if n.endswith("_mask")]:
+        original, mask = module._parameters.get(f"{name}_orig"), module._buffers[f"{name}_mask"]
+        if original is None or mask is None:
+            continue
+        value = original.detach() * mask
+        for number, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
+                del module._forward_pre_hooks[number]
+        del module._parameters[f"{name}_orig"], module._buffers[f"{name}_mask"]
+        module.__dict__.pop(name, None)
+        module.register_parameter(name, nn.Parameter(value, original.requires_grad))
 
 
 def _unparametrize_(module: nn.Module) -> None:
@@ -112,12 +124,48 @@ def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     masks_.check(model, masks)
     copy_ = copied(model)
     make_plain_(copy_)
-    masks_.apply_(copy_, masks)
-    with torch.no_grad():
-        for weight in masks_.weights(copy_).values():
-            if weight.is_floating_point():
-                weight.masked_fill_(weight.abs() < DENORMAL, 0)
+    _mask_(copy_, masks)
     return copy_
+
+
+def masked_view(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """As `masked_copy`, but weights that masks do not change are the model's own tensors.
+
+    For what only runs it in eval mode; buffers are copied, which a forward may write to.
+
+    Raises:
+        As `masked_copy`.
+    """
+    masks_.check(model, masks)
+    memo: dict[int, Any] = {id(t): t for t in model.parameters()}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach()
+    view = copy.deepcopy(model, memo)
+    make_plain_(view)
+    _mask_(view, masks)
+    return view
+
+
+@torch.no_grad()
+def _mask_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Sets to zero what masks remove, and denormal weights; tensors that change are new ones."""
+    for name in masks_.weights(model):
+        owner, _, key = name.rpartition(".")
+        weight = model.get_submodule(owner)._parameters[key]
+        if weight is None or not weight.is_floating_point():
+            continue
+        removed = weight.abs() < DENORMAL
+        if name in masks:
+            removed |= ~masks[name].to(weight.device)
+        if not bool((removed & (weight != 0)).any()):
+            continue
+        new = nn.Parameter(weight.masked_fill(removed, 0), weight.requires_grad)
+        for module in model.modules():
+            for other, held in module._parameters.items():
+                if held is weight:
+                    module._parameters[other] = new
 
 
 @dataclass(eq=False)

@@ -29,6 +29,8 @@ from sparse_ops.program.segments import Item, cut, release_all, run
 Step = Callable[[], None]
 # Of the budget: for uniform ways, for whole programs, for pieces, for small batches.
 UNIFORM_SHARE, WHOLE_SHARE, PIECES_SHARE, SMALL_SHARE = 0.4, 0.2, 0.2, 0.2
+# Ways whose steps together take so many times as long as the fastest are not run once more.
+HOPELESS = 1.5
 # Pieces that are tried, as a multiple of what fills the vectors.
 PIECES = (16, 32, 64)
 
@@ -171,7 +173,12 @@ def _chosen(
     packed = _packed(fused, best_forms, masks)
     best_orders = _possible(packed, {node: order for node, (_, order) in choices.items()})
     made["chosen by steps"] = (best_forms, best_orders)
-    programs = {name: (_packed(fused, own, masks), way) for name, (own, way) in made.items()}
+    least = min(costs.median(totals) for totals in known.totals.values())
+    programs = {
+        name: (_packed(fused, own, masks), way)
+        for name, (own, way) in made.items()
+        if name not in known.totals or costs.median(known.totals[name]) <= HOPELESS * least
+    }
     times = _race(programs, example, WHOLE_SHARE * budget_s)
     best = min(times, key=lambda name: times[name])
     step()
