@@ -1,5 +1,6 @@
 """Planning: what a model is made into, found out by timing every way against dense."""
 
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -86,7 +87,8 @@ def plan(
     if masks is None:
         masks = find_masks(model, threshold)
         notes += warn_of_tiny(model, masks, threshold)
-    masks = {name: mask.detach().clone() for name, mask in masks.items()}
+    else:
+        masks = {name: mask.detach().clone() for name, mask in masks.items()}
     masked = masked_view(model, masks)
     trains = any(module.training for module in masked.modules())
     masked.eval()
@@ -148,6 +150,9 @@ def plan(
             "only under the same: apply() gives it compiled, for calls without gradients with "
             "inputs like the example; others, and copies, run it uncompiled (convert.compile_)"
         )
+    # Graphs and models hold each other by reference cycles: they may be large.
+    del packer, ways, plain, graph
+    gc.collect()
     if best.whole is None:
         notes.append("no layer is replaced: the answer is the masked dense model")
     return replace(best, notes=tuple(notes), masks=masks)
