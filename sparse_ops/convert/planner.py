@@ -121,7 +121,9 @@ def plan(
 
         # Programs have whole vectors of channels anyway.
         rounds = cache is None or runs_layer_by_layer(plain, inputs, masks)
-        ways, note = find_ways(masked, graph, masks, inputs, fold, faster if rounds else None)
+        ways, note = find_ways(
+            plain, masked, graph, masks, inputs, fold, faster if rounds else None
+        )
         notes += [note] if note else []
     packer = Packer(
         plain.model,

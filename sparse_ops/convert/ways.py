@@ -173,6 +173,7 @@ def _activations(masked: nn.Module, graph: Graph) -> dict[str, tuple[str, str]]:
 
 
 def find_ways(
+    plain: Way,
     masked: nn.Module,
     graph: Graph,
     masks: Mapping[str, Tensor],
@@ -186,6 +187,7 @@ def find_ways(
     their channels. On a GPU, each with its channels sorted, too.
 
     Args:
+        plain: the way that removes nothing.
         faster: tells whether the second way is; None: widths are not tried rounded up.
 
     Raises:
@@ -194,13 +196,13 @@ def find_ways(
     exact = shrunk_way(masked, graph, masks, example, fold)
     found, note = [exact], None
     if not exact.shrinking.changes:
-        found, note = [plain_way(masked, graph, masks, fold)], exact.shrinking.note
+        found, note = [plain], exact.shrinking.note
     else:
         best = exact
         for multiple in MULTIPLES if faster is not None else ():
             other = shrunk_way(masked, graph, masks, example, fold, multiple=multiple, verify=False)
             if not other.shrinking.changes:
-                other = plain_way(masked, graph, masks, fold)
+                other = plain
             same = other.shrinking.same_as(best.shrinking)
             if not same and faster is not None and faster(best, other):
                 best = other
@@ -209,8 +211,7 @@ def find_ways(
         found = [best]
         if lost := _lost_patterns(masks, best.shrinking):
             kept = shrunk_way(masked, graph, masks, example, fold, untouched=lost)
-            if kept.shrinking.changes:
-                found.append(kept)
+            found.append(kept if kept.shrinking.changes else plain)
     if any(isinstance(x, Tensor) and x.device.type == SORTING for x in example):
         for way in [*found]:
             other = again(masked, graph, masks, example, fold, way.shrinking, sorts=True)
