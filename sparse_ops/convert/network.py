@@ -34,7 +34,7 @@ from sparse_ops.passes.layout import has_room, uniform
 from sparse_ops.passes.layout import refuses as refuses_node
 from sparse_ops.plan.costs import Costs
 from sparse_ops.plan.decisions import Decisions
-from sparse_ops.plan.search import search
+from sparse_ops.plan.search import search, some_images
 
 # The sparse layer of each form.
 KINDS = {
@@ -42,7 +42,7 @@ KINDS = {
     ("conv2d", "csr"): "CSRConv2d",
     ("linear", "csr"): "CSRLinear",
 }
-SEARCH_SHARE, WHOLE_SHARE = 0.6, 0.2
+SEARCH_SHARE, WHOLE_SHARE = 0.5, 0.2
 
 
 def refuses_programs(context: Context) -> str | None:
@@ -97,7 +97,7 @@ def planned(
     else:
         (decisions, rows), left_out = known, ()
     fast = model_of(context, rows, decisions)
-    check_model(context.dense, fast, context.example)
+    check_model(context.dense, fast, tuple(some_images(context.example)))
     share = WHOLE_SHARE * budget_s
     dense, to_beat = fastest_layout(context, context.dense, "dense", share / 4)
     dense, to_beat = try_compiled(context, context.dense, "dense", dense, to_beat, share / 4)
