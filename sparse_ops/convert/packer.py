@@ -16,6 +16,7 @@ from sparse_ops.convert.concat import joined
 from sparse_ops.convert.context import Context, Measure, about_tensor, tensor_digest
 from sparse_ops.convert.fastest import Forms, fastest_layout
 from sparse_ops.convert.forms import Call as Run
+from sparse_ops.convert.forms import failure
 from sparse_ops.convert.fuse import fused
 from sparse_ops.convert.layout import CHANNELS_LAST
 from sparse_ops.convert.measure import Comparison
@@ -25,6 +26,7 @@ from sparse_ops.convert.programmed import with_programs_
 from sparse_ops.convert.progress import Step, steps
 from sparse_ops.convert.roofline import Floors
 from sparse_ops.convert.rows import after_shrinking, calls_of
+from sparse_ops.convert.verify import Mismatch
 from sparse_ops.convert.ways import Way
 from sparse_ops.convert.whole import Settled, converted, settle
 from sparse_ops.graph.ir import Graph
@@ -135,10 +137,20 @@ class Packer:
         left = sum(not row.reason for row in rows)
         if left or way.changes:
             with steps("timing", left + 2, self.progress) as step:
+                made_it = False
                 if graph is not None:
-                    settled = network.planned(context, graph, rows, calls, budget_s, step)
-                else:
-                    settled = _measured(context, rows, calls, self.fold, budget_s, step)
+                    try:
+                        settled = network.planned(context, graph, rows, calls, budget_s, step)
+                        made_it = True
+                    except Mismatch:
+                        raise
+                    except Exception as error:
+                        # Without a program the model is as fast as it was; the plan says so.
+                        reason = f"the network does not run as a program: {failure(error)}"
+                        calls = watch(base, prunable_layers(base), self.inputs)
+                if not made_it:
+                    fuses = self.fold and way.graph is not None
+                    settled = _measured(context, rows, calls, fuses, budget_s, step)
                     settled = replace(settled, unfused=settled.unfused or reason)
         notes = [settled.unfused] if settled.unfused else []
         notes += [f"left out for want of time: {words}" for words in settled.left_out]

@@ -17,18 +17,20 @@ from sparse_ops.convert.measure import compare
 from sparse_ops.convert.packer import Between, Packer, identity_of
 from sparse_ops.convert.plans import Plan
 from sparse_ops.convert.prepare import (
+    check_copy,
     check_initialised,
     example_tuple,
     find_masks,
     masked_view,
     prunable_layers,
+    undisturbed,
     watch,
 )
 from sparse_ops.convert.roofline import floors
 from sparse_ops.convert.rows import calls_of, row_of
 from sparse_ops.convert.tiny import warn_of_tiny
 from sparse_ops.convert.ways import MULTIPLES, Way, find_ways, plain_way
-from sparse_ops.graph.capture import Uncaptured, capture
+from sparse_ops.graph.capture import Run, Uncaptured, capture
 from sparse_ops.graph.ir import Graph
 
 # The part of the budget for the widths of a shrunk model.
@@ -78,6 +80,26 @@ def plan(
         ValueError: the example is empty, a mask does not fit, or an option is out of range.
         Mismatch: a candidate computes something else than the dense layer.
     """
+    options: dict[str, Any] = {"threshold": threshold, "budget_s": budget_s, "fold": fold}
+    options |= {"shrink": shrink, "progress": progress, "compile": compile, "measure": measure}
+    with undisturbed():
+        return _planned(model, example, masks, **options)
+
+
+def _planned(
+    model: nn.Module,
+    example: Any,
+    masks: Mapping[str, Tensor] | None,
+    *,
+    threshold: float,
+    budget_s: float,
+    fold: bool,
+    shrink: bool,
+    progress: bool,
+    compile: bool,
+    measure: Measure | None,
+) -> Plan:
+    """See `plan`."""
     begun = time.perf_counter()
     inputs = example_tuple(example)
     if not budget_s > 0:
@@ -98,9 +120,10 @@ def plan(
             f"the model is in training mode, so nothing was {done}: call model.eval() first"
         )
     fold, shrink = fold and not trains, shrink and not trains
+    given = check_copy(model, masked, inputs)
     graph: Graph | None = None
     if fold or shrink:
-        graph, note = captured(masked, inputs)
+        graph, note = captured(masked, inputs, given)
         notes += [note] if note else []
     plain = plain_way(masked, graph, masks, fold)
     calls = watch(masked, prunable_layers(masked), inputs) if graph is None else calls_of(graph)
@@ -160,10 +183,12 @@ def plan(
     return replace(best, notes=tuple(notes), masks=masks)
 
 
-def captured(masked: nn.Module, inputs: tuple[Any, ...]) -> tuple[Graph | None, str | None]:
+def captured(
+    masked: nn.Module, inputs: tuple[Any, ...], given: Run
+) -> tuple[Graph | None, str | None]:
     """The graph of a model, and what is not as it should be with it; or None and why."""
     try:
-        graph = capture(masked, inputs)
+        graph = capture(masked, inputs, given)
     except Uncaptured as error:
         return None, str(error)
     return graph, "; ".join(graph.notes) or None

@@ -17,7 +17,7 @@ from sparse_ops.convert.forms import COMPILED
 from sparse_ops.convert.fuse import Fusion, fused
 from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy, take_channels_last_
 from sparse_ops.convert.measure import Comparison
-from sparse_ops.convert.prepare import masked_copy, watch
+from sparse_ops.convert.prepare import masked_copy, undisturbed, watch
 from sparse_ops.convert.programmed import with_programs_
 from sparse_ops.convert.verify import check_layer, check_model
 from sparse_ops.convert.ways import Way, again, plain_way
@@ -27,9 +27,8 @@ from sparse_ops.nn import SparseLayer
 from sparse_ops.passes.shrink import Shrinking
 from sparse_ops.plan.decisions import Decisions
 
-
-# How many images, or rows, of what the example gives a layer it is compared with dense on; the whole
-# model is compared on all.
+# How many images, or rows, of what the example gives a layer it is compared with dense on; the
+# whole model is compared on all.
 CHECKED = 8
 
 
@@ -86,11 +85,15 @@ class Plan:
                 need channels that the plan removes.
             Mismatch: a packed layer, or the model, does not compute what the dense one does.
         """
+        with undisturbed():
+            return self._applied(model)
+
+    def _applied(self, model: nn.Module) -> nn.Module:
         self._check(model)
         masked = masked_copy(model, self.masks)
         if self.whole is None:
             return masked
-        modes = {name: module.training for name, module in masked.named_modules()}
+        modes = {name: module.training for name, module in model.named_modules()}
         masked.eval()
         way = self._way(masked)
         base, masks = way.model, way.shrinking.masks

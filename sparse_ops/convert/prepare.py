@@ -4,7 +4,8 @@ The model itself is never touched.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,22 @@ from torch.nn.utils import parametrize, prune
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparse_ops import masks as masks_
+from sparse_ops.graph.capture import Run, first_run
+from sparse_ops.graph.spelling import runs_as
 
 # What is smaller slows a dense CPU down and changes no result: it counts as zero.
 DENORMAL = torch.finfo(torch.float32).tiny
 # On modules that were shrunk: the size of what they were, (O, I / groups, ...) or (channels).
 MARK = "shrunk_from"
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, autocast is off, as kernels are compared with float64."""
+    with ExitStack() as stack:
+        for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def example_tuple(example: Any) -> tuple[Any, ...]:
@@ -193,16 +205,22 @@ def watch(
     seen: dict[str, Call] = {}
 
     def hook_for(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def hook(
+            module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor
+        ) -> None:
             call = seen.get(name)
             if call is None:
-                call = seen[name] = Call(inputs[0].detach().clone())
+                x = inputs[0] if inputs else next(iter(named.values()))
+                call = seen[name] = Call(x.detach().clone())
             call.calls += 1
             call.outputs += output.numel()
 
         return hook
 
-    handles = [module.register_forward_hook(hook_for(name)) for name, module in names.items()]
+    handles = [
+        module.register_forward_hook(hook_for(name), with_kwargs=True)
+        for name, module in names.items()
+    ]
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model(*example)
@@ -210,6 +228,32 @@ def watch(
         for handle in handles:
             handle.remove()
     return seen
+
+
+def check_copy(model: nn.Module, view: nn.Module, inputs: tuple[Any, ...]) -> Run:
+    """A run of a copy of a model.
+
+    Raises:
+        ValueError: the copy's code calls layers of the model that it was copied from: a function,
+            say, that was made with the model and holds it.
+    """
+    called: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        run = first_run(view, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if called:
+        raise ValueError(
+            f"a copy of the model calls {called[0]} of the model itself, so that a converted one "
+            "would, too: its code holds on to its modules, in a lambda or a stored method, say"
+        )
+    return run
 
 
 def replaced(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
@@ -221,11 +265,33 @@ def replaced(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
     return model
 
 
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of a kind, or of a subclass that only says how it is made."""
+    if type(module) is kind:
+        return True
+    if not runs_as(module, kind):
+        return False
+    own = {
+        name for c in type(module).__mro__[: type(module).__mro__.index(kind)] for name in vars(c)
+    }
+    return all(name.startswith("__") for name in own) and vars(module).keys() <= _HELD[kind]
+
+
+# The attributes of ordinary layers.
+_HELD = {
+    nn.Conv2d: vars(nn.Conv2d(1, 1, 1)).keys() | {MARK},
+    nn.Linear: vars(nn.Linear(1, 1)).keys() | {MARK},
+}
+
+
 def keeps_dense(model: nn.Module, name: str) -> str | None:
     """Why the layer of that name must stay as it is, or None if it may be replaced."""
     module = model.get_submodule(name)
-    if type(module) not in (nn.Conv2d, nn.Linear):
-        return f"it is a {type(module).__name__}: only Conv2d and Linear themselves are replaced"
+    if not any(_is_plain(module, kind) for kind in (nn.Conv2d, nn.Linear)):
+        return (
+            f"it is a {type(module).__name__}: only Conv2d and Linear, and subclasses that compute "
+            "and hold nothing else, are replaced"
+        )
     places = [n for n, m in model.named_modules(remove_duplicate=False) if m is module]
     if len(places) > 1:
         return f"it stands in the model {len(places)} times: as {', '.join(places)}"
