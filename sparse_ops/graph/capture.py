@@ -101,10 +101,7 @@ def capture(model: nn.Module, example: Sequence[Any], known: Run | None = None) 
             raise Uncaptured(f"the model's graph does not run ({error!r:.200})") from error
     if not _same(given, known.output):
         raise Uncaptured("the model's code does something else when it is traced")
-    graph = _Building(model, traced, recorder.values).graph
-    if any(value.users for value in graph.inputs[len(example) :]):
-        raise Uncaptured("its forward works with arguments that the example does not give")
-    del graph.inputs[len(example) :], graph.names[len(example) :]
+    graph = _Building(model, traced, recorder.values, len(example)).graph
     graph.notes += [note] if note else []
     return graph.verify()
 
@@ -211,9 +208,12 @@ _KNOWN = (Tensor, nn.Parameter, tuple, list, dict)
 class _Building:
     """A graph in the making, and what is known of the memory of its values."""
 
-    def __init__(self, model: nn.Module, traced: fx.Graph, values: dict[fx.Node, Value]) -> None:
-        self.graph, self.model, self.values = Graph(model), model, values
-        self.env: dict[fx.Node, Value] = {}
+    def __init__(
+        self, model: nn.Module, traced: fx.Graph, values: dict[fx.Node, Value], given: int
+    ) -> None:
+        self.graph, self.model, self.values, self.count = Graph(model), model, values, given
+        # Values; and of arguments that are left out, what they are then.
+        self.env: dict[fx.Node, Any] = {}
         # What memory a value may be in: numbers, those of views are their owners'.
         self.memory: dict[int, set[int]] = {}
         self.given: set[int] = set()
@@ -225,7 +225,10 @@ class _Building:
 
     def _add(self, node: fx.Node, place: int) -> None:
         value = self.values[node]
-        if node.op == "placeholder":
+        if node.op == "placeholder" and len(self.graph.inputs) == self.count:
+            # The example leaves it out: calls that give it are others.
+            self.env[node] = value.plain
+        elif node.op == "placeholder":
             self.graph.inputs.append(value)
             self.graph.names.append(str(node.target))
             self._own(node, value)
@@ -299,7 +302,7 @@ class _Building:
                 call=None if evaluated else _calling(node, [*meaning.inputs], self.env),
                 module=where,
             )
-        inputs = [self.env[n] for n in node.all_input_nodes]
+        inputs = [v for n in node.all_input_nodes if isinstance(v := self.env[n], Value)]
         inputs = list({id(v): v for v in inputs}.values())
         return self.graph.add(
             "call", name, inputs, value, call=_calling(node, inputs, self.env), module=where
@@ -314,16 +317,21 @@ class _Building:
         if self.memory[id(old)] & self.given:
             raise Uncaptured(f"{where}: an input of the model, or a tensor that it holds")
         for other, known in self.env.items():
+            if not isinstance(known, Value):
+                continue
             shares = known is not old and self.memory[id(known)] & self.memory[id(old)]
             if shares and self.last_use.get(other, -1) > place:
                 raise Uncaptured(f"{where}, which {other.name} may share")
 
 
-def _calling(node: fx.Node, inputs: list[Value], env: dict[fx.Node, Value]) -> Call:
+def _calling(node: fx.Node, inputs: list[Value], env: dict[fx.Node, Any]) -> Call:
     """The call that a node of torch.fx is, with places for these inputs."""
     numbers = {id(value): number for number, value in enumerate(inputs)}
-    args = mapped(node.args, fx.Node, lambda n: Place(numbers[id(env[n])]))
-    kwargs = mapped(node.kwargs, fx.Node, lambda n: Place(numbers[id(env[n])]))
+
+    def placed(n: fx.Node) -> Any:
+        return Place(numbers[id(env[n])]) if isinstance(env[n], Value) else env[n]
+
+    args, kwargs = mapped(node.args, fx.Node, placed), mapped(node.kwargs, fx.Node, placed)
     return Call(node.op.removeprefix("call_"), node.target, tuple(args), dict(kwargs))
 
 
