@@ -222,8 +222,7 @@ def watch(
         for name, module in names.items()
     ]
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model(*example)
+        first_run(model, example)
     finally:
         for handle in handles:
             handle.remove()
