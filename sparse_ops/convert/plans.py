@@ -1,5 +1,6 @@
 """Plan: what conversion does to a model, what was measured, and why."""
 
+import gc
 import json
 import warnings
 from collections.abc import Mapping
@@ -107,6 +108,9 @@ class Plan:
             packed = fast.get_submodule(layer.name)
             assert isinstance(packed, SparseLayer)
             check_layer(layer.name, plain, packed, calls.pop(layer.name).x[:CHECKED])
+        # Graphs and models hold each other by reference cycles: they may be large.
+        del way, base, dense
+        gc.collect()
         if self.fusions:
             fast = fused(fast, list(self.fusions))
         if self.concatenations:
