@@ -8,6 +8,7 @@ from torch import nn
 
 from sparse_ops.convert.measure import Comparison, compare
 from sparse_ops.nn import SparseLayer
+from sparse_ops.program.model import programs_of
 from sparse_ops.report.baseline import forms_of
 from sparse_ops.report.macs import count_macs
 from sparse_ops.report.results import Row
@@ -40,7 +41,7 @@ def dense_against_packed(
     kept = sum(layer.kept for layer in count_macs(packed, example))
     layers = [module for module in packed.modules() if isinstance(module, SparseLayer)]
     measured, packed_forms = None, forms
-    if layers:
+    if layers or programs_of(packed) is not None:
         packed_forms = forms_of(packed, example, compile_s=compile_s)
         sides = forms.calls[forms.fastest], packed_forms.calls[packed_forms.fastest]
         measured = measure(*sides, seconds)
