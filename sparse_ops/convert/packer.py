@@ -21,10 +21,11 @@ from sparse_ops.convert.forms import Call as Run
 from sparse_ops.convert.fuse import fused
 from sparse_ops.convert.layout import CHANNELS_LAST
 from sparse_ops.convert.measure import Comparison
+from sparse_ops.convert.memory import memory_of
 from sparse_ops.convert.plans import Plan
 from sparse_ops.convert.prepare import Call, copied, prunable_layers, watch
 from sparse_ops.convert.programmed import with_programs_
-from sparse_ops.convert.progress import Step, steps
+from sparse_ops.convert.progress import Step
 from sparse_ops.convert.roofline import Floors
 from sparse_ops.convert.rows import after_shrinking
 from sparse_ops.convert.variants import Variant
@@ -70,6 +71,7 @@ class Packer:
         rows: its layers.
         folding: what is folded in it.
         between: compares variants.
+        step: is told what begins now.
         identity: what measurements of whole models are kept under; None: they are not.
     """
 
@@ -80,7 +82,7 @@ class Packer:
     fold: bool
     measure: Measure
     between: Measure
-    progress: bool
+    step: Step
     cache: Cache | None
     floors: Floors | None
     compiles: bool
@@ -132,8 +134,7 @@ class Packer:
         settled = Settled(rows, None, Forms(), Forms())
         left = sum(not row.reason for row in rows)
         if left or way.changes:
-            with steps("timing", left + 2, self.progress) as step:
-                settled = _measured(context, rows, calls, self.fold, budget_s, step)
+            settled = _measured(context, rows, calls, self.fold, budget_s, self.step)
         notes = [settled.unfused] if settled.unfused else []
         if shrinking.multiple > 1 and shrinking.changes:
             notes.append(
@@ -155,6 +156,7 @@ class Packer:
             tuple(settled.concatenations),
             settled.decisions,
             way.sorts,
+            settled.takes or memory_of(self.dense, self.dense),
         )
         return made, context
 
@@ -169,6 +171,7 @@ def _measured(
 ) -> Settled:
     """What becomes of the layers, and how the whole compares: see `settle`."""
     if fold and context.cache is not None:
+        step("tracing the network")
         try:
             graph = network.graph_of(context.base, context)
         except Uncaptured as error:
@@ -177,11 +180,11 @@ def _measured(
             return network.planned(context, graph, rows, calls, step)
     else:
         reason = ""
+    step("layout of the dense model")
     # Only which it is: a copy in channels_last is not kept while the layers are timed.
     dense, _ = fastest_layout(context, context.dense, "dense", LAYOUT_SHARE * budget_s)
     del _
     planar = dense.fastest == CHANNELS_LAST
-    step()
     left = sum(not row.reason for row in rows)
     # As much for each; less where the ones before took too long.
     most = LAYERS_SHARE * budget_s / max(1, left)
@@ -196,6 +199,7 @@ def _measured(
     settled = settle(context, layers, dense, fold, WHOLE_SHARE * budget_s, step)
     if reason:
         return replace(settled, unfused=settled.unfused or reason)
+    step("programs")
     return network.by_measure(context, settled, PROGRAM_SHARE * budget_s) if fold else settled
 
 

@@ -24,6 +24,7 @@ from sparse_ops.convert.prepare import (
     prunable_layers,
     watch,
 )
+from sparse_ops.convert.progress import Step, steps
 from sparse_ops.convert.roofline import floors
 from sparse_ops.convert.rows import row_of
 from sparse_ops.convert.shrink import Shrinking
@@ -65,7 +66,8 @@ def plan(
             is then a torch.fx.GraphModule. Needs eval mode.
         shrink: whether channels that nothing needs may be taken out of all layers and, on a GPU,
             the others sorted, those that are masked alike side by side. Needs eval mode.
-        progress: whether a progress bar is shown, on the standard error stream.
+        progress: whether what is being done is shown, on the standard error stream: as a bar on a
+            terminal, else as a line from time to time.
         compile: whether dense under torch.compile, weights frozen, has to be beaten too: where
             there is a compiler, and a budget of 50 s or more, for it takes long. It takes memory,
             too, several times the model's; without it, planning takes less than three times.
@@ -77,11 +79,30 @@ def plan(
         ValueError: the example is empty, a mask does not fit, or an option is out of range.
         Mismatch: a candidate computes something else than the dense layer.
     """
-    inputs = example_tuple(example)
     if not budget_s > 0:
         raise ValueError(f"budget_s must be above 0, got {budget_s}")
+    options = threshold, budget_s, fold, shrink, compile, measure
+    with steps("planning", budget_s, progress) as step:
+        return _planned(model, example, masks, *options, step)
+
+
+def _planned(
+    model: nn.Module,
+    example: Any,
+    masks: Mapping[str, Tensor] | None,
+    threshold: float,
+    budget_s: float,
+    fold: bool,
+    shrink: bool,
+    compile: bool,
+    measure: Measure | None,
+    step: Step,
+) -> Plan:
+    step("reading the zeros")
+    inputs = example_tuple(example)
     check_initialised(model)
     notes = []
+    given = masks is not None
     if masks is None:
         masks = find_masks(model, threshold)
         notes += warn_of_tiny(model, masks, threshold)
@@ -91,7 +112,7 @@ def plan(
     masked.eval()
     calls = watch(masked, prunable_layers(masked), inputs)
     rows = [
-        row_of(name, module, masks, calls.get(name))
+        row_of(name, module, masks, calls.get(name), given)
         for name, module in prunable_layers(masked).items()
     ]
 
@@ -101,6 +122,7 @@ def plan(
             f"the model is in training mode, so nothing was {done}: call model.eval() first"
         )
     folding = Folding()
+    step("tracing")
     if fold and not trains:
         folding, note = folding_.find(masked, calls)
         notes += [note] if note else []
@@ -109,6 +131,7 @@ def plan(
     between = Between(measure or compare, cache, identity)
     ways = [Variant(masked, Shrinking(masks=masks))]
     if shrink and not trains:
+        step("removing channels")
         share = WIDTHS_SHARE * budget_s
         ways, note = variants.find(masked, inputs, masks, share, between, fold)
         notes += [note] if note else []
@@ -124,7 +147,7 @@ def plan(
         fold and not trains,
         measure or compare,
         between,
-        progress,
+        step,
         cache,
         floors(cache) if cache is not None and masks else None,
         compile and measure is None,
