@@ -130,10 +130,10 @@ def some(names: Sequence[str]) -> str:
 
 
 def milliseconds(number: float | None) -> str:
-    """ "0.480", "11.4" or "895"; "" for None."""
+    """ "0.0042", "0.480", "11.4" or "895"; "" for None."""
     if number is None:
         return ""
-    return f"{number:.{0 if number >= 100 else 1 if number >= 10 else 3}f}"
+    return f"{number:.{0 if number >= 100 else 1 if number >= 10 else 3 if number >= 0.01 else 4}f}"
 
 
 def times(number: float | None) -> str:

@@ -59,7 +59,8 @@ def memory_of(dense: nn.Module, fast: nn.Module) -> Memory:
         return Memory(*weights)
     biggest = max(found, key=lambda each: each.arena)
     arena = sum(each.arena for each in found)
-    largest = max(value.bytes for each in found for value in each.values)
+    inside = [value for each in found for value in each.values if value.offset >= 0]
+    largest = max((value.bytes for value in inside), default=0)
     return Memory(*weights, arena, largest, biggest.piece, len(found))
 
 
