@@ -174,7 +174,7 @@ def _beside(plan: "Plan") -> list[str]:
         does += ["cat"] if any(layer.name in each.layers for each in plan.concatenations) else []
         if does:
             pairs.append((" + ".join(does), _name(layer)))
-    return [f"with + {does}: {some(names)}" for does, names in _grouped(pairs).items()]
+    return [f"with {does}: {some(names)}" for does, names in _grouped(pairs).items()]
 
 
 def _zeros(layers: Sequence[LayerPlan]) -> list[str]:
