@@ -21,6 +21,7 @@ from sparse_ops.convert.forms import COMPILED, EAGER
 from sparse_ops.convert.layout import CHANNELS_LAST
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.programmed import ORDER_NAMES, SHORT_ORDERS
+from sparse_ops.convert.rows import NO_MASK
 
 if TYPE_CHECKING:
     from sparse_ops.convert.plans import Plan
@@ -81,8 +82,10 @@ def _why_nothing(layers: Sequence[LayerPlan]) -> str:
     reasons = {layer.reason for layer in layers}
     if not layers:
         return "the model has no Conv2d and no Linear"
+    if reasons == {NO_MASK}:
+        return "no weight of the model is zero"
     if len(reasons) == 1:
-        return reasons.pop()
+        return reasons.pop() + (f" (all {len(layers)} layers)" if len(layers) > 1 else "")
     if any(layer.measured for layer in layers):
         return "dense is the fastest that was found"
     return "no layer can be packed"

@@ -104,7 +104,7 @@ def test_work_is_what_cannot_be_done_without():
 
 
 def test_what_lies_where_it_is_wanted_costs_nothing():
-    program, shapes, steps = steps_of()
+    program, shapes, _ = steps_of()
     # Both parts are written to their places; flattened values are the same memory.
     (concat,) = (step for step in program.steps if step.kind == "concat")
     inside = [program.values[v].whole == concat.out for v in concat.inputs]

@@ -58,8 +58,12 @@ def test_the_first_line_is_the_verdict():
 
 
 def test_where_nothing_is_replaced_the_first_line_says_why():
-    one = replace(DENSE, reason="it has no mask")
-    assert text_of(one, whole=None).startswith("nothing is replaced: it has no mask\n")
+    one = replace(DENSE, reason="it is shared")
+    assert text_of(one, whole=None).startswith("nothing is replaced: it is shared\n")
+    assert text_of(one, one, whole=None).startswith(
+        "nothing is replaced: it is shared (all 2 layers)\n"
+    )
+    assert str(planned(net())).startswith("nothing is replaced: no weight of the model is zero\n")
     slow = replace(LAYER, becomes=None, reason="not surely faster")
     text = text_of(one, slow, whole=None)
     assert text.startswith("nothing is replaced: dense is the fastest that was found\n")
