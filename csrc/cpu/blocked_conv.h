@@ -45,6 +45,7 @@ struct BlockedConvolution {
   const int32_t* offsets;
   const float *values, *bias;
   int64_t stride_l, stride_p;
+  int64_t reach_l, reach_p;  // lines and pixels that one pixel reads
   Activation activation;
 
   // residual may be null. Writes y and its halo.

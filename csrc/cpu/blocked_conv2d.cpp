@@ -12,6 +12,8 @@ namespace {
 // cut where a few of them take more than half.
 constexpr int64_t kCell = 1 << 16;
 constexpr int64_t kLines = 1 << 17;
+// About how many multiply-accumulates are worth a thread.
+constexpr int64_t kGrain = 1 << 19;
 
 }  // namespace
 
@@ -73,7 +75,6 @@ namespace {
 struct Job : BlockedConvolution {
   const float *from, *residual;
   float* to;
-  int64_t reach_l, reach_p;
 
   int64_t origin(const Cell& cell) const {
     return cell.block * x.step + cell.top * stride_l * x.line() + cell.left * stride_p * kLanes;
@@ -140,10 +141,8 @@ class Ahead {
 }  // namespace
 
 void BlockedConvolution::run(const float* from, const float* residual, float* to) const {
-  const int64_t reach_l = x.height - (y.height - 1) * stride_l;
-  const int64_t reach_p = x.width - (y.width - 1) * stride_p;
   const Cells cells(x, y, stride_l, stride_p, reach_l, reach_p);
-  const Job job{*this, from, residual, to, reach_l, reach_p};
+  const Job job{*this, from, residual, to};
   // With few cells a thread, filters are dealt out as well.
   const int64_t threads = torch::stable::get_num_threads(), count = y.blocks * cells.count();
   const int64_t parts = threads == 1 || count >= 8 * threads
@@ -153,7 +152,9 @@ void BlockedConvolution::run(const float* from, const float* residual, float* to
     const int64_t share = groups.cost[groups.count] * part / parts;
     return std::lower_bound(groups.cost.begin(), groups.cost.end(), share) - groups.cost.begin();
   };
-  torch::stable::parallel_for(0, parts * count, 1, [&](int64_t i0, int64_t i1) {
+  const int64_t work = y.blocks * y.height * y.width * kLanes * groups.cost[groups.count];
+  const int64_t grain = std::max<int64_t>(1, parts * count * kGrain / std::max<int64_t>(1, work));
+  torch::stable::parallel_for(0, parts * count, grain, [&](int64_t i0, int64_t i1) {
     for (int64_t i = i0; i < i1; ++i) {
       const Cell cell = cells.at(i % count);
       const int64_t g0 = bound(i / count), g1 = bound(i / count + 1);
@@ -214,7 +215,9 @@ Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const T
   const BlockedConvolution conv{kernels,    groups,    from,
                                 to,         added,     index_data(offsets),
                                 data(values), data(bias), stride[0],
-                                stride[1],  activation_from(activation)};
+                                stride[1],  from.height - (to.height - 1) * stride[0],
+                                from.width - (to.width - 1) * stride[1],
+                                activation_from(activation)};
   conv.run(data(x), data(residual), y.mutable_data_ptr<float>());
   return y;
 }

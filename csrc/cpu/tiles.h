@@ -11,7 +11,8 @@ namespace sparse_ops {
 //         + added[u * added_unit + l * added_line + p * kLanes + i]
 //         + sum_j  weights[u * weight_step + j * kLanes + i] * panel[offsets[j] + l * line_step + p * pixel_step])
 // Sums are added up in the order of j whatever the tile, so that results do not depend on how an image
-// is cut. One more offset than k is read. `added` may be null.
+// is cut. One more offset than k is read. `added` may be null. Tiles of several units ask for ahead[later[j]]
+// to come to the second cache, meanwhile.
 struct TileWork {
   int64_t k;
   const int32_t* offsets;
@@ -20,6 +21,8 @@ struct TileWork {
   const float* bias;
   int64_t line_step;
   int64_t out_line, out_unit, added_line, added_unit;
+  const float* ahead;
+  const int32_t* later;
   Activation activation;
 };
 using Tile = void (*)(const TileWork& work, const float* panel, float* out, const float* added);

@@ -10,6 +10,7 @@
 #endif
 
 #define LANES 8
+#define REGISTERS 16
 // A unit is two vectors.
 #define PIXELS(U) ((U) == 1 ? 6 : (U) == 2 ? 2 : (U) == 4 ? 1 : 0)
 #define SPARSE_UNITS 1

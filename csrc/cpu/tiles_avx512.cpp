@@ -10,6 +10,7 @@
 #endif
 
 #define LANES 16
+#define REGISTERS 32
 // Up to 28 sums, and the weights of all units.
 #define PIXELS(U) ((U) <= 2 ? 14 : (U) == 3 ? 9 : (U) == 4 ? 6 : (U) == 8 ? 2 : 0)
 #define SPARSE_UNITS 4

@@ -2,6 +2,7 @@
 //
 // The file that includes it defines
 //   LANES       floats in a vector
+//   REGISTERS   of vectors, 16 or 32
 //   PIXELS(U)   the most pixels of a tile of U units, 0 where there is none: U * kLanes / LANES * PIXELS(U) sums,
 //               as many vectors of weights as a unit or more has, and a pixel have to fit the registers
 //   SPARSE_UNITS  the most units of sparse_lines: four sums for each vector of theirs
@@ -55,11 +56,15 @@ void tile(const TileWork& w, const float* panel, float* out, const float* added)
   const int32_t* offsets = w.offsets;
   // The next address is worked out one step ahead: loads wait for nothing then.
   const float* next = panel + offsets[0];
+  const float* ahead = w.ahead;
+  const int32_t* later = w.later;
 #pragma GCC unroll 1
   for (int64_t j = 0; j < k; ++j) {
     const float* p = next;
     next = panel + offsets[j + 1];
     asm("" : "+r"(p), "+r"(next));
+    // A tile of one unit is short of loads.
+    if (U > 1) __builtin_prefetch(ahead + later[j], 0, 2);
     Vec x[V];
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v)
@@ -141,23 +146,34 @@ Tile find_tile(int units, int width, int lines, int64_t pixel_step) {
   return find_units<kMostUnits>(units, width, lines, width == 1 ? kLanes : pixel_step);
 }
 
-// T pixels of a line.
 template <int T>
-INLINE void depthwise_tile(const DepthwiseWork& w, const float* panel, float* out,
-                           const float* added, int part) {
-  const int64_t step = w.pixel_step, taps = w.taps;
+INLINE void depthwise_tap(const float* p, int64_t step, Vec weight, Vec* sums) {
+  // One address in one register.
+  asm("" : "+r"(p));
+#pragma GCC unroll 16
+  for (int t = 0; t < T; ++t) sums[t] += weight * load(p + t * step);
+}
+
+// T pixels of a line. STEP is the distance between pixels, TAPS their number, or 0 where it is known only
+// at run time: the end of a loop over nine taps is guessed wrong too often.
+template <int T, int STEP, int TAPS>
+void depthwise_tile(const DepthwiseWork& w, const float* panel, float* out, const float* added,
+                    int part) {
+  const int64_t step = STEP ? STEP : w.pixel_step, taps = TAPS ? TAPS : w.taps;
   const Vec bias = load(w.bias + part);
   Vec acc[T];
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) acc[t] = bias;
   const float* weights = w.weights + part;
   const int32_t* offsets = w.offsets;
-#pragma GCC unroll 1
-  for (int64_t j = 0; j < taps; ++j) {
-    const float* p = panel + offsets[j] + part;
-    const Vec weight = load(weights + j * kLanes);
+  if (TAPS) {
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) acc[t] += weight * load(p + t * step);
+    for (int64_t j = 0; j < TAPS; ++j)
+      depthwise_tap<T>(panel + offsets[j] + part, step, load(weights + j * kLanes), acc);
+  } else {
+#pragma GCC unroll 1
+    for (int64_t j = 0; j < taps; ++j)
+      depthwise_tap<T>(panel + offsets[j] + part, step, load(weights + j * kLanes), acc);
   }
   const Vec least = least_of(w.activation), most = most_of(w.activation);
 #pragma GCC unroll 16
@@ -168,25 +184,42 @@ INLINE void depthwise_tile(const DepthwiseWork& w, const float* panel, float* ou
   }
 }
 
-void depthwise(const DepthwiseWork& w) {
+// As many pixels as there are sums without waiting for each other.
+constexpr int kDepthwise = REGISTERS == 32 ? 14 : 10;
+
+template <int T, int STEP, int TAPS>
+INLINE void depthwise_of(int64_t pixels, const DepthwiseWork& w, const float* panel, float* out,
+                         const float* added, int part) {
+  if (pixels == T) return depthwise_tile<T, STEP, TAPS>(w, panel, out, added, part);
+  if constexpr (T > 1) depthwise_of<T - 1, STEP, TAPS>(pixels, w, panel, out, added, part);
+}
+
+template <int STEP, int TAPS>
+void depthwise_lines(const DepthwiseWork& w) {
+  const int64_t tiles = (w.width + kDepthwise - 1) / kDepthwise;
   for (int64_t l = 0; l < w.lines; ++l) {
     const float* panel = w.panel + l * w.line_step;
     float* out = w.out + l * w.out_line;
     const float* added = w.added ? w.added + l * w.added_line : nullptr;
-    for (int part = 0; part < kLanes; part += LANES) {
-      int64_t p = 0;
-#define STEP(T)                                                                              \
-  for (; p + T <= w.width; p += T)                                                           \
-    depthwise_tile<T>(w, panel + p * w.pixel_step, out + p * kLanes,                         \
-                      added ? added + p * kLanes : nullptr, part);
-      STEP(8)
-      STEP(4)
-      STEP(2)
-      STEP(1)
-#undef STEP
-    }
+    for (int part = 0; part < kLanes; part += LANES)
+      for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t p = w.width * i / tiles;
+        depthwise_of<kDepthwise, STEP, TAPS>(w.width * (i + 1) / tiles - p, w,
+                                             panel + p * w.pixel_step, out + p * kLanes,
+                                       added ? added + p * kLanes : nullptr, part);
+      }
     if (bends(w.activation)) bend(1, w.width * kLanes, 0, out, w.activation);
   }
+}
+
+void depthwise(const DepthwiseWork& w) {
+  const bool nine = w.taps == 9;
+  if (w.pixel_step == kLanes)
+    (nine ? depthwise_lines<kLanes, 9> : depthwise_lines<kLanes, 0>)(w);
+  else if (w.pixel_step == 2 * kLanes)
+    (nine ? depthwise_lines<2 * kLanes, 9> : depthwise_lines<2 * kLanes, 0>)(w);
+  else
+    depthwise_lines<0, 0>(w);
 }
 
 // A large weight comes from memory: asked for a few thousand weights ahead, as in linear_body.h.

@@ -2,6 +2,7 @@
 #include "tiles.h"
 
 #define LANES 4
+#define REGISTERS 16
 // A unit is four vectors.
 #define PIXELS(U) ((U) == 1 ? 2 : 0)
 #define SPARSE_UNITS 1

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <list>
+#include <mutex>
+
+#include "arena.h"
 
 namespace sparse_ops {
 namespace program {
@@ -10,7 +13,6 @@ namespace {
 
 constexpr size_t kMostPlans = 64;
 constexpr int64_t kSamples = 16;
-constexpr size_t kMostFreeArenas = 16;
 
 // By what a tensor is known again: where it is, its type and sizes, and some of its values.
 class Mark {
@@ -100,10 +102,8 @@ struct Kept {
 
 // What all calls share; never destroyed, for calls may outlive what else ends with the process.
 struct Shared {
-  std::mutex plans_mutex;
+  std::mutex mutex;
   std::list<Kept> plans;  // the last used first
-  std::mutex arenas_mutex;
-  std::vector<std::unique_ptr<Arena>> arenas;
 };
 Shared& shared() {
   static Shared* const all = new Shared;
@@ -132,7 +132,7 @@ Kept find(const RowSparseKernels& kernels, int64_t number, const Numbers& sizes,
   Shared& all = shared();
   std::vector<Kept> candidates;
   {
-    const std::lock_guard<std::mutex> lock(all.plans_mutex);
+    const std::lock_guard<std::mutex> lock(all.mutex);
     for (const Kept& kept : all.plans) {
       if (kept.parsed->kernels != &kernels || number_of(kept.parsed->numbers) != number) continue;
       const auto same = std::find_if(candidates.begin(), candidates.end(), [&](const Kept& other) {
@@ -147,7 +147,7 @@ Kept find(const RowSparseKernels& kernels, int64_t number, const Numbers& sizes,
   for (Kept& candidate : candidates) {
     const Mark::Answer answer = candidate.parsed->compare(encoded, constants);
     if (answer == Mark::kOther) continue;
-    const std::lock_guard<std::mutex> lock(all.plans_mutex);
+    const std::lock_guard<std::mutex> lock(all.mutex);
     if (answer == Mark::kSame) {
       const auto kept = std::find_if(all.plans.begin(), all.plans.end(), [&](const Kept& each) {
         return each.plan == candidate.plan;
@@ -224,7 +224,7 @@ std::shared_ptr<const Plan> plan_for(const RowSparseKernels& kernels,
   kept.sizes = sizes;
   Shared& all = shared();
   std::list<Kept> gone;  // freed without the lock
-  const std::lock_guard<std::mutex> lock(all.plans_mutex);
+  const std::lock_guard<std::mutex> lock(all.mutex);
   all.plans.push_front(kept);
   if (all.plans.size() > kMostPlans) gone.splice(gone.begin(), all.plans, std::prev(all.plans.end()));
   return kept.plan;
@@ -232,7 +232,7 @@ std::shared_ptr<const Plan> plan_for(const RowSparseKernels& kernels,
 
 int64_t kept_plans() {
   Shared& all = shared();
-  const std::lock_guard<std::mutex> lock(all.plans_mutex);
+  const std::lock_guard<std::mutex> lock(all.mutex);
   return static_cast<int64_t>(all.plans.size());
 }
 
@@ -241,7 +241,7 @@ void release(int64_t number) {
   std::list<Kept> gone;
   bool none;
   {
-    const std::lock_guard<std::mutex> lock(all.plans_mutex);
+    const std::lock_guard<std::mutex> lock(all.mutex);
     for (auto kept = all.plans.begin(); kept != all.plans.end();) {
       const auto next = std::next(kept);
       if (number_of(kept->parsed->numbers) == number) gone.splice(gone.begin(), all.plans, kept);
@@ -249,42 +249,7 @@ void release(int64_t number) {
     }
     none = all.plans.empty();
   }
-  std::vector<std::unique_ptr<Arena>> free;
-  const std::lock_guard<std::mutex> lock(all.arenas_mutex);
-  if (none) free.swap(all.arenas);
-}
-
-Lease::Lease(int64_t floats) {
-  Shared& all = shared();
-  {
-    // The smallest that is large enough, else the largest, which grows.
-    const std::lock_guard<std::mutex> lock(all.arenas_mutex);
-    const auto better = [&](const std::unique_ptr<Arena>& a, const std::unique_ptr<Arena>& b) {
-      const bool fits_a = a->floats >= floats, fits_b = b->floats >= floats;
-      return fits_a != fits_b ? fits_a : fits_a ? a->floats < b->floats : a->floats > b->floats;
-    };
-    const auto best = std::min_element(all.arenas.begin(), all.arenas.end(), better);
-    if (best != all.arenas.end()) {
-      arena_ = std::move(*best);
-      all.arenas.erase(best);
-    }
-  }
-  if (!arena_) arena_ = std::make_unique<Arena>();
-  if (arena_->floats >= floats && arena_->memory) return;
-  arena_->floats = 0;
-  arena_->memory.reset();
-  arena_->memory = std::make_unique<Scratch<float>>(floats);
-  arena_->floats = floats;
-}
-
-Lease::~Lease() {
-  Shared& all = shared();
-  const std::lock_guard<std::mutex> lock(all.arenas_mutex);
-  // Room for it was made when it was taken, but others may have come.
-  if (all.arenas.size() < kMostFreeArenas) try {
-      all.arenas.push_back(std::move(arena_));
-    } catch (const std::bad_alloc&) {
-    }
+  if (none) free_arenas();
 }
 
 }  // namespace program

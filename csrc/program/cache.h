@@ -1,8 +1,5 @@
-// What is prepared of programs, kept between calls; and the arenas that they run in.
+// What is prepared of programs, kept between calls.
 #pragma once
-#include <mutex>
-
-#include "../cpu/scratch.h"
 #include "memory.h"
 
 namespace sparse_ops {
@@ -32,26 +29,6 @@ int64_t kept_plans();
 
 // Forgets what is kept of a program.
 void release(int64_t number);
-
-// Memory for one call.
-struct Arena {
-  std::unique_ptr<Scratch<float>> memory;
-  int64_t floats = 0;
-  std::vector<View> views, in;
-};
-
-// An arena of at least `floats`, which no other call has; it goes back at the end. Throws bad_alloc.
-class Lease {
- public:
-  explicit Lease(int64_t floats);
-  ~Lease();
-  Lease(const Lease&) = delete;
-  Lease& operator=(const Lease&) = delete;
-  Arena& arena() { return *arena_; }
-
- private:
-  std::unique_ptr<Arena> arena_;
-};
 
 }  // namespace program
 }  // namespace sparse_ops

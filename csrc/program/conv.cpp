@@ -119,7 +119,10 @@ TurnedWeights::TurnedWeights(const Layer& layer, const Weights& weights)
 
 std::shared_ptr<const TurnedWeights> Shared::turned() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!turned_) turned_ = std::make_shared<const TurnedWeights>(layer, weights);
+  if (!turned_) {
+    turned_ = std::make_shared<const TurnedWeights>(layer, weights);
+    weights.values.reset();
+  }
   return turned_;
 }
 

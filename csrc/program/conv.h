@@ -91,10 +91,12 @@ struct TurnedWeights {
 class Shared {
  public:
   Shared(const Layer& layer, Weights given) : layer(layer), weights(std::move(given)) {}
+  // For CHANNELS, which a step has for all sizes or for none: the values as they were given are not kept
+  // beside.
   std::shared_ptr<const TurnedWeights> turned() const;
 
   const Layer layer;
-  const Weights weights;
+  mutable Weights weights;
 
  private:
   mutable std::mutex mutex_;

@@ -29,6 +29,25 @@ std::vector<int32_t> offsets_of(const Layer& layer, int64_t line, int64_t plane,
   return offsets;
 }
 
+// What is asked for ahead with each column: its weights of a unit; or a pixel of its channels, for with the
+// kLanes channels of a tap kLanes pixels are asked for, as many as a tile has or more.
+std::vector<int32_t> lines_of_weights(const Layer& layer) {
+  std::vector<int32_t> later(layer.columns());
+  for (size_t j = 0; j < later.size(); ++j) later[j] = static_cast<int32_t>(j * kLanes);
+  return later;
+}
+std::vector<int32_t> lines_of_pixels(const Layer& layer, const std::vector<int32_t>& offsets) {
+  std::vector<int32_t> later(layer.columns());
+  int32_t pixel = 0;
+  for (size_t j = 0; j < later.size(); ++j) {
+    // The next tap, or the next block: again from the first pixel.
+    if (j > 0 && offsets[j] != offsets[j - 1] + 1) pixel = 0;
+    later[j] = offsets[j] + pixel * static_cast<int32_t>(layer.stride[1] * kLanes - 1);
+    ++pixel;
+  }
+  return later;
+}
+
 int64_t work_of(const Layer& layer, const Shape& out) {
   return out.n * out.h * out.w * ((layer.filters + kLanes - 1) / kLanes * kLanes) * layer.columns();
 }
@@ -43,10 +62,16 @@ class ToChannels : public Ready {
                 conv->layer.columns(), pixel_step, in_line, spread),
         pixel_step_(pixel_step) {}
 
+  // What is computed after this: its bundle and its panel, or null where they are the same.
+  struct Next {
+    const Bundle* bundle;
+    const float* panel;
+  };
+
   // A bundle over a piece. panel: of the piece's first image and line, whose images and lines are so far
   // apart.
   void compute(const Piece& piece, const Bundle& bundle, const float* panel, int64_t image_step,
-               int64_t line_step, const View* added, const View& out) const {
+               int64_t line_step, const View* added, const View& out, const Next& next) const {
     const Layer& layer = conv_->layer;
     TileWork work = {};
     work.k = layer.columns();
@@ -72,6 +97,18 @@ class ToChannels : public Ready {
       const auto at = [&](const View& v) {
         return spot.image * v.block_step + spot.line * v.spec.line() + spot.column * kLanes;
       };
+      // First the weights that come next, a unit with each tile.
+      const int64_t unit = i - piece.first;
+      work.ahead = panel;
+      work.later = work.offsets;
+      if (next.bundle && unit < next.bundle->units) {
+        work.ahead = turned_->values.get() + (next.bundle->first + unit) * turned_->step;
+        work.later = weights_later_.data();
+      } else if (next.panel) {
+        work.ahead = next.panel + spot.image * image_step + (spot.line - piece.top) * line_step +
+                     spot.column * pixel_step_;
+        work.later = pixels_later_.data();
+      }
       spot.of_units[bundle.units](
           work,
           panel + spot.image * image_step + (spot.line - piece.top) * line_step + spot.column * pixel_step_,
@@ -84,7 +121,7 @@ class ToChannels : public Ready {
 
   Whole conv_;
   std::shared_ptr<const TurnedWeights> turned_;
-  std::vector<int32_t> offsets_;
+  std::vector<int32_t> offsets_, weights_later_, pixels_later_;
   Tiling tiling_;
   int64_t pixel_step_;
 };
@@ -95,6 +132,9 @@ class ChannelsConv : public ToChannels {
       : ToChannels(conv, out, conv->layer.stride[1] * kLanes, in.planes() * in.line(), true),
         grain_(grain_of(tiling_.count(), work_of(conv->layer, out.shape))) {
     offsets_ = offsets_of(conv->layer, in.line(), in.plane(), true);
+    if (tiling_.far_weights) weights_later_ = lines_of_weights(conv->layer);
+    if (tiling_.far_images && conv->layer.groups == 1)
+      pixels_later_ = lines_of_pixels(conv->layer, offsets_);
   }
 
   void run(const View* in, const View& out, float*) const override {
@@ -108,9 +148,19 @@ class ChannelsConv : public ToChannels {
     torch::stable::parallel_for(0, tiling_.count(), grain_, [&](int64_t i0, int64_t i1) {
       for (int64_t i = i0; i < i1; ++i) {
         const Piece& piece = tiling_.piece(i);
+        const Bundle& bundle = tiling_.bundle(i);
         const int64_t step = layer.stride[0] * line;
-        compute(piece, tiling_.bundle(i), corner + piece.image * x.block_step + piece.top * step,
-                x.block_step, step, added, out);
+        const auto panel = [&](const Piece& p) {
+          return corner + p.image * x.block_step + p.top * step;
+        };
+        Next next = {nullptr, nullptr};
+        if (i + 1 < i1) {
+          const Bundle& later = tiling_.bundle(i + 1);
+          if (tiling_.far_weights && &later != &bundle) next.bundle = &later;
+          const Piece& under = tiling_.piece(i + 1);
+          if (!pixels_later_.empty() && &under != &piece) next.panel = panel(under);
+        }
+        compute(piece, bundle, panel(piece), x.block_step, step, added, out, next);
       }
     });
   }
@@ -151,7 +201,8 @@ class PlanarConv : public ToChannels {
           float* panel = scratch + s * share_;
           pack(in[0], piece, panel);
           for (const Bundle& bundle : tiling_.bundles)
-            compute(piece, bundle, panel, 0, conv_->layer.stride[0] * width_, added, out);
+            compute(piece, bundle, panel, 0, conv_->layer.stride[0] * width_, added, out,
+                    {nullptr, nullptr});
         }
     });
   }

@@ -145,8 +145,7 @@ class ImagesConv : public Ready {
     if (conv->weights.bias) std::copy_n(data(conv->weights.bias), out.shape.c, bias_.get());
     const int64_t kW = layer.kernel[1], taps = layer.taps();
     for (const int32_t c : grouped_.columns) {
-      const int64_t y = c % taps / kW * layer.dilation[0] + in.halo - layer.padding[0];
-      const int64_t x = c % kW * layer.dilation[1] + in.halo - layer.padding[1];
+      const int64_t y = c % taps / kW * layer.dilation[0], x = c % kW * layer.dilation[1];
       offsets_.push_back(static_cast<int32_t>(c / taps * in.plane() + y * in.line() + x * kLanes));
     }
     offsets_.insert(offsets_.end(), kSpareOffsets, 0);
@@ -158,7 +157,9 @@ class ImagesConv : public Ready {
     ready_.reset(new BlockedConvolution{layer.kernels, groups_, blocks(in, 0), to,
                                         added ? blocks(*added, added->halo) : to, offsets_.data(),
                                         grouped_.values.data(), bias_.get(), layer.stride[0],
-                                        layer.stride[1], layer.activation});
+                                        layer.stride[1], layer.dilation[0] * (layer.kernel[0] - 1) + 1,
+                                        layer.dilation[1] * (kW - 1) + 1, layer.activation});
+    corner_ = (in.halo - layer.padding[0]) * in.line() + (in.halo - layer.padding[1]) * kLanes;
   }
 
   void run(const View* in, const View& out, float*) const override {
@@ -167,7 +168,7 @@ class ImagesConv : public Ready {
     conv.y.step = out.block_step;
     const bool residual = conv_->layer.residual;
     if (residual) conv.added.step = in[1].block_step;
-    if (conv.y.blocks > 0) conv.run(in[0].data, residual ? in[1].data : nullptr, out.data);
+    if (conv.y.blocks > 0) conv.run(in[0].data + corner_, residual ? in[1].data : nullptr, out.data);
   }
 
  private:
@@ -176,6 +177,7 @@ class ImagesConv : public Ready {
   Groups groups_;
   Memory bias_;
   std::vector<int32_t> offsets_;
+  int64_t corner_;  // what the first pixel reads first
   std::unique_ptr<BlockedConvolution> ready_;
 };
 

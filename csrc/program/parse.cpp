@@ -74,25 +74,22 @@ int64_t constants_of(int64_t kind, const Numbers& attributes) {
   return 0;
 }
 
-// The constants, copied: steps are checked against what no one else can change.
-std::vector<Tensor> copies_of(const std::vector<Tensor>& constants) {
-  std::vector<Tensor> copies;
-  copies.reserve(constants.size());
+// Raises unless constants are of the types that steps have.
+const std::vector<Tensor>& checked_types(const std::vector<Tensor>& constants) {
   for (size_t i = 0; i < constants.size(); ++i) {
     const Tensor& given = constants[i];
     const bool right = given.is_cpu() && (given.scalar_type() == ScalarType::Float ||
                                           given.scalar_type() == ScalarType::Int);
     STD_TORCH_CHECK(right, "constant ", i, " must be float32 or int32 on the CPU");
-    copies.push_back(torch::stable::clone(as_contiguous(given)));
   }
-  return copies;
+  return constants;
 }
 
 class Parser {
  public:
   Parser(const RowSparseKernels& kernels, const Numbers& numbers,
          const std::vector<Tensor>& constants)
-      : kernels_(kernels), reader_(numbers), constants_(copies_of(constants)) {
+      : kernels_(kernels), reader_(numbers), constants_(checked_types(constants)) {
     result_.number = number_of(numbers);
     result_.piece = numbers[3];
     result_.inputs = numbers[4];
@@ -140,10 +137,15 @@ class Parser {
     STD_TORCH_CHECK(static_cast<int64_t>(constants.size()) == wanted, "step ", s, " (", known.name,
                     ") must have ", wanted, " constants, got ", constants.size());
     Parts parts{kernels_, attributes, {}};
+    // Copied, as steps are checked against what no one else can change; a step's at a time, as most steps
+    // keep them in an order of their own.
+    std::vector<Tensor> copies;
+    copies.reserve(constants.size());
     for (const int64_t c : constants) {
       STD_TORCH_CHECK(c >= -1 && c < static_cast<int64_t>(constants_.size()), "step ", s, " (",
                       known.name, ") has constant ", c, " of ", constants_.size());
-      parts.constants.push_back(c == -1 ? nullptr : &constants_[c]);
+      if (c != -1) copies.push_back(torch::stable::clone(as_contiguous(constants_[c])));
+      parts.constants.push_back(c == -1 ? nullptr : &copies.back());
     }
     std::unique_ptr<Step> step = make(parts);
     STD_TORCH_CHECK(step, "step ", s, ": this library was built without ", known.name);
@@ -189,7 +191,7 @@ class Parser {
 
   const RowSparseKernels& kernels_;
   Reader reader_;
-  const std::vector<Tensor> constants_;
+  const std::vector<Tensor>& constants_;
   Numbers written_by_;  // by which step each value is
   Program result_;
 };

@@ -6,6 +6,7 @@
 #include <limits>
 #include <new>
 
+#include "arena.h"
 #include "cache.h"
 #include "shapes.h"
 

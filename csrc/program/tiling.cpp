@@ -178,6 +178,8 @@ Tiling::Tiling(const TileKernels& tiles, const Shape& size, int64_t units, int64
   const int64_t again_weights = weights > kCache ? weights * static_cast<int64_t>(pieces.size()) : weights;
   const int64_t again_images = images > kCache ? images * static_cast<int64_t>(bundles.size()) : images;
   bundles_outside = weights + again_images < again_weights + images;
+  far_weights = weights > kCache;
+  far_images = images > kCache;
 }
 
 }  // namespace program

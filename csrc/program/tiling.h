@@ -36,6 +36,8 @@ struct Tiling {
   std::vector<Spot> spots;
   std::vector<Piece> pieces;
   bool bundles_outside;  // of the loops over bundles and pieces
+  // Whether weights, and images, are larger than a second cache.
+  bool far_weights, far_images;
 
   // Of an output of `size`, from images whose pixels are pixel_step apart, with columns() `k`; in_line: floats
   // that a line of x has over all channels. `spread`: images may be in one tile.

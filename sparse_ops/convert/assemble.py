@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from sparse_ops.convert.candidates import LAYERS
 from sparse_ops.convert.fold import Folding
 from sparse_ops.convert.measure import Comparison
-from sparse_ops.convert.prepare import replaced
-from sparse_ops.convert.shrink import MARK
+from sparse_ops.convert.prepare import MARK, replaced
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import ACTIVATION, Folded
 

@@ -20,10 +20,9 @@ from sparse_ops.convert.describe import check_layer_fits, packed_from, smallest_
 from sparse_ops.convert.fold import without_norm
 from sparse_ops.convert.layout import CHANNELS_LAST, take_channels_last_
 from sparse_ops.convert.metadata import Description, check_folding, metadata_of, parse
-from sparse_ops.convert.prepare import copied, make_plain_, replaced
+from sparse_ops.convert.prepare import MARK, copied, make_plain_, replaced
 from sparse_ops.convert.programmed import with_programs_
 from sparse_ops.convert.resize import resize_
-from sparse_ops.convert.shrink import MARK
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM, Folded
 

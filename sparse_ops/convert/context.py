@@ -1,6 +1,7 @@
 """Context: what all steps of one planning share, and how they measure."""
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,8 @@ class Context:
         floors: what the machine can do; None where the measure is not ours.
         identity: what the whole model's measurements are kept under; None: they are not.
         compiles: whether torch.compile may be tried.
-        budget_s: seconds for all of the timing.
+        budget_s: seconds for all of the planning.
+        ends: when they are over, as `time.perf_counter` has it.
     """
 
     dense: nn.Module
@@ -44,11 +46,13 @@ class Context:
     identity: Mapping[str, Any] | None = None
     compiles: bool = False
     mask_digests: dict[str, str] = field(default_factory=dict)
+    ends: float = float("inf")
 
     def timed(
         self, what: Mapping[str, Any] | None, dense: Call, packed: Call, seconds: float
     ) -> Comparison:
         """Compares two callables, or takes from the cache what was measured for `what`."""
+        seconds = max(0.0, min(seconds, self.ends - time.perf_counter()))
         if self.cache is None or what is None:
             return self.measure(dense, packed, seconds)
         known = self.cache.comparison(what, seconds)

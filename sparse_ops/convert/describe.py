@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sparse_ops.convert.candidates import LAYERS, Entry, entry_of
 from sparse_ops.convert.compiled import Input
+from sparse_ops.convert.prepare import MARK
 from sparse_ops.convert.resize import shrunk_size
-from sparse_ops.convert.shrink import MARK
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PackedWeight, PeriodicWeight
 from sparse_ops.nn import PeriodicConv2d, SparseLayer
 from sparse_ops.nn._conv import SparseConv2d

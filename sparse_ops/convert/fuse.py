@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sparse_ops.convert.fold import activation_name, gelu_name
+from sparse_ops.convert.fold import gelu_name
+from sparse_ops.graph.layers import activation_name
 from sparse_ops.graph.trace import rewritten, trace
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import Folded

@@ -79,6 +79,11 @@ def _add_entrance_(model: fx.GraphModule) -> None:
 def sharing_copy(model: nn.Module) -> nn.Module:
     """A copy whose modules are its own and whose tensors are the model's: they must not change."""
     memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    for module in model.modules():
+        for value in vars(module).values():
+            # Activations that a model keeps, say, have a history, which deepcopy refuses.
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach()
     return copy.deepcopy(model, memo)
 
 

@@ -14,7 +14,11 @@ import torch
 
 # A turn is repeated until it takes this long, well above what reading the clock costs.
 SHORTEST_TURN_S = 0.5e-3
-FEWEST_PAIRS = 20
+# A call that takes so long is timed one by one, whatever the next ones take.
+SLOW_CALL_S = 0.25
+FEWEST_PAIRS, ENOUGH_PAIRS = 20, 3
+# How many times the seconds that are given may pass before a few pairs, or one, are enough.
+LATE, MUCH_TOO_LATE = 1.5, 3
 MOST_PAIRS = 2000
 # The thread that calls does work at all times; where the process got less than half a CPU, the
 # machine was taken away and the pair says nothing.
@@ -80,7 +84,9 @@ def _turn(call: Callable[[], object], repeats: int) -> tuple[float, float]:
 
 def _repeats(call: Callable[[], object]) -> int:
     """How many calls make a turn; also warms the callable up."""
-    call()
+    if _turn(call, 1)[0] >= SLOW_CALL_S:
+        # Nothing more is to be found out about it.
+        return 1
     fastest = min(_turn(call, 1)[0] for _ in range(3))
     return max(1, math.ceil(SHORTEST_TURN_S / max(fastest, 1e-9)))
 
@@ -94,7 +100,8 @@ def compare(
     Args:
         dense, packed: called without arguments; inputs are theirs, and must not be all zeros.
         budget_s: stop after this long, but not before `FEWEST_PAIRS` pairs, unless those would
-            take over three times as long: then after three.
+            take longer by half: then after `ENOUGH_PAIRS`, and if those would take three times as
+            long, after one.
     """
     with denormals_flushed():
         many_dense, many_packed = _repeats(dense), _repeats(packed)
@@ -105,7 +112,10 @@ def compare(
             spent, done = time.perf_counter() - start, len(pairs) + len(disturbed)
             if done >= FEWEST_PAIRS and spent >= budget_s:
                 break
-            if done >= 3 and spent >= 3 * budget_s:
+            if done >= ENOUGH_PAIRS and spent >= LATE * budget_s:
+                break
+            # Where a pair takes as long as all of the time there is.
+            if done >= 1 and spent >= MUCH_TOO_LATE * budget_s:
                 break
             d_wall, d_cpu = _turn(dense, many_dense)
             p_wall, p_cpu = _turn(packed, many_packed)
@@ -113,7 +123,7 @@ def compare(
             calm = d_cpu + p_cpu >= LEAST_CPU * (d_wall + p_wall)
             (pairs if calm else disturbed).append(pair)
     dropped = len(disturbed)
-    if len(pairs) < 3:
+    if len(pairs) < min(ENOUGH_PAIRS, len(pairs) + dropped):
         # The clock of this machine, or its load, calls every pair disturbed: then all count.
         pairs, dropped = pairs + disturbed, 0
     ratios = [d / p for d, p in pairs]

@@ -21,9 +21,9 @@ from sparse_ops.convert.describe import (
     inputs_described,
     shrunk_modules,
 )
-from sparse_ops.convert.fold import activation_name, is_norm
 from sparse_ops.convert.layout import CHANNELS_LAST, is_channels_last
-from sparse_ops.convert.shrink import MARK
+from sparse_ops.convert.prepare import MARK
+from sparse_ops.graph.layers import activation_name, is_norm
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM
 from sparse_ops.ops._activation import ACTIVATIONS

@@ -31,10 +31,11 @@ from sparse_ops.graph.capture import Uncaptured, capture
 from sparse_ops.graph.ir import Graph
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR
 from sparse_ops.passes.fuse import fuse
-from sparse_ops.passes.layout import has_room, refuses, uniform
+from sparse_ops.passes.layout import has_room, uniform
+from sparse_ops.passes.layout import refuses as refuses_node
 from sparse_ops.plan.costs import Costs
 from sparse_ops.plan.decisions import Decisions
-from sparse_ops.plan.search import search
+from sparse_ops.plan.search import search, some_images
 
 # The sparse layer of each form.
 KINDS = {
@@ -42,7 +43,7 @@ KINDS = {
     ("conv2d", "csr"): "CSRConv2d",
     ("linear", "csr"): "CSRLinear",
 }
-SEARCH_SHARE, WHOLE_SHARE = 0.6, 0.2
+SEARCH_SHARE, WHOLE_SHARE = 0.5, 0.2
 
 
 def refuses_programs(context: Context) -> str | None:
@@ -59,35 +60,32 @@ def refuses_programs(context: Context) -> str | None:
     return None
 
 
-def graph_of(model: nn.Module, context: Context) -> Graph:
-    """The graph of a model that may run as programs.
-
-    Raises:
-        Uncaptured: it cannot; says why.
-    """
+def refuses(context: Context, graph: Graph) -> str | None:
+    """Why a graph cannot run as programs, or None if it can, in part at least."""
     if (reason := refuses_programs(context)) is not None:
-        raise Uncaptured(reason)
-    graph = capture(model, context.example)
-    if not any(node.op == "conv2d" or node.op == "linear" for node in runnable(graph)):
-        raise Uncaptured("it has no layer that programs run")
-    return graph
-
-
-def runnable(graph: Graph) -> list[Any]:
-    """The nodes that programs can run."""
-    return [node for node in graph.nodes if refuses(node) is None]
+        return reason
+    layers = [node for node in graph.nodes if node.op in ("conv2d", "linear")]
+    if not layers:
+        return "it has no layer that is known"
+    reasons = [words for node in layers if (words := refuses_node(node)) is not None]
+    return f"no layer of it can: {reasons[0]}" if len(reasons) == len(layers) else None
 
 
 def planned(
-    context: Context, graph: Graph, rows: list[LayerPlan], calls: Mapping[str, Call], step: Step
+    context: Context,
+    graph: Graph,
+    rows: list[LayerPlan],
+    calls: Mapping[str, Call],
+    budget_s: float,
+    step: Step,
 ) -> Settled:
     """What the search comes to, timed against dense.
 
     Args:
         graph: of the context's base.
         rows: the layers; those with a reason stay dense.
+        budget_s: seconds for it.
     """
-    budget_s = context.budget_s
     fixed = [row.name for row in rows if row.reason]
     known = _from_cache(context, rows)
     if known is None:
@@ -96,10 +94,11 @@ def planned(
         rows = [_row(context, row, graph, found.decisions, found.costs, calls) for row in rows]
         decisions = found.decisions
         _to_cache(context, decisions, rows)
+        left_out = found.left_out
     else:
-        decisions, rows = known
+        (decisions, rows), left_out = known, ()
     fast = model_of(context, rows, decisions)
-    check_model(context.dense, fast, context.example)
+    check_model(context.dense, fast, tuple(some_images(context.example)))
     share = WHOLE_SHARE * budget_s
     step("dense forms")
     dense, to_beat = fastest_layout(context, context.dense, "dense", share / 4)
@@ -114,8 +113,18 @@ def planned(
     if whole.speedup <= 1:
         back = [_dense_again(row, whole) for row in rows]
         return Settled(back, None, dense, replace(packed, fastest="eager"), to_beat=to_beat)
-    made = Settled(rows, whole, dense, packed, decisions=decisions, to_beat=to_beat, call=call)
-    return replace(made, about=about, takes=memory_of(context.dense, fast))
+    return Settled(
+        rows,
+        whole,
+        dense,
+        packed,
+        decisions=decisions,
+        to_beat=to_beat,
+        call=call,
+        about=about,
+        left_out=left_out,
+        takes=memory_of(context.dense, fast),
+    )
 
 
 def by_measure(context: Context, settled: Settled, budget_s: float) -> Settled:
@@ -128,9 +137,11 @@ def by_measure(context: Context, settled: Settled, budget_s: float) -> Settled:
     if call is None:
         return settled
     try:
-        graph = graph_of(converted(context, settled.layers), context)
-    except Uncaptured as reason:
-        return replace(settled, unfused=settled.unfused or f"it is no program: {reason}")
+        graph = capture(converted(context, settled.layers), context.example)
+    except Uncaptured:
+        return settled
+    if refuses(context, graph) is not None:
+        return settled
     fuse(graph)
     room = any(value.rank == 4 and has_room(value) for value in graph.inputs)
     planar = tuple(uniform(graph, PLANAR).items())

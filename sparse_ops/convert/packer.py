@@ -1,4 +1,4 @@
-"""Packing: what becomes of each layer of a variant of a model, and which variant is the fastest."""
+"""Packing: what becomes of each layer of a model, and which way to shrink it is the fastest."""
 
 import time
 from collections.abc import Mapping
@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparse_ops.convert import fold as folding_
 from sparse_ops.convert import network
 from sparse_ops.convert.assemble import LayerPlan
 from sparse_ops.convert.cache import Cache, digest
@@ -16,22 +15,22 @@ from sparse_ops.convert.choose import decide
 from sparse_ops.convert.concat import joined
 from sparse_ops.convert.context import Context, Measure, about_tensor, tensor_digest
 from sparse_ops.convert.fastest import Forms, fastest_layout
-from sparse_ops.convert.fold import Folding, fold_batch_norms_
 from sparse_ops.convert.forms import Call as Run
+from sparse_ops.convert.forms import failure
 from sparse_ops.convert.fuse import fused
 from sparse_ops.convert.layout import CHANNELS_LAST
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.memory import memory_of
 from sparse_ops.convert.plans import Plan
-from sparse_ops.convert.prepare import Call, copied, prunable_layers, watch
+from sparse_ops.convert.prepare import Call, prunable_layers, watch
 from sparse_ops.convert.programmed import with_programs_
 from sparse_ops.convert.progress import Step
 from sparse_ops.convert.roofline import Floors
-from sparse_ops.convert.rows import after_shrinking
-from sparse_ops.convert.variants import Variant
+from sparse_ops.convert.rows import after_shrinking, calls_of
+from sparse_ops.convert.verify import Mismatch
+from sparse_ops.convert.ways import Way
 from sparse_ops.convert.whole import Settled, converted, settle
-from sparse_ops.graph.capture import Uncaptured
-from sparse_ops.graph.trace import trace
+from sparse_ops.graph.ir import Graph
 
 # The parts of the budget: for the layout of the dense model, for the layers, for the whole model,
 # for programs; what `planner` and `whole` have beside is for widths and for torch.compile.
@@ -64,21 +63,20 @@ class Between:
 
 @dataclass(frozen=True, eq=False)
 class Packer:
-    """Plans how to pack one variant of a model, or the best of several.
+    """Plans how to pack one way of a model, or the best of several.
 
     Attributes:
         dense: the masked model, unshrunk, BatchNorm folded: what is to be beaten.
         rows: its layers.
-        folding: what is folded in it.
-        between: compares variants.
+        between: compares ways.
         step: is told what begins now.
         identity: what measurements of whole models are kept under; None: they are not.
+        ends: when the time for all of it is over, as `time.perf_counter` has it.
     """
 
     dense: nn.Module
     inputs: tuple[Any, ...]
     rows: list[LayerPlan]
-    folding: Folding
     fold: bool
     measure: Measure
     between: Measure
@@ -87,12 +85,18 @@ class Packer:
     floors: Floors | None
     compiles: bool
     identity: Mapping[str, Any] | None
+    budget_s: float
+    ends: float
 
-    def best(self, ways: list[Variant], unshrunk: Variant, budget_s: float) -> Plan:
-        """The plan of the fastest variant; its `whole` is None if nothing is faster than dense."""
+    def best(self, ways: list[Way], unshrunk: Way, budget_s: float) -> Plan:
+        """The plan of the fastest way; its `whole` is None if nothing is faster than dense."""
         best, context = self.plan(ways[0], budget_s / len(ways))
-        for way in ways[1:]:
-            other, of_other = self.plan(way, budget_s / len(ways))
+        for place, way in enumerate(ways[1:], start=1):
+            left = self.ends - time.perf_counter()
+            if left < budget_s / len(ways) / 4:
+                note = f"{len(ways) - place} other ways to remove channels: no time was left"
+                return replace(best, notes=(*best.notes, f"left out: {note}"))
+            other, of_other = self.plan(way, min(left, budget_s / len(ways)))
             if other.whole is None:
                 continue
             one = partial(_as_planned(context, best), *self.inputs)
@@ -102,19 +106,12 @@ class Packer:
         if best.whole is not None or not (best.sorts or best.shrinking.changes):
             return best
         note = "with channels removed or sorted the model was not faster, so none is"
-        best, _ = self.plan(unshrunk, budget_s / 2)
+        best, _ = self.plan(unshrunk, max(budget_s / 8, self.ends - time.perf_counter()))
         return replace(best, notes=(note, *best.notes))
 
-    def plan(self, way: Variant, budget_s: float) -> tuple[Plan, Context]:
-        """The plan of one variant, and what it was made in."""
-        shrinking = way.shrinking
-        calls = watch(way.model, prunable_layers(way.model), self.inputs)
-        folding, base = self.folding, self.dense
-        if way.changes:
-            folding = folding_.find(way.model, calls)[0] if self.fold else Folding()
-            base = copied(way.model)
-            fold_batch_norms_(base, folding)
-        rows = [after_shrinking(row, base, shrinking, calls.get(row.name)) for row in self.rows]
+    def plan(self, way: Way, budget_s: float) -> tuple[Plan, Context]:
+        """The plan of one way, and what it was made in."""
+        shrinking, base = way.shrinking, way.model
         identity = self.identity
         if identity is not None and way.changes:
             identity = {**identity, "shrunk": digest([repr(way.model), *_digests(shrinking.masks)])}
@@ -123,19 +120,41 @@ class Packer:
             base,
             shrinking.masks,
             self.inputs,
-            folding,
+            way.folding,
             self.measure,
-            budget_s,
+            self.budget_s,
             self.cache,
             self.floors,
             identity,
             self.compiles,
+            ends=self.ends,
         )
+        graph, reason = self._graph(way, context)
+        if graph is None:
+            calls = watch(base, prunable_layers(base), self.inputs)
+        else:
+            calls = calls_of(graph)
+        rows = [after_shrinking(row, base, shrinking, calls.get(row.name)) for row in self.rows]
         settled = Settled(rows, None, Forms(), Forms())
         left = sum(not row.reason for row in rows)
         if left or way.changes:
-            settled = _measured(context, rows, calls, self.fold, budget_s, self.step)
+            made_it = False
+            if graph is not None:
+                try:
+                    settled = network.planned(context, graph, rows, calls, budget_s, self.step)
+                    made_it = True
+                except Mismatch:
+                    raise
+                except Exception as error:
+                    # Without a program the model is as fast as it was; the plan says so.
+                    reason = f"the network does not run as a program: {failure(error)}"
+                    calls = watch(base, prunable_layers(base), self.inputs)
+            if not made_it:
+                fuses = self.fold and way.graph is not None
+                settled = _measured(context, rows, calls, fuses, budget_s, self.step)
+                settled = replace(settled, unfused=settled.unfused or reason)
         notes = [settled.unfused] if settled.unfused else []
+        notes += [f"left out for want of time: {words}" for words in settled.left_out]
         if shrinking.multiple > 1 and shrinking.changes:
             notes.append(
                 f"widths were rounded up to multiples of {shrinking.multiple}, measured faster"
@@ -146,7 +165,7 @@ class Packer:
             tuple(settled.layers),
             settled.whole,
             tuple(notes),
-            folding,
+            way.folding,
             shrinking.masks,
             self.inputs,
             shrinking,
@@ -160,6 +179,14 @@ class Packer:
         )
         return made, context
 
+    def _graph(self, way: Way, context: Context) -> tuple[Graph | None, str]:
+        """The graph that is to run as programs; or None, and why not if that is worth a word."""
+        if way.graph is None or not self.fold or self.cache is None:
+            return None, ""
+        if (reason := network.refuses(context, way.graph)) is not None:
+            return None, f"the network does not run as a program: {reason}"
+        return way.graph, ""
+
 
 def _measured(
     context: Context,
@@ -170,16 +197,6 @@ def _measured(
     step: Step,
 ) -> Settled:
     """What becomes of the layers, and how the whole compares: see `settle`."""
-    if fold and context.cache is not None:
-        step("tracing the network")
-        try:
-            graph = network.graph_of(context.base, context)
-        except Uncaptured as error:
-            reason = f"the network does not run as a program: {error}"
-        else:
-            return network.planned(context, graph, rows, calls, step)
-    else:
-        reason = ""
     step("layout of the dense model")
     # Only which it is: a copy in channels_last is not kept while the layers are timed.
     dense, _ = fastest_layout(context, context.dense, "dense", LAYOUT_SHARE * budget_s)
@@ -197,8 +214,6 @@ def _measured(
             left -= 1
         layers.append(row)
     settled = settle(context, layers, dense, fold, WHOLE_SHARE * budget_s, step)
-    if reason:
-        return replace(settled, unfused=settled.unfused or reason)
     step("programs")
     return network.by_measure(context, settled, PROGRAM_SHARE * budget_s) if fold else settled
 
@@ -216,11 +231,14 @@ def _as_planned(context: Context, plan: Plan) -> nn.Module:
 
 
 def identity_of(
-    masked: nn.Module, masks: Mapping[str, Tensor], inputs: tuple[Any, ...], fold: bool
+    graph: Graph | None,
+    masked: nn.Module,
+    masks: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    fold: bool,
 ) -> dict[str, Any] | None:
     """What a whole model's measurements are kept under; None where its forward is not known."""
-    graph, note = trace(masked)
-    if graph is None or note is not None:
+    if graph is None or graph.notes:
         return None
     example = [about_tensor(x) if isinstance(x, Tensor) else repr(x) for x in inputs]
     return {

@@ -1,35 +1,38 @@
 """Planning: what a model is made into, found out by timing every way against dense."""
 
+import gc
+import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from sparse_ops.convert import fold as folding_
-from sparse_ops.convert import variants
+from sparse_ops.convert import network
 from sparse_ops.convert.cache import Cache, folder
-from sparse_ops.convert.context import Measure
-from sparse_ops.convert.fold import Folding, fold_batch_norms_
+from sparse_ops.convert.context import Context, Measure
 from sparse_ops.convert.forms import COMPILED
 from sparse_ops.convert.measure import compare
 from sparse_ops.convert.packer import Between, Packer, identity_of
 from sparse_ops.convert.plans import Plan
 from sparse_ops.convert.prepare import (
+    check_copy,
     check_initialised,
-    copied,
     example_tuple,
     find_masks,
-    masked_copy,
+    masked_view,
     prunable_layers,
+    undisturbed,
     watch,
 )
 from sparse_ops.convert.progress import Step, steps
 from sparse_ops.convert.roofline import floors
-from sparse_ops.convert.rows import row_of
-from sparse_ops.convert.shrink import Shrinking
+from sparse_ops.convert.rows import calls_of, row_of
 from sparse_ops.convert.tiny import warn_of_tiny
-from sparse_ops.convert.variants import Variant
+from sparse_ops.convert.ways import MULTIPLES, Way, find_ways, plain_way
+from sparse_ops.graph.capture import Run, Uncaptured, capture
+from sparse_ops.graph.ir import Graph
 
 # The part of the budget for the widths of a shrunk model.
 WIDTHS_SHARE = 0.05
@@ -59,11 +62,11 @@ def plan(
         masks: parameter name -> mask; default: the model's own zeros.
         threshold: without masks, weights with |w| <= threshold count as zeros. A warning counts
             the weights that look as if they were meant to be zero and are not.
-        budget_s: seconds that timing may take; a large model, or a compilation that has begun, may
-            take somewhat longer. More is surer, not better.
+        budget_s: seconds that planning may take; a compilation that has begun, or a large model,
+            may take somewhat longer. More is surer, not better. What there was no time for is said.
         fold: whether BatchNorm and activations may be folded into the layers before them, on both
-            sides of the comparison, and additions and functions into packed layers: the fast model
-            is then a torch.fx.GraphModule. Needs eval mode.
+            sides of the comparison, and the network may run as a program: one call of one operator.
+            Needs eval mode.
         shrink: whether channels that nothing needs may be taken out of all layers and, on a GPU,
             the others sorted, those that are masked alike side by side. Needs eval mode.
         progress: whether what is being done is shown, on the standard error stream: as a bar on a
@@ -81,15 +84,17 @@ def plan(
     """
     if not budget_s > 0:
         raise ValueError(f"budget_s must be above 0, got {budget_s}")
-    options = threshold, budget_s, fold, shrink, compile, measure
-    with steps("planning", budget_s, progress) as step:
-        return _planned(model, example, masks, *options, step)
+    options: dict[str, Any] = {"threshold": threshold, "budget_s": budget_s, "fold": fold}
+    options |= {"shrink": shrink, "compile": compile, "measure": measure}
+    with undisturbed(), steps("planning", budget_s, progress) as step:
+        return _planned(model, example, masks, **options, step=step)
 
 
 def _planned(
     model: nn.Module,
     example: Any,
     masks: Mapping[str, Tensor] | None,
+    *,
     threshold: float,
     budget_s: float,
     fold: bool,
@@ -98,53 +103,62 @@ def _planned(
     measure: Measure | None,
     step: Step,
 ) -> Plan:
+    """See `plan`."""
+    begun = time.perf_counter()
     step("reading the zeros")
     inputs = example_tuple(example)
     check_initialised(model)
     notes = []
-    given = masks is not None
+    masks_given = masks is not None
     if masks is None:
         masks = find_masks(model, threshold)
         notes += warn_of_tiny(model, masks, threshold)
-    masks = {name: mask.detach().clone() for name, mask in masks.items()}
-    masked = masked_copy(model, masks)
+    else:
+        masks = {name: mask.detach().clone() for name, mask in masks.items()}
+    masked = masked_view(model, masks)
     trains = any(module.training for module in masked.modules())
     masked.eval()
-    calls = watch(masked, prunable_layers(masked), inputs)
-    rows = [
-        row_of(name, module, masks, calls.get(name), given)
-        for name, module in prunable_layers(masked).items()
-    ]
-
     if trains and (fold or shrink):
         done = " and ".join(["folded"] * fold + ["shrunk"] * shrink)
         notes.append(
             f"the model is in training mode, so nothing was {done}: call model.eval() first"
         )
-    folding = Folding()
+    fold, shrink = fold and not trains, shrink and not trains
+    given = check_copy(model, masked, inputs)
     step("tracing")
-    if fold and not trains:
-        folding, note = folding_.find(masked, calls)
+    graph: Graph | None = None
+    if fold or shrink:
+        graph, note = captured(masked, inputs, given)
         notes += [note] if note else []
+    plain = plain_way(masked, graph, masks, fold)
+    calls = watch(masked, prunable_layers(masked), inputs) if graph is None else calls_of(graph)
+    rows = [
+        row_of(name, module, masks, calls.get(name), masks_given)
+        for name, module in prunable_layers(masked).items()
+    ]
     cache = Cache(folder()) if measure is None else None
-    identity = identity_of(masked, masks, inputs, fold) if measure is None else None
+    identity = identity_of(graph, masked, masks, inputs, fold) if measure is None else None
     between = Between(measure or compare, cache, identity)
-    ways = [Variant(masked, Shrinking(masks=masks))]
-    if shrink and not trains:
+    ways = [plain]
+    if shrink and graph is not None:
         step("removing channels")
         share = WIDTHS_SHARE * budget_s
-        ways, note = variants.find(masked, inputs, masks, share, between, fold)
+
+        def faster(one: Way, other: Way) -> bool:
+            sides = [partial(way.model, *inputs) for way in (one, other)]
+            return between(sides[0], sides[1], share / len(MULTIPLES)).low > 1
+
+        # Programs have whole vectors of channels anyway.
+        rounds = cache is None or runs_layer_by_layer(plain, inputs, masks)
+        ways, note = find_ways(
+            plain, masked, graph, masks, inputs, fold, faster if rounds else None
+        )
         notes += [note] if note else []
-        ways = variants.with_sorted(ways, inputs)
-    # A copy only where the model as it was is still needed: there are large ones.
-    dense = copied(masked) if folding.batch_norms and any(w.changes for w in ways) else masked
-    fold_batch_norms_(dense, folding)
     packer = Packer(
-        dense,
+        plain.model,
         inputs,
         rows,
-        folding,
-        fold and not trains,
+        fold,
         measure or compare,
         between,
         step,
@@ -152,8 +166,10 @@ def _planned(
         floors(cache) if cache is not None and masks else None,
         compile and measure is None,
         identity,
+        budget_s,
+        begun + budget_s,
     )
-    best = packer.best(ways, Variant(masked, Shrinking(masks=masks)), budget_s)
+    best = packer.best(ways, plain, max(0.2 * budget_s, begun + budget_s - time.perf_counter()))
     notes += best.notes
     if cache is not None:
         cache.write()
@@ -165,9 +181,29 @@ def _planned(
             "only under the same: apply() gives it compiled, for calls without gradients with "
             "inputs like the example; others, and copies, run it uncompiled (convert.compile_)"
         )
+    # Graphs and models hold each other by reference cycles: they may be large.
+    del packer, ways, plain, graph
+    gc.collect()
     if best.whole is None:
         notes.append("no layer is replaced: the answer is the masked dense model")
     return replace(best, notes=tuple(notes), masks=masks)
+
+
+def captured(
+    masked: nn.Module, inputs: tuple[Any, ...], given: Run
+) -> tuple[Graph | None, str | None]:
+    """The graph of a model, and what is not as it should be with it; or None and why."""
+    try:
+        graph = capture(masked, inputs, given)
+    except Uncaptured as error:
+        return None, str(error)
+    return graph, "; ".join(graph.notes) or None
+
+
+def runs_layer_by_layer(way: Way, inputs: tuple[Any, ...], masks: Mapping[str, Tensor]) -> bool:
+    """Whether a way of a model is no program."""
+    context = Context(way.model, way.model, masks, inputs, way.folding, compare, 0.0)
+    return way.graph is None or network.refuses(context, way.graph) is not None
 
 
 def sparsify(

@@ -1,5 +1,6 @@
 """Plan: what conversion does to a model, what was measured, and why."""
 
+import gc
 import json
 import warnings
 from collections.abc import Mapping
@@ -12,20 +13,25 @@ from sparse_ops.convert.assemble import LayerPlan, assemble_
 from sparse_ops.convert.compiled import compile_
 from sparse_ops.convert.concat import Concatenation, joined
 from sparse_ops.convert.fastest import Forms
-from sparse_ops.convert.fold import Folding, activation_name, fold_batch_norms_
+from sparse_ops.convert.fold import Folding
 from sparse_ops.convert.forms import COMPILED
 from sparse_ops.convert.fuse import Fusion, fused
 from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy, take_channels_last_
 from sparse_ops.convert.measure import Comparison
 from sparse_ops.convert.memory import Memory
-from sparse_ops.convert.prepare import masked_copy, watch
+from sparse_ops.convert.prepare import masked_copy, undisturbed, watch
 from sparse_ops.convert.programmed import with_programs_
-from sparse_ops.convert.shrink import Shrinking
-from sparse_ops.convert.shrunk import shrunk_copy
-from sparse_ops.convert.sort import sorted_copy
 from sparse_ops.convert.verify import check_layer, check_model
+from sparse_ops.convert.ways import Way, again, plain_way
+from sparse_ops.graph.capture import Uncaptured, capture
+from sparse_ops.graph.layers import activation_name
 from sparse_ops.nn import SparseLayer
+from sparse_ops.passes.shrink import Shrinking
 from sparse_ops.plan.decisions import Decisions
+
+# How many images, or rows, of what the example gives a layer it is compared with dense on; the
+# whole model is compared on all.
+CHECKED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,26 +93,31 @@ class Plan:
                 need channels that the plan removes.
             Mismatch: a packed layer, or the model, does not compute what the dense one does.
         """
+        with undisturbed():
+            return self._applied(model)
+
+    def _applied(self, model: nn.Module) -> nn.Module:
         self._check(model)
         masked = masked_copy(model, self.masks)
         if self.whole is None:
             return masked
-        modes = {name: module.training for name, module in masked.named_modules()}
+        modes = {name: module.training for name, module in model.named_modules()}
         masked.eval()
-        base, masks = self._shrunk(masked)
+        way = self._way(masked)
+        base, masks = way.model, way.shrinking.masks
         dense = {layer.name: base.get_submodule(layer.name) for layer in self.packed}
         calls = watch(base, dense, self.example)
         fast = sharing_copy(base)
-        for layer in self.layers:
+        for layer in self.packed:
             # One after the other, so that there are never two dense copies of all weights.
-            norm = self.folding.batch_norms.get(layer.name)
-            fold_batch_norms_(fast, Folding({layer.name: norm} if norm else {}))
-            if layer.becomes is not None:
-                plain = fast.get_submodule(layer.name)
-                fast = assemble_(fast, masks, [layer], self.folding)
-                packed = fast.get_submodule(layer.name)
-                assert isinstance(packed, SparseLayer)
-                check_layer(layer.name, plain, packed, calls.pop(layer.name).x)
+            plain = fast.get_submodule(layer.name)
+            fast = assemble_(fast, masks, [layer], self.folding)
+            packed = fast.get_submodule(layer.name)
+            assert isinstance(packed, SparseLayer)
+            check_layer(layer.name, plain, packed, calls.pop(layer.name).x[:CHECKED])
+        # Graphs and models hold each other by reference cycles: they may be large.
+        del way, base, dense
+        gc.collect()
         if self.fusions:
             fast = fused(fast, list(self.fusions))
         if self.concatenations:
@@ -125,30 +136,19 @@ class Plan:
             module.training = modes.get(name, model.training)
         return fast
 
-    def _shrunk(self, masked: nn.Module) -> tuple[nn.Module, Mapping[str, Tensor]]:
-        """The masked model without the channels that the plan removes, sorted, and its masks."""
-        done = self.shrinking
-        if not done.changes:
-            return self._sorted(masked, self.masks)
-        options = {"multiple": done.multiple, "untouched": done.untouched}
-        base, again = shrunk_copy(masked, self.example, self.masks, **options)  # type: ignore[arg-type]
-        if not again.same_as(done):
-            raise ValueError(
-                "the plan removes channels that nothing needs in the model that it was made for; "
-                "in this one they are others: plan it anew"
-            )
-        return self._sorted(base, again.masks)
-
-    def _sorted(
-        self, model: nn.Module, masks: Mapping[str, Tensor]
-    ) -> tuple[nn.Module, Mapping[str, Tensor]]:
-        """The model with its channels sorted if the plan wants that, and its masks."""
-        if not self.sorts:
-            return model, masks
-        done = sorted_copy(model, self.example, masks)
-        if done is None:
+    def _way(self, masked: nn.Module) -> Way:
+        """The masked model without the channels that the plan removes, sorted, folded."""
+        folds = bool(self.folding.batch_norms or self.folding.activations)
+        if not (folds or self.shrinking.changes or self.sorts):
+            return plain_way(masked, None, self.masks, False)
+        try:
+            graph = capture(masked, self.example)
+        except Uncaptured as error:
+            raise ValueError(f"the plan is for a model that can be traced: {error}") from error
+        way = again(masked, graph, self.masks, self.example, folds, self.shrinking, self.sorts)
+        if self.sorts and not way.sorts:
             raise ValueError("the plan sorts channels, which this model's code does not allow")
-        return done
+        return way
 
     def _check(self, model: nn.Module) -> None:
         if self.shrinking.changes and any(module.training for module in model.modules()):

@@ -4,7 +4,8 @@ The model itself is never touched.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,22 @@ from torch.nn.utils import parametrize, prune
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparse_ops import masks as masks_
+from sparse_ops.graph.capture import Run, first_run
+from sparse_ops.graph.spelling import runs_as
 
 # What is smaller slows a dense CPU down and changes no result: it counts as zero.
 DENORMAL = torch.finfo(torch.float32).tiny
+# On modules that were shrunk: the size of what they were, (O, I / groups, ...) or (channels).
+MARK = "shrunk_from"
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, autocast is off, as kernels are compared with float64."""
+    with ExitStack() as stack:
+        for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def example_tuple(example: Any) -> tuple[Any, ...]:
@@ -71,12 +85,24 @@ def make_plain_(model: nn.Module) -> None:
         if not isinstance(module, masks_.PRUNABLE):
             continue
         if prune.is_pruned(module):
-            names = [n[: -len("_mask")] for n, _ in module.named_buffers(recurse=False)]
-            for name in names:
-                if hasattr(module, f"{name}_orig"):
-                    prune.remove(module, name)
+            _unprune_(module)
         if parametrize.is_parametrized(module):
             _unparametrize_(module)
+
+
+def _unprune_(module: nn.Module) -> None:
+    """As torch's prune.remove, which changes a tensor that copies may share."""
+    for name in [n[: -len("_mask")] for n in module._buffers if n.endswith("_mask")]:
+        original, mask = module._parameters.get(f"{name}_orig"), module._buffers[f"{name}_mask"]
+        if original is None or mask is None:
+            continue
+        value = original.detach() * mask
+        for number, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
+                del module._forward_pre_hooks[number]
+        del module._parameters[f"{name}_orig"], module._buffers[f"{name}_mask"]
+        module.__dict__.pop(name, None)
+        module.register_parameter(name, nn.Parameter(value, original.requires_grad))
 
 
 def _unparametrize_(module: nn.Module) -> None:
@@ -110,12 +136,48 @@ def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     masks_.check(model, masks)
     copy_ = copied(model)
     make_plain_(copy_)
-    masks_.apply_(copy_, masks)
-    with torch.no_grad():
-        for weight in masks_.weights(copy_).values():
-            if weight.is_floating_point():
-                weight.masked_fill_(weight.abs() < DENORMAL, 0)
+    _mask_(copy_, masks)
     return copy_
+
+
+def masked_view(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """As `masked_copy`, but weights that masks do not change are the model's own tensors.
+
+    For what only runs it in eval mode; buffers are copied, which a forward may write to.
+
+    Raises:
+        As `masked_copy`.
+    """
+    masks_.check(model, masks)
+    memo: dict[int, Any] = {id(t): t for t in model.parameters()}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach()
+    view = copy.deepcopy(model, memo)
+    make_plain_(view)
+    _mask_(view, masks)
+    return view
+
+
+@torch.no_grad()
+def _mask_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Sets to zero what masks remove, and denormal weights; tensors that change are new ones."""
+    for name in masks_.weights(model):
+        owner, _, key = name.rpartition(".")
+        weight = model.get_submodule(owner)._parameters[key]
+        if weight is None or not weight.is_floating_point():
+            continue
+        removed = weight.abs() < DENORMAL
+        if name in masks:
+            removed |= ~masks[name].to(weight.device)
+        if not bool((removed & (weight != 0)).any()):
+            continue
+        new = nn.Parameter(weight.masked_fill(removed, 0), weight.requires_grad)
+        for module in model.modules():
+            for other, held in module._parameters.items():
+                if held is weight:
+                    module._parameters[other] = new
 
 
 @dataclass(eq=False)
@@ -143,23 +205,54 @@ def watch(
     seen: dict[str, Call] = {}
 
     def hook_for(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def hook(
+            module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor
+        ) -> None:
             call = seen.get(name)
             if call is None:
-                call = seen[name] = Call(inputs[0].detach().clone())
+                x = inputs[0] if inputs else next(iter(named.values()))
+                call = seen[name] = Call(x.detach().clone())
             call.calls += 1
             call.outputs += output.numel()
 
         return hook
 
-    handles = [module.register_forward_hook(hook_for(name)) for name, module in names.items()]
+    handles = [
+        module.register_forward_hook(hook_for(name), with_kwargs=True)
+        for name, module in names.items()
+    ]
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model(*example)
+        first_run(model, example)
     finally:
         for handle in handles:
             handle.remove()
     return seen
+
+
+def check_copy(model: nn.Module, view: nn.Module, inputs: tuple[Any, ...]) -> Run:
+    """A run of a copy of a model.
+
+    Raises:
+        ValueError: the copy's code calls layers of the model that it was copied from: a function,
+            say, that was made with the model and holds it.
+    """
+    called: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        run = first_run(view, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if called:
+        raise ValueError(
+            f"a copy of the model calls {called[0]} of the model itself, so that a converted one "
+            "would, too: its code holds on to its modules, in a lambda or a stored method, say"
+        )
+    return run
 
 
 def replaced(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
@@ -171,11 +264,33 @@ def replaced(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
     return model
 
 
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of a kind, or of a subclass that only says how it is made."""
+    if type(module) is kind:
+        return True
+    if not runs_as(module, kind):
+        return False
+    own = {
+        name for c in type(module).__mro__[: type(module).__mro__.index(kind)] for name in vars(c)
+    }
+    return all(name.startswith("__") for name in own) and vars(module).keys() <= _HELD[kind]
+
+
+# The attributes of ordinary layers.
+_HELD = {
+    nn.Conv2d: vars(nn.Conv2d(1, 1, 1)).keys() | {MARK},
+    nn.Linear: vars(nn.Linear(1, 1)).keys() | {MARK},
+}
+
+
 def keeps_dense(model: nn.Module, name: str) -> str | None:
     """Why the layer of that name must stay as it is, or None if it may be replaced."""
     module = model.get_submodule(name)
-    if type(module) not in (nn.Conv2d, nn.Linear):
-        return f"it is a {type(module).__name__}: only Conv2d and Linear themselves are replaced"
+    if not any(_is_plain(module, kind) for kind in (nn.Conv2d, nn.Linear)):
+        return (
+            f"it is a {type(module).__name__}: only Conv2d and Linear, and subclasses that compute "
+            "and hold nothing else, are replaced"
+        )
     places = [n for n, m in model.named_modules(remove_duplicate=False) if m is module]
     if len(places) > 1:
         return f"it stands in the model {len(places)} times: as {', '.join(places)}"

@@ -9,9 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sparse_ops.convert.prepare import replaced
-from sparse_ops.convert.shrink import MARK, emptied
-from sparse_ops.convert.units import shrink_norm_
+from sparse_ops.convert.prepare import MARK, replaced
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._constant import Constant
 
@@ -84,7 +82,7 @@ def _resize_norm_(norm: Any, about: Mapping[str, Any]) -> None:
         raise ValueError("a BatchNorm must have a shape, statistics, and nothing else")
     whole = (norm.num_features,)
     shape = _shape(about, whole)
-    shrink_norm_(norm, range(shape[0]))
+    _narrow_norm_(norm, shape[0])
     setattr(norm, MARK, whole)
 
 
@@ -124,3 +122,22 @@ def _resize_layer_(layer: Any, about: Mapping[str, Any], made: dict[int, tuple[A
     else:
         layer.out_features, layer.in_features = shape[0], shape[1]
     setattr(layer, MARK, whole)
+
+
+def emptied(layer: Any) -> Constant:
+    """What takes the place of a layer without weights; marked as it was."""
+    constant = Constant(layer)
+    setattr(constant, MARK, getattr(layer, MARK, tuple(layer.weight.shape)))
+    return constant.train(layer.training)
+
+
+def _narrow_norm_(norm: Any, channels: int) -> None:
+    """Leaves a BatchNorm its first channels."""
+    for table in (norm._parameters, norm._buffers):
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            tensor = table.get(name)
+            if tensor is not None:
+                rows = tensor.detach()[:channels].clone()
+                learns = tensor.requires_grad
+                table[name] = nn.Parameter(rows, learns) if table is norm._parameters else rows
+    norm.num_features = channels

@@ -1,14 +1,17 @@
 """The rows of a plan before anything is timed: what a layer is, and whether it can change."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from sparse_ops.convert.assemble import LayerPlan, weight_name
 from sparse_ops.convert.prepare import Call, keeps_dense
 from sparse_ops.convert.recognise import describe_zeros
-from sparse_ops.convert.shrink import Shrinking
+from sparse_ops.graph.ir import Graph
+from sparse_ops.passes.shrink import Shrinking
 
 NOTHING = "no weight that is left is zero"
 NO_MASK = "it has no mask: no weight of it is zero"
@@ -35,6 +38,21 @@ def row_of(
     row = LayerPlan(name, kind, tuple(weight.shape), nnz, macs, None, None, None, None, "")
     reason = "" if mask is not None else NOT_GIVEN if given else NO_MASK
     return replace(row, zeros=zeros, reason=reason)
+
+
+def calls_of(graph: Graph) -> dict[str, Call]:
+    """What the layers of a graph are given and give, without running it; x has no memory."""
+    found: dict[str, Call] = {}
+    for node in graph.nodes:
+        if node.op not in ("conv2d", "linear") or node.module is None:
+            continue
+        x, y = node.inputs[0], node.output
+        assert x.shape is not None and y.shape is not None
+        if node.module not in found:
+            found[node.module] = Call(torch.empty(x.shape, dtype=x.dtype, device="meta"))
+        call = found[node.module]
+        call.calls, call.outputs = call.calls + 1, call.outputs + math.prod(y.shape)
+    return found
 
 
 def after_shrinking(

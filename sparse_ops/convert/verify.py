@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from sparse_ops.graph.capture import first_run, kept_as_it_is, seeded
 from sparse_ops.nn import SparseLayer
 from sparse_ops.ops._activation import ACTIVATIONS
 
@@ -213,12 +214,13 @@ def check_model(dense: nn.Module, packed: nn.Module, example: tuple[Any, ...]) -
     Raises:
         Mismatch: an output has another shape, or is further off.
     """
-    # Models may write to their inputs.
-    ours = float_tensors(packed(*copy.deepcopy(example)))
-    theirs = float_tensors(dense(*copy.deepcopy(example)))
+    # Models may write to their inputs, keep what they are given, and draw random numbers.
+    ours = float_tensors(first_run(packed, example).output)
+    theirs = float_tensors(first_run(dense, example).output)
     note = None if ours or theirs else "the model gives nothing that holds floating point tensors"
     try:
-        truth = _truth(dense, example)
+        with kept_as_it_is(dense), seeded():
+            truth = _truth(dense, example)
     except Exception as failure:
         note = f"the model does not run in float64 ({type(failure).__name__}: {failure})"
         truth = [t.double() for t in theirs]

@@ -45,6 +45,7 @@ class Settled:
         decisions: how the packed one runs as programs; None: it does not.
         to_beat, call: calls of the two models in their fastest forms, where they were timed.
         about: a short name for the packed one.
+        left_out: what there was no time for, in words.
         takes: the memory of the two; None: nothing is replaced.
     """
 
@@ -59,6 +60,7 @@ class Settled:
     to_beat: Call | None = None
     call: Call | None = None
     about: str = "dense"
+    left_out: tuple[str, ...] = ()
     takes: Memory | None = None
 
 

@@ -4,13 +4,17 @@ torch.fx traces; a module that it cannot trace is one node. What the model's cod
 becomes a new value here, where it can be told what else sees it; else there is no graph.
 """
 
-import operator
-from collections.abc import Sequence
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparse_ops.graph.ir import Call, Graph, Node, Place, Value, mapped
 from sparse_ops.graph.ops import OPS, meaning_of
@@ -21,12 +25,13 @@ from sparse_ops.nn._folded import Folded
 
 LEAVES = (SparseLayer, Folded)
 # What gives its input, in eval mode.
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout)
 _SAME_METHODS = ("contiguous", "clone", "detach")
 # What only asks, or cuts: of no use once nobody uses what it gives.
 _PURE = ("size", "dim", "chunk", "split", "split_with_sizes", "getattr", "getitem")
 _CHANGING = ("iadd", "isub", "imul", "itruediv", "setitem")
+_SETTING = ("setitem", "__setitem__")
 
 
 class Uncaptured(Exception):
@@ -55,36 +60,160 @@ def _about(result: Any) -> Value:
     return Value(None, None, result if plain else None)
 
 
-def capture(model: nn.Module, example: Sequence[Any]) -> Graph:
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One call of a model.
+
+    Attributes:
+        output: what it gave.
+        kept: what it has kept of the call: names of attributes and buffers that were others then.
+    """
+
+    output: Any
+    kept: tuple[str, ...]
+
+
+def capture(model: nn.Module, example: Sequence[Any], known: Run | None = None) -> Graph:
     """The graph of a model in eval mode.
 
     Args:
         model: not changed; the graph's layers have its tensors.
         example: its positional arguments.
+        known: a run of the model with them; without, it runs once more.
 
     Raises:
-        Uncaptured: it cannot be traced, or its graph does not run; says why.
+        Uncaptured: it cannot be traced, or its graph does not run or gives something else.
     """
-    traced, note = trace(model, LEAVES)
-    if traced is None:
-        raise Uncaptured(str(note))
-    recorder = _Recorder(fx.GraphModule(model, traced))
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            recorder.run(*(x.clone() if isinstance(x, Tensor) else x for x in example))
-    except Exception as error:
-        raise Uncaptured(f"the model's graph does not run ({error!r:.200})") from error
-    graph = _Building(model, traced, recorder.values).graph
+    known = known or first_run(model, example)
+    if known.kept:
+        raise Uncaptured(f"its forward keeps something from call to call: {known.kept[0]}")
+    with kept_as_it_is(model):
+        traced, note = trace(model, LEAVES)
+        if traced is None:
+            raise Uncaptured(str(note))
+        runnable = fx.GraphModule(model, traced)
+    _keep_constants_(model, traced, runnable)
+    recorder = _Recorder(runnable)
+    with seeded():
+        try:
+            given = recorder.run(*copied_example(example))
+        except Exception as error:
+            raise Uncaptured(f"the model's graph does not run ({error!r:.200})") from error
+    if not _same(given, known.output):
+        raise Uncaptured("the model's code does something else when it is traced")
+    graph = _Building(model, traced, recorder.values, len(example)).graph
     graph.notes += [note] if note else []
     return graph.verify()
+
+
+def _keep_constants_(model: nn.Module, traced: fx.Graph, runnable: fx.GraphModule) -> None:
+    """Hangs on the model the tensors that its code makes of numbers, as torch.fx calls them."""
+    for node in traced.nodes:
+        if (
+            node.op == "get_attr"
+            and "." not in str(node.target)
+            and not hasattr(model, node.target)
+        ):
+            setattr(model, node.target, getattr(runnable, node.target))
+
+
+def first_run(model: nn.Module, example: Sequence[Any]) -> Run:
+    """A call of a model that it does not remember; random numbers are the same each time."""
+    versions = {name: buffer._version for name, buffer in model.named_buffers()}
+    with kept_as_it_is(model) as kept, seeded():
+        output = model(*copied_example(example))
+    now = {name: buffer._version for name, buffer in model.named_buffers()}
+    kept += [name for name, version in versions.items() if now.get(name) != version]
+    return Run(output, tuple(kept))
+
+
+def copied_example(example: Sequence[Any]) -> Any:
+    """Arguments that a model may write to."""
+    return tree_map_only(Tensor, lambda x: x.clone(), tuple(example))
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Inside, no gradients, and random numbers that do not come from the caller's generator."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def kept_as_it_is(model: nn.Module) -> Iterator[list[str]]:
+    """Puts back what a forward hangs on modules: stand-ins of torch.fx, say; gives its names."""
+    before = [
+        (name, module, {key: _held(key, value) for key, value in vars(module).items()})
+        for name, module in model.named_modules()
+    ]
+    changed: list[str] = []
+    try:
+        yield changed
+    finally:
+        for name, module, attributes in before:
+            now = vars(module)
+            for key in now.keys() | attributes.keys():
+                if not _is_same(now.get(key, _NOTHING), attributes.get(key, _NOTHING)):
+                    changed.append(f"{name}.{key}" if name else key)
+            now.clear()
+            now.update(attributes)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether an attribute is what it was; lists and tables by what they hold."""
+    if type(one) in (list, set) and type(one) is type(other):
+        return list(map(id, one)) == list(map(id, other))
+    if type(one) is dict and type(other) is dict:
+        return {k: id(v) for k, v in one.items()} == {k: id(v) for k, v in other.items()}
+    plain = isinstance(one, int | float | str | bool) and type(one) is type(other)
+    return one is other or (plain and one == other)
+
+
+def _held(name: str, value: Any) -> Any:
+    """An attribute, copied where a forward may add to it."""
+    own = name not in _OF_MODULES and type(value) in (list, dict, set)
+    return copy.copy(value) if own else value
+
+
+def _same(given: Any, expected: Any) -> bool:
+    """Whether two outputs have equal tensors, but for roundings."""
+    ours = [t for t in tree_leaves(given) if isinstance(t, Tensor)]
+    theirs = [t for t in tree_leaves(expected) if isinstance(t, Tensor)]
+    if not all(type(out) in _KNOWN for out in (given, expected)):
+        return True
+    return len(ours) == len(theirs) and all(map(_close, ours, theirs))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.is_floating_point() or not a.numel():
+        return torch.equal(a, b)
+    known = a.isfinite() & b.isfinite()
+    if not torch.equal(a.isnan(), b.isnan()) or not bool(known.any()):
+        return torch.equal(a.isnan(), b.isnan())
+    off = float((a - b)[known].abs().max())
+    return off <= math.sqrt(torch.finfo(a.dtype).eps) * float(b[known].abs().max())
+
+
+# What an attribute is that is not there.
+_NOTHING = object()
+# The attributes that all modules have.
+_OF_MODULES = frozenset(vars(nn.Module()))
+# What outputs are compared in; torch does not look into others.
+_KNOWN = (Tensor, nn.Parameter, tuple, list, dict)
 
 
 class _Building:
     """A graph in the making, and what is known of the memory of its values."""
 
-    def __init__(self, model: nn.Module, traced: fx.Graph, values: dict[fx.Node, Value]) -> None:
-        self.graph, self.model, self.values = Graph(model), model, values
-        self.env: dict[fx.Node, Value] = {}
+    def __init__(
+        self, model: nn.Module, traced: fx.Graph, values: dict[fx.Node, Value], given: int
+    ) -> None:
+        self.graph, self.model, self.values, self.count = Graph(model), model, values, given
+        # Values; and of arguments that are left out, what they are then.
+        self.env: dict[fx.Node, Any] = {}
         # What memory a value may be in: numbers, those of views are their owners'.
         self.memory: dict[int, set[int]] = {}
         self.given: set[int] = set()
@@ -96,7 +225,10 @@ class _Building:
 
     def _add(self, node: fx.Node, place: int) -> None:
         value = self.values[node]
-        if node.op == "placeholder":
+        if node.op == "placeholder" and len(self.graph.inputs) == self.count:
+            # The example leaves it out: calls that give it are others.
+            self.env[node] = value.plain
+        elif node.op == "placeholder":
             self.graph.inputs.append(value)
             self.graph.names.append(str(node.target))
             self._own(node, value)
@@ -106,6 +238,7 @@ class _Building:
         elif node.op == "get_attr":
             call = Call("attribute", node.target)
             self.graph.add("call", self._name(node), [], value, call=call)
+            value.of_batch = False
             self._own(node, value)
             self.given.add(id(value))
         else:
@@ -133,6 +266,7 @@ class _Building:
             self.env[node] = self.env[first]
             return
         made = self._node(node, module, value)
+        value.of_batch = any(read.of_batch for read in made.inputs)
         owners = (
             set()
             if made.op in OPS and not OPS[made.op].is_view
@@ -168,7 +302,7 @@ class _Building:
                 call=None if evaluated else _calling(node, [*meaning.inputs], self.env),
                 module=where,
             )
-        inputs = [self.env[n] for n in node.all_input_nodes]
+        inputs = [v for n in node.all_input_nodes if isinstance(v := self.env[n], Value)]
         inputs = list({id(v): v for v in inputs}.values())
         return self.graph.add(
             "call", name, inputs, value, call=_calling(node, inputs, self.env), module=where
@@ -178,21 +312,26 @@ class _Building:
         """Raises Uncaptured unless nothing else may see what a node changes in place."""
         old = self.env[written]
         where = f"{node.name} changes what it is given in place"
-        if node.op == "call_function" and node.target is operator.setitem:
+        if str(getattr(node.target, "__name__", node.target)) in _SETTING:
             raise Uncaptured(f"{where}, in part")
         if self.memory[id(old)] & self.given:
             raise Uncaptured(f"{where}: an input of the model, or a tensor that it holds")
         for other, known in self.env.items():
+            if not isinstance(known, Value):
+                continue
             shares = known is not old and self.memory[id(known)] & self.memory[id(old)]
             if shares and self.last_use.get(other, -1) > place:
                 raise Uncaptured(f"{where}, which {other.name} may share")
 
 
-def _calling(node: fx.Node, inputs: list[Value], env: dict[fx.Node, Value]) -> Call:
+def _calling(node: fx.Node, inputs: list[Value], env: dict[fx.Node, Any]) -> Call:
     """The call that a node of torch.fx is, with places for these inputs."""
     numbers = {id(value): number for number, value in enumerate(inputs)}
-    args = mapped(node.args, fx.Node, lambda n: Place(numbers[id(env[n])]))
-    kwargs = mapped(node.kwargs, fx.Node, lambda n: Place(numbers[id(env[n])]))
+
+    def placed(n: fx.Node) -> Any:
+        return Place(numbers[id(env[n])]) if isinstance(env[n], Value) else env[n]
+
+    args, kwargs = mapped(node.args, fx.Node, placed), mapped(node.kwargs, fx.Node, placed)
     return Call(node.op.removeprefix("call_"), node.target, tuple(args), dict(kwargs))
 
 
@@ -207,7 +346,7 @@ def _does_nothing(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         if isinstance(module, Folded):
             return module.act is None
-        return type(module) in _NOTHING and not module.training and not _is_hooked(module)
+        return type(module) in _IDENTITIES and not module.training and not _is_hooked(module)
     if node.op == "call_method":
         return node.target in _SAME_METHODS
     if node.target in _DROPOUTS:
@@ -226,9 +365,10 @@ def _written(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
         raise Uncaptured(f"{node.name} writes to a tensor that it is given")
     name = str(getattr(node.target, "__name__", node.target))
     if module is not None:
-        writes = bool(getattr(module, "inplace", False)) and type(module) not in _NOTHING
+        writes = bool(getattr(module, "inplace", False)) and type(module) not in _IDENTITIES
     else:
         method = name.endswith("_") and not name.endswith("__")
+        name = name.strip("_") if name.startswith("__") else name
         inplace = bool(node.kwargs.get("inplace"))
         writes = (name in _CHANGING or method or inplace) and node.target not in _DROPOUTS
     if not writes:

@@ -25,6 +25,8 @@ class Value:
         plain: what it was on the example, if it is no tensor: numbers, text, the sizes of tensors.
         producer: the node that gives it; None: an input.
         users: the nodes that read it, each as often as it does.
+        of_batch: whether the model's inputs have a part in it; a tensor of the model's own has the
+            same size for every batch.
     """
 
     shape: tuple[int, ...] | None
@@ -32,6 +34,7 @@ class Value:
     plain: Any = None
     producer: "Node | None" = None
     users: list["Node"] = field(default_factory=list)
+    of_batch: bool = True
 
     @property
     def rank(self) -> int:
@@ -204,7 +207,9 @@ class Graph:
 
         def own(value: Value) -> Value:
             if id(value) not in new:
-                new[id(value)] = Value(value.shape, value.dtype, value.plain)
+                twin_value = Value(value.shape, value.dtype, value.plain)
+                twin_value.of_batch = value.of_batch
+                new[id(value)] = twin_value
             return new[id(value)]
 
         twin.inputs = [own(value) for value in self.inputs]

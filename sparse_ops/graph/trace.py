@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from sparse_ops.graph import optional
+from sparse_ops.graph.spelling import runs_as
 from sparse_ops.nn._constant import Constant
 
 # A model whose tracing fails in more places than this is not worth the time.
@@ -30,6 +31,8 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         whole = (nn.BatchNorm1d, nn.BatchNorm2d, Constant, *self.leaves)
         if module_qualified_name in self.opaque or isinstance(m, whole):
+            return True
+        if runs_as(m, nn.Conv2d) or runs_as(m, nn.Linear):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 

@@ -147,7 +147,7 @@ class SparseConv2d(SparseLayer):
 
     def forward(
         self,
-        x: Tensor,
+        input: Tensor,
         residual: Tensor | None = None,
         into: tuple[Tensor | int, int] | None = None,
         halos: tuple[int, int, int] = (0, 0, 0),
@@ -164,6 +164,7 @@ class SparseConv2d(SparseLayer):
             ValueError: shapes or dtypes do not fit, or `whole` has not these channels.
             RuntimeError: no backend can run this, or write to these strides.
         """
+        x = input
         if x.dim() == 5:
             return self._blocked(x, residual, halos)
         x = self.padded(x)

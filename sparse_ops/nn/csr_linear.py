@@ -119,8 +119,9 @@ class CSRLinear(SparseLayer):
     def weight(self) -> CSRWeight:
         return CSRWeight(self.crow_indices, self.col_indices, self.values, self.shape)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """x (*, in_features) -> (*, out_features); a residual is added before the activation."""
+        x = input
         if x.dim() == 2 and x.shape[1] == self.shape[1]:
             y = self._direct(x, residual)
             if y is not None:

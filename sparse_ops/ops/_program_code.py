@@ -111,8 +111,8 @@ FUNCTIONS = {
     "reciprocal": 22,
 }
 OPERATORS = {"add": 0, "sub": 1, "mul": 2, "div": 3, "maximum": 4, "minimum": 5}
-# How a convolution is run. "auto" lets the kernel choose by sizes. ROWS on PLANAR: "rows" (vectors
-# of pixels or images), "wide" (vectors of filters); on IMAGES and CHANNELS there is one way each.
+# How a convolution is run. "auto" lets the kernel choose by sizes. On PLANAR: "rows" (vectors of
+# pixels), "wide" (vectors of filters); on IMAGES and CHANNELS there is one way each.
 KERNELS = {"auto": 0, "rows": 1, "wide": 2}
 
 

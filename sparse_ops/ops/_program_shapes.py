@@ -175,7 +175,7 @@ def _evaluated(numbers: Any, inputs: Sequence[Sequence[Any]]) -> Any:
 
 
 def run_fake(
-    inputs: list[Tensor], program: Tensor, constants: list[Tensor], shapes: list[int]
+    inputs: list[Tensor], program: Tensor, constants: list[Tensor], shapes: Sequence[int] = ()
 ) -> list[Tensor]:
     """Outputs as `formulas` say; they are needed here, where a program's numbers cannot be read."""
     if not shapes:

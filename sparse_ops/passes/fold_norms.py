@@ -3,16 +3,21 @@
 In eval mode it is y = x * scale + shift per channel, which the layer's weight and bias can do.
 """
 
+from collections.abc import Collection
+
 from torch import Tensor, nn
 
 from sparse_ops.graph.ir import Graph, Node
 from sparse_ops.graph.layers import scale_and_shift
 
 
-def fold_norms(graph: Graph) -> dict[str, str]:
+def fold_norms(graph: Graph, skipped: Collection[str] = ()) -> dict[str, str]:
     """Folds every BatchNorm that can be, in place; layer -> the BatchNorm, by names of modules.
 
     An activation that was part of the BatchNorm stays, as a node of its own.
+
+    Args:
+        skipped: layers that stay as they are.
     """
     users = _users_of_weights(graph)
     done: dict[str, str] = {}
@@ -20,7 +25,7 @@ def fold_norms(graph: Graph) -> dict[str, str]:
         if norm.op != "batch_norm":
             continue
         layer = norm.inputs[0].producer
-        if layer is None or not _takes(graph, layer, norm, users):
+        if layer is None or layer.module in skipped or not _takes(graph, layer, norm, users):
             continue
         _fold(layer, norm)
         assert layer.module is not None and norm.module is not None
@@ -31,7 +36,7 @@ def fold_norms(graph: Graph) -> dict[str, str]:
             graph.erase(norm)
         else:
             norm.op, norm.attributes, norm.parameters = "unary", {"function": activation}, {}
-            norm.module = None
+            norm.module = f"{norm.module}.act"
     return done
 
 
@@ -65,7 +70,8 @@ def _fold(layer: Node, norm: Node) -> None:
     if bias is not None:
         shift = shift + bias.detach().double() * scale
     across = (-1, *[1] * (weight.dim() - 1))
-    wide = weight.detach().double().mul_(scale.reshape(across))
+    # No change in place: of a float64 model it would be the model's own weight.
+    wide = weight.detach().double() * scale.reshape(across)
     learns = (weight if bias is None else bias).requires_grad
     layer.parameters["weight"] = _like(wide, weight, weight.requires_grad)
     layer.parameters["bias"] = _like(shift, weight, learns)

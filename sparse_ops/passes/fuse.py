@@ -14,25 +14,15 @@ ACTIVATED = (*LAYERS, "binary", "batch_norm")
 
 def fuse(graph: Graph) -> None:
     """Fuses all that can be, in place."""
-    varying = of_each_image(graph)
     # The later of two layers that are added to each other takes the other one's output.
     for node in reversed(graph.nodes.copy()):
         if node.op in LAYERS:
-            _take_residual(graph, node, varying)
+            _take_residual(graph, node)
         if node.op in ACTIVATED:
             _take_activation(graph, node)
 
 
-def of_each_image(graph: Graph) -> set[int]:
-    """The ids of values that the model's inputs have a part in."""
-    found = {id(value) for value in graph.inputs}
-    for node in graph.nodes:
-        if any(id(value) in found for value in node.inputs):
-            found.add(id(node.output))
-    return found
-
-
-def _take_residual(graph: Graph, layer: Node, varying: set[int]) -> None:
+def _take_residual(graph: Graph, layer: Node) -> None:
     about = layer.attributes
     if about["residual"] or about["activation"] is not None:
         return
@@ -42,7 +32,7 @@ def _take_residual(graph: Graph, layer: Node, varying: set[int]) -> None:
     left, right = sum_.inputs
     other = right if left is layer.output else left
     same = other.shape == layer.output.shape and other is not layer.output
-    if not same or id(other) not in varying or not _is_there(graph, other, layer):
+    if not same or not other.of_batch or not _is_there(graph, other, layer):
         return
     about["residual"], about["activation"] = True, sum_.attributes["activation"]
     graph.reread(layer, [layer.inputs[0], other])

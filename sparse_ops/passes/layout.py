@@ -27,11 +27,21 @@ def refuses(node: Node) -> str | None:
             return f"it works on {value.dtype}, not float32"
         if value.rank not in (2, 4):
             return f"it works on {value.rank} dimensions, not 2 or 4"
+    if any(not value.of_batch for value in node.inputs) and not _reads_gate(node):
+        return "it reads a tensor of the model's own, which is the same for every batch"
     for held in node.parameters.values():
         if held.dtype is not torch.float32 or not held.is_cpu:
             return f"its weights are {held.dtype} on {held.device.type}"
     own = _REFUSES.get(node.op)
     return "it is not known to programs" if own is None else own(node)
+
+
+def _reads_gate(node: Node) -> bool:
+    """Whether all that is the same for every batch is one number a plane."""
+    if node.op != "binary":
+        return False
+    gate = gate_of(node)
+    return gate is not None and node.inputs[1 - gate].of_batch
 
 
 def _nothing(node: Node) -> str | None:

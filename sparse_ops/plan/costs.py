@@ -20,8 +20,8 @@ from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR, Program, Step
 from sparse_ops.ops._program_code import Value as Place
 from sparse_ops.program.segments import Item, Segment, cut, release_all
 
-# A first run prepares and warms; then at least so many count.
-FEWEST, MOST = 3, 40
+# A first run prepares and warms; then as many count as there is time for.
+MOST = 40
 ORDERS = (PLANAR, CHANNELS, IMAGES)
 
 Choice = tuple[str, int]  # the form of a layer's weight ("" for no layer), the order of its output
@@ -68,11 +68,10 @@ def measure(
     items = cut(graph, orders)
     times: dict[str, list[float]] = {}
     begun = time.perf_counter()
-    rows = _profiled(items, graph, example, 1)
+    _profiled(items, graph, example, 1)
     took = time.perf_counter() - begun
-    again = min(MOST, max(FEWEST, int(seconds / max(took, 1e-6))))
-    if again > 0:
-        rows = _profiled(items, graph, example, again)
+    again = min(MOST, max(1, int(seconds / max(took, 1e-6))))
+    rows = _profiled(items, graph, example, again)
     for name, row in rows:
         known = times.setdefault(name, [0.0] * len(row))
         times[name] = [a + b for a, b in zip(known, row, strict=False)]
@@ -101,7 +100,8 @@ def _profiled(
             table: Tensor = programs.profile(given, item.encoded, constants, repeats)
             for number, step in enumerate(item.program.steps):
                 rows.append((step.name, table[:, number].tolist()))
-            known |= {id(v): y for v, y in zip(item.outputs, item(given), strict=True)}
+            if item is not items[-1]:
+                known |= {id(v): y for v, y in zip(item.outputs, item(given), strict=True)}
             continue
         given = [known[id(value)] for value in item.inputs]
         row = []
@@ -132,7 +132,7 @@ def measure_conversions(costs: Costs, values: Sequence[Value], orders: Sequence[
         places = tuple(Place(order) for order in path)
         program = Program(1, (len(path) - 1,), places, steps, (), _number())
         x = torch.randn(shape)
-        table = programs.profile([x], program.encoded(), (), 5)
+        table = programs.profile([x], program.encoded(), (), 3)
         programs.release(program.number)
         fastest = table.median(0).values.tolist()
         for number in range(1, len(path)):

@@ -30,6 +30,11 @@ from sparse_ops.program.segments import Item, cut, release_all, run
 Step = Callable[[str], None]
 # Of the budget: for uniform ways, for whole programs, for pieces, for small batches.
 UNIFORM_SHARE, WHOLE_SHARE, PIECES_SHARE, SMALL_SHARE = 0.4, 0.2, 0.2, 0.2
+# How many images are run to find the way; how large pieces are is found out with all of them.
+ENOUGH_IMAGES = 32
+# Ways whose steps together take so many times as long as the fastest are not run once more.
+HOPELESS = 1.5
+MOST_TURNS = 200
 # Pieces that are tried, as a multiple of what fills the vectors.
 PIECES = (16, 32, 64)
 
@@ -94,15 +99,19 @@ def search(
         step: is told what begins now.
     """
     ends = time.perf_counter() + budget_s
+    few = some_images(example)
     fused = graph.copy()
     fuse(fused)
     forms = possible_forms(fused, masks, fixed)
-    found = _chosen(fused, forms, masks, example, budget_s * (1 - SMALL_SHARE), step)
+    share = budget_s * (1 - SMALL_SHARE - PIECES_SHARE)
+    found = _chosen(fused, forms, masks, few, share, step)
+    step("pieces of the batch")
+    found = _in_pieces(found, example, min(PIECES_SHARE * budget_s, ends - time.perf_counter()))
     if not any(order == IMAGES for _, order in found.decisions.orders):
         return replace(found, decisions=replace(found.decisions, small=found.decisions.orders))
     # The same network for a batch that leaves blocks empty: with what layers are packed in now.
     own = {name: form for name, form in found.decisions.forms}
-    few = [x[:1] if isinstance(x, Tensor) else x for x in example]
+    one = [x[:1] if isinstance(x, Tensor) else x for x in example]
     left = ends - time.perf_counter()
     if left <= 0:
         small = tuple(uniform(_packed(fused, own, masks), PLANAR).items())
@@ -113,7 +122,7 @@ def search(
     def small_step(doing: str) -> None:
         step(f"one image: {doing}")
 
-    other = _chosen(fused, own, masks, few, left, small_step, (PLANAR, CHANNELS), keep=True)
+    other = _chosen(fused, own, masks, one, left, small_step, (PLANAR, CHANNELS), keep=True)
     return replace(found, decisions=replace(found.decisions, small=other.decisions.orders))
 
 
@@ -178,16 +187,30 @@ def _chosen(
     best_orders = _possible(packed, {node: order for node, (_, order) in choices.items()})
     made["chosen by steps"] = (best_forms, best_orders)
     step("whole programs")
-    programs = {name: (_packed(fused, own, masks), way) for name, (own, way) in made.items()}
+    least = min(costs.median(totals) for totals in known.totals.values())
+    programs = {
+        name: (_packed(fused, own, masks), way)
+        for name, (own, way) in made.items()
+        if name not in known.totals or costs.median(known.totals[name]) <= HOPELESS * least
+    }
     times = _race(programs, example, WHOLE_SHARE * budget_s)
     best = min(times, key=lambda name: times[name])
     own_graph, way = programs[best]
-    step("pieces of the batch")
-    piece, pieces = _pieces(own_graph, way, example, PIECES_SHARE * budget_s, times[best])
-    decisions = Decisions(
-        tuple(made[best][0].items()), tuple(way.items()), tuple(way.items()), piece
-    )
-    return Found(own_graph, decisions, known, {**times, **pieces})
+    decisions = Decisions(tuple(made[best][0].items()), tuple(way.items()), tuple(way.items()))
+    return Found(own_graph, decisions, known, times)
+
+
+def some_images(example: Sequence[Any]) -> list[Any]:
+    """The first `ENOUGH_IMAGES` of an example: how fast steps are does not depend on the rest."""
+    return [x[:ENOUGH_IMAGES] if isinstance(x, Tensor) else x for x in example]
+
+
+def _in_pieces(found: Found, example: Sequence[Any], seconds: float) -> Found:
+    """The same in pieces of the batch, if that is faster."""
+    way = dict(found.decisions.orders)
+    piece, pieces = _pieces(found.graph, way, example, max(0.0, seconds))
+    decisions = replace(found.decisions, piece=piece)
+    return replace(found, decisions=decisions, milliseconds={**found.milliseconds, **pieces})
 
 
 def _images_of(graph: Graph) -> list[Any]:
@@ -222,18 +245,23 @@ def _race(
     return times
 
 
+def _goes_on(done: Sequence[float], spent: float, seconds: float) -> bool:
+    """Whether there is time, or need, for another turn."""
+    if len(done) < 3:
+        return spent < 2 * seconds or not done
+    return spent < seconds and len(done) < MOST_TURNS
+
+
 def _by_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
     begun = time.perf_counter()
-    while not times or len(next(iter(times.values()))) < 3 or time.perf_counter() - begun < seconds:
+    while not times or _goes_on(next(iter(times.values())), time.perf_counter() - begun, seconds):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             times[name].append(1e3 * (time.perf_counter() - start))
-        if len(next(iter(times.values()))) >= 200:
-            break
     return {name: sorted(own)[len(own) // 4] for name, own in times.items()}
 
 
@@ -243,7 +271,6 @@ def _pieces(
     way: Mapping[str, int],
     example: Sequence[Any],
     seconds: float,
-    whole_ms: float,
 ) -> tuple[int, dict[str, float]]:
     """How many images to run at a time, and how long each number takes."""
     batch = next((x.shape[0] for x in example if isinstance(x, Tensor)), 0)

@@ -7,10 +7,12 @@ read the model's own tensors, and are made anew once those have changed; changes
 are not seen.
 """
 
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MethodType
+from functools import update_wrapper
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -165,7 +167,9 @@ class Programs:
         self._made = {}
 
     def __del__(self) -> None:
-        self._forget()
+        # At the interpreter's end the operators may be gone already.
+        if not sys.is_finalizing():
+            self._forget()
 
 
 def bind(graph: Graph, model: nn.Module) -> None:
@@ -192,8 +196,14 @@ def attach_(model: nn.Module, programs: Programs) -> nn.Module:
     """Has a model run as programs, in place; returns it."""
     programs.items(model, programs.shapes[0][0])
     setattr(model, ATTRIBUTE, programs)
-    model.__dict__["forward"] = MethodType(forward, model)
+    model.__dict__["forward"] = MethodType(_told_as(type(model).forward), model)
     return model
+
+
+def _told_as(original: Any) -> Any:
+    """`forward`, with the name, signature and words of a model's own."""
+    own = FunctionType(forward.__code__, forward.__globals__, "forward")
+    return update_wrapper(own, original, assigned=("__module__", "__qualname__", "__doc__"))
 
 
 def detach_(model: nn.Module) -> nn.Module:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparse_ops.convert.fold import find, fold_batch_norms_
 from sparse_ops.convert.forms import (
     COMPILED,
     EAGER,
@@ -24,8 +23,9 @@ from sparse_ops.convert.forms import (
 )
 from sparse_ops.convert.layout import CHANNELS_LAST, has_images
 from sparse_ops.convert.measure import denormals_flushed, quantile
-from sparse_ops.convert.prepare import watch
-from sparse_ops.masks import PRUNABLE
+from sparse_ops.convert.ways import plain_way
+from sparse_ops.graph.capture import Uncaptured, capture
+from sparse_ops.program.model import programs_of
 
 
 @dataclass(eq=False)
@@ -50,10 +50,13 @@ class Forms:
 def folded(model: nn.Module, example: tuple[Any, ...]) -> nn.Module:
     """A copy with every BatchNorm folded that can be: what any deployment would do."""
     base = copy.deepcopy(model).eval()
-    layers = {n: m for n, m in base.named_modules() if isinstance(m, PRUNABLE)}
-    folding, _ = find(base, watch(base, layers, example))
-    fold_batch_norms_(base, folding)
-    return base
+    if programs_of(base) is not None:
+        # Folded, and more, when it was converted.
+        return base
+    try:
+        return plain_way(base, capture(base, example), {}, True).model
+    except Uncaptured:
+        return base
 
 
 @torch.inference_mode()

@@ -121,7 +121,7 @@ def put(tensor, index, value):
 HOSTILE = {
     "a plain file": (lambda t, m, d: m.pop("format"), "plain tensors"),
     "another format": (lambda t, m, d: m.update(format="x"), "not sparse_ops.packed"),
-    "a newer version": (lambda t, m, d: m.update(version="2"), "version"),
+    "a newer version": (lambda t, m, d: m.update(version="3"), "version"),
     "no version": (lambda t, m, d: m.pop("version"), "version"),
     "no layers": (lambda t, m, d: d.pop("layers"), "layers"),
     "layers as a list": (lambda t, m, d: d.update(layers=[1]), "layers"),

@@ -113,7 +113,7 @@ def test_arguments_that_change_no_branch_do_not_stand_against_a_graph():
     model, x = pruned(Weighted()), torch.randn(2, 8)
     plan = planned(model, example=x)
     fast = plan.apply(model)
-    assert not any("without scale" in note for note in plan.notes) and plan.fusions
+    assert not any("without scale" in note for note in plan.notes) and plan.decisions
     for scale in ((), (3.0,)):
         torch.testing.assert_close(fast(x, *scale), model(x, *scale))
 

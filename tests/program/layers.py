@@ -25,14 +25,6 @@ def isa(request):
     return request.param
 
 
-@pytest.fixture
-def poisoned():
-    """Arenas and outputs begin as NaN: what a step leaves unwritten shows."""
-    torch.ops.sparse_ops.poison_programs(True)
-    yield
-    torch.ops.sparse_ops.poison_programs(False)
-
-
 @dataclass
 class Layer:
     """A layer as a step, its weight also dense.

@@ -134,22 +134,23 @@ def _adaptive_pool(builder, choose, v, halo):
     builder.add("adaptive_pool", [v], {"mode": choose.randint(0, 1), **size}, halo=halo)
 
 
+_FUNCTIONS = (
+    ("relu",),
+    ("clamp", -0.5, 0.75),
+    ("abs",),
+    ("neg",),
+    ("add", 0.3),
+    ("mul", -0.7),
+    ("sigmoid",),
+    ("silu",),
+    ("tanh",),
+    ("hardsigmoid",),
+    ("leaky_relu", 0.1),
+)
+
+
 def _unary(builder, choose, v, halo):
-    name, *parameters = choose.choice(
-        [
-            ("relu",),
-            ("clamp", -0.5, 0.75),
-            ("abs",),
-            ("neg",),
-            ("add", 0.3),
-            ("mul", -0.7),
-            ("sigmoid",),
-            ("silu",),
-            ("tanh",),
-            ("hardsigmoid",),
-            ("leaky_relu", 0.1),
-        ]  # fmt: skip
-    )
+    name, *parameters = choose.choice(_FUNCTIONS)
     given = dict(zip(("parameter", "parameter2"), map(bits, parameters), strict=False))
     builder.add("unary", [v], {"function": FUNCTIONS[name], **given}, halo=halo)
 

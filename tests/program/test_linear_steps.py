@@ -9,18 +9,15 @@ from tests.program.layers import (
     assert_right,
     dense,
     isa,
-    poisoned,
     program,
     result,
     rows,
 )
+from tests.program.steps import PART, step
 
-__all__ = ["isa", "poisoned"]
+__all__ = ["isa"]
 
-pytestmark = [
-    pytest.mark.skipif(_native.MISSING is not None, reason=str(_native.MISSING)),
-    pytest.mark.usefixtures("poisoned"),
-]
+pytestmark = pytest.mark.skipif(_native.MISSING is not None, reason=str(_native.MISSING))
 
 FORMS = ["dense", "csr"]
 SIZES = [(1, 1), (784, 300), (100, 10), (15, 17), (64, 128), (33, 16), (7, 131), (2500, 33)]
@@ -56,6 +53,17 @@ def test_activations_with_and_without_a_residual(isa, form, batch, activation):
     assert_right(layer, result(program(layer, P.PLANAR, P.PLANAR), isa, x), x)
     made = program(layer, P.PLANAR, P.PLANAR, residual=True)
     assert_right(layer, result(made, isa, x, residual), x, residual)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 20])
+@pytest.mark.parametrize("form", FORMS)
+def test_values_that_are_parts_of_larger_ones(isa, form, batch):
+    layer = layer_of(form, 35, 20)
+    x, residual = torch.randn(batch, 20), torch.randn(batch, 35)
+    layout = ([P.PLANAR + PART] * 2, [0, 0], P.PLANAR + PART, 0)
+    inputs, attributes = [x, residual], layer.attributes(True)
+    y = step("linear", inputs, attributes, layer.constants, isa=isa, layout=layout)
+    assert_right(layer, y, x, residual)
 
 
 @pytest.mark.parametrize("size", [(90, 200), (300, 7)])

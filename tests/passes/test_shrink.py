@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 import sparse_ops as so
 from sparse_ops.nn._constant import Constant
-from tests.convert.shrinking import chain, norm, shrunk, widths, without
+from tests.passes.comparing import shrunk, widths
+from tests.passes.networks import chain, norm, without
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -12,15 +12,16 @@ A layer of the sorted model adds up the same products in another order; nothing 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from sparse_ops.convert.flow import Flow
-from sparse_ops.convert.followed import followed
-from sparse_ops.convert.prepare import copied
-from sparse_ops.convert.units import Unit, cut, is_depthwise, shrink_norm_, shrink_unit_
-from sparse_ops.convert.verify import check_model
+from sparse_ops.graph.channel_classes import Channels
+from sparse_ops.graph.channel_layers import Layer, as_groups
+from sparse_ops.graph.channels import Analysis, Unanalysed, analyse
+from sparse_ops.graph.ir import Graph
+from sparse_ops.passes._slicing import Kept, slice_layer_, slice_rows_
+from sparse_ops.passes.shrink import weight_name
 
 # 8 channels in half precision are 16 bytes, the most that a GPU's thread reads at once: classes
 # that have fewer on average are not worth it.
@@ -57,114 +58,108 @@ class Side:
     weight: int
 
 
-def sorted_copy(
-    masked: nn.Module, example: tuple[Any, ...], masks: Mapping[str, Tensor]
-) -> tuple[nn.Module, dict[str, Tensor]] | None:
-    """A copy of a masked model with sorted channels, and its masks; None if there is no use.
-
-    Raises:
-        Mismatch: the copy computes something else.
-    """
-    model = copied(masked)
-    sorted_masks = sort_(model, example, masks)
-    if sorted_masks is None:
-        return None
-    check_model(masked, model, example)
-    return model, sorted_masks
-
-
-def sort_(
-    model: nn.Module, example: tuple[Any, ...], masks: Mapping[str, Tensor]
-) -> dict[str, Tensor] | None:
-    """Sorts the channels of a model, in place; the new masks, or None if none was moved.
+def sort(graph: Graph, masks: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Sorts the channels of a graph, in place; its model stays as it is.
 
     Args:
-        model: masked, plain, in eval mode.
-        example: its input.
+        graph: of a masked, plain model in eval mode.
         masks: the model's.
+
+    Returns:
+        The new masks; None if no channel was moved.
     """
-    known = followed(model, example)
-    if isinstance(known, str):
+    try:
+        analysis = analyse(graph)
+    except Unanalysed:
         return None
-    flow = known.flow
-    _tie_depthwise(flow)
-    sides = [side for unit in flow.units.values() for side in _sides(flow, unit, masks)]
+    _tie_depthwise(analysis)
+    sides = [side for layer in analysis.layers.values() for side in _sides(analysis, layer, masks)]
     moved: dict[int, int] = {}
-    for cell in _cells(flow):
-        best = _decided(cell, sides)
+    for cell in _cells(analysis):
+        best = _chosen(cell, sides)
         if best is not None:
             moved |= dict(zip(cell, _arranged(cell, best), strict=True))
     if all(class_ == other for class_, other in moved.items()):
         return None
     # All of it first: nothing has changed yet if a channel is where it was not thought to be.
-    units = [
-        (unit, _order(flow, unit.outputs, moved), _inputs_order(flow, unit, moved))
-        for unit in flow.units.values()
+    layers = [
+        (layer, _order(analysis, layer.outputs, moved), _inputs_order(analysis, layer, moved))
+        for layer in analysis.layers.values()
     ]
-    norms = [(norm, _order(flow, ids, moved)) for norm, ids in flow.norms.values()]
+    all_rows = [(rows, _order(analysis, rows.ids, moved)) for rows in analysis.rows.values()]
     new_masks = dict(masks)
-    for unit, outputs, inputs in units:
-        for name in _weights(unit, masks):
-            new_masks[name] = cut(masks[name], unit.groups, outputs, inputs)
-        shrink_unit_(unit, outputs, inputs)
-    for norm, order in norms:
-        shrink_norm_(norm, order)
+    for layer, outputs, inputs in layers:
+        if (outputs, inputs) == (sorted(outputs), sorted(inputs)):
+            continue
+        kept = Kept(
+            outputs, inputs, torch.zeros(len(outputs)).bool(), torch.zeros(len(inputs)).bool()
+        )
+        for name in _weights(layer, masks):
+            new_masks[name] = kept.of(masks[name], layer.groups)
+        slice_layer_(layer, kept)
+    for rows, order in all_rows:
+        slice_rows_(rows, order)
     return new_masks
 
 
-def _tie_depthwise(flow: Flow) -> None:
+def _tie_depthwise(analysis: Analysis) -> None:
     """Says that what reads one channel each can only move with that channel."""
-    for unit in flow.units.values():
-        if not is_depthwise(unit):
+    for layer in analysis.layers.values():
+        if not layer.is_depthwise:
             continue
-        if unit.inputs is None:
-            flow.classes.keep(unit.outputs, f"what {unit.name} reads is not known")
+        if layer.inputs is None:
+            analysis.classes.keep(layer.outputs, f"what {layer.name} reads is not known")
         else:
-            flow.classes.join(unit.outputs, unit.inputs)
+            analysis.classes.join(layer.outputs, layer.inputs)
 
 
-def _cells(flow: Flow) -> list[list[int]]:
+def _cells(analysis: Analysis) -> list[list[int]]:
     """Classes of channels that may change places with each other, each list in their order.
 
-    Those that are in the same tensors of the same layers, in the same group of each, and that need
-    not stay where they are.
+    Those that are in the same values, the same groups of the same layers, and the same other
+    parameters, each as often, and that need not stay where they are.
     """
+    of = analysis.classes.of
     where: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
-    for number, unit in enumerate(flow.units.values()):
-        for side, ids in (("out", unit.outputs), ("in", unit.inputs or ())):
-            size = max(1, len(ids) // (1 if is_depthwise(unit) else unit.groups))
+    for number, layer in enumerate(analysis.layers.values()):
+        for side, ids in (("out", layer.outputs), ("in", layer.inputs or ())):
+            size = max(1, len(ids) // (1 if layer.is_depthwise else layer.groups))
             for place, id_ in enumerate(ids):
-                where[flow.classes.of(id_)].append((side, number, place // size))
-    for number, (_, ids) in enumerate(flow.norms.values()):
-        for id_ in ids:
-            where[flow.classes.of(id_)].append(("norm", number, 0))
+                where[of(id_)].append((side, number, place // size))
+    values = [k.ids for k in analysis.known.values() if isinstance(k, Channels)]
+    for kind, tensors in (
+        ("rows", [rows.ids for rows in analysis.rows.values()]),
+        ("value", list(dict.fromkeys(values))),
+    ):
+        for number, ids in enumerate(tensors):
+            for id_ in ids:
+                where[of(id_)].append((kind, number, 0))
     cells: dict[tuple[tuple[str, int, int], ...], list[int]] = defaultdict(list)
     for class_, found in where.items():
-        if flow.classes.stays(class_) is None:
+        if analysis.classes.stays(class_) is None:
             cells[tuple(found)].append(class_)
     return list(cells.values())
 
 
-def _weights(unit: Unit, masks: Mapping[str, Tensor]) -> list[str]:
-    names = [f"{name}.weight" if name else "weight" for name in unit.layers]
-    return [name for name in names if name in masks]
+def _weights(layer: Layer, masks: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in map(weight_name, layer.names) if name in masks]
 
 
-def _sides(flow: Flow, unit: Unit, masks: Mapping[str, Tensor]) -> list[Side]:
-    names = _weights(unit, masks)
+def _sides(analysis: Analysis, layer: Layer, masks: Mapping[str, Tensor]) -> list[Side]:
+    names = _weights(layer, masks)
     if not names:
         return []
     mask = masks[names[0]].cpu()
-    parts = mask.reshape(unit.groups, -1, mask.shape[1], mask[0, 0].numel())
-    weight = int(mask.sum())
-    both = (unit.outputs, parts), (unit.inputs or (), parts.transpose(1, 2))
+    parts = as_groups(mask, layer.groups)
+    weight, of = int(mask.sum()), analysis.classes.of
+    both = (layer.outputs, parts), (layer.inputs or (), parts.transpose(1, 2))
     return [
-        Side({flow.classes.of(i): place for place, i in reversed([*enumerate(ids)])}, bits, weight)
+        Side({of(i): place for place, i in reversed([*enumerate(ids)])}, bits, weight)
         for ids, bits in both
     ]
 
 
-def _decided(cell: list[int], sides: list[Side]) -> Alike | None:
+def _chosen(cell: list[int], sides: list[Side]) -> Alike | None:
     """How most weights of the layers around would have the channels of a cell arranged."""
     votes: dict[tuple[int, ...], list[Alike]] = defaultdict(list)
     for side in sides:
@@ -203,12 +198,12 @@ def _arranged(cell: Sequence[int], alike: Alike) -> list[int]:
     return [cell[place] for place in order]
 
 
-def _order(flow: Flow, ids: tuple[int, ...], moved: Mapping[int, int]) -> list[int]:
+def _order(analysis: Analysis, ids: tuple[int, ...], moved: Mapping[int, int]) -> list[int]:
     """Which place of a tensor's channels each is taken from.
 
     A class that a tensor has several times, as flattened ones do, is taken in its own order.
     """
-    classes = [flow.classes.of(id_) for id_ in ids]
+    classes = [analysis.classes.of(id_) for id_ in ids]
     places: dict[int, list[int]] = defaultdict(list)
     for place, class_ in enumerate(classes):
         places[class_].append(place)
@@ -216,7 +211,7 @@ def _order(flow: Flow, ids: tuple[int, ...], moved: Mapping[int, int]) -> list[i
     return [next(left[moved.get(class_, class_)]) for class_ in classes]
 
 
-def _inputs_order(flow: Flow, unit: Unit, moved: Mapping[int, int]) -> list[int]:
-    if unit.inputs is None:
-        return list(range(unit.weight.shape[1] * unit.groups))
-    return _order(flow, unit.inputs, moved)
+def _inputs_order(analysis: Analysis, layer: Layer, moved: Mapping[int, int]) -> list[int]:
+    if layer.inputs is None:
+        return list(range(layer.in_channels))
+    return _order(analysis, layer.inputs, moved)

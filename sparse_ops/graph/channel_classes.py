@@ -1,8 +1,8 @@
-"""Channels: what is known of those of one tensor, and which of them can only go together.
+"""Classes: which channels of which values can only go, or move, together.
 
-A channel has an id. Tensors that are added up have their channels' ids joined into one class; a
-pooled or flattened tensor has the ids of what it was made of. A class is removed as a whole, from
-every tensor and every parameter, or it stays.
+A channel has an id. Values that are added up have their channels' ids joined into one class; a
+pooled or flattened value has the ids of what it was made of. A class is removed as a whole, from
+every value and every parameter, or it stays.
 """
 
 from dataclasses import dataclass, replace
@@ -14,11 +14,11 @@ NOT_CONSTANT = float("nan")
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
-    """What is known of a tensor that flows through a model.
+class Channels:
+    """What is known of the channels of one value.
 
     Attributes:
-        ids: of its channels, in order; a flattened tensor has an id as often as it has pixels.
+        ids: in order; a flattened value has an id as often as it has pixels.
         constant: (channels), float64: the number that each channel is, in every pixel of every
             image; NaN where it is not always the same.
         axis: which dimension the channels are.
@@ -28,8 +28,10 @@ class Value:
     constant: Tensor
     axis: int
 
-    def with_constant(self, constant: Tensor) -> "Value":
-        return replace(self, constant=constant)
+    def with_constant(self, constant: Tensor) -> "Channels":
+        """The same channels; numbers that are not finite are no constants."""
+        finite = torch.where(constant.isfinite(), constant, NOT_CONSTANT)
+        return replace(self, constant=finite)
 
 
 def varying(count: int) -> Tensor:
@@ -63,7 +65,7 @@ class Classes:
         return root
 
     def join(self, left: tuple[int, ...], right: tuple[int, ...]) -> None:
-        """Makes the classes of two tensors' channels one each, by place."""
+        """Makes the classes of two values' channels one each, by place."""
         for a, b in zip(left, right, strict=True):
             a, b = self.of(a), self.of(b)
             if a != b:
