@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from sparse_ops import convert, formats, functional, masks, nn, patterns
-from sparse_ops.convert import export_onnx, load, plan, save, sparsify
+from sparse_ops.convert import export_onnx, load, plan, profile, save, sparsify
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,7 @@ __all__ = [
     "nn",
     "patterns",
     "plan",
+    "profile",
     "report",
     "save",
     "sparsify",

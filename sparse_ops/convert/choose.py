@@ -37,6 +37,7 @@ def decide(
         channels_last: whether that is the faster layout of the dense model, and so the one that the
             layer has to be faster than.
     """
+    step(f"layer {layer.name or layer.kind}")
     dense = context.base.get_submodule(layer.name)
     mask = context.masks[weight_name(layer.name)]
     plain, activation = dense, None
@@ -46,7 +47,6 @@ def decide(
     found, refusals = candidates.find(dense, mask, call.x, activation)
     layer = with_floor(context, layer, call)
     if not found:
-        step()
         return replace(layer, reason="; ".join(refusals), refused=tuple(refusals))
 
     runs = _runs(found, call.x)
@@ -64,7 +64,6 @@ def decide(
     new = [name for name in names if not context.knows(whats[name], share)]
     _check(layer.name, dense, call.x, [runs[name][0] for name in new])
     measured = {name: context.timed(whats[name], to_beat, runs[name][1], share) for name in names}
-    step()
     layer = replace(layer, refused=tuple(refusals), slower=tuple(hopeless))
     return _verdict(layer, call, activation, runs, measured)
 

@@ -21,8 +21,9 @@ from sparse_ops.convert.fastest import fastest_layout, try_compiled
 from sparse_ops.convert.forms import Call as Run
 from sparse_ops.convert.layout import sharing_copy
 from sparse_ops.convert.measure import Comparison, quantile
+from sparse_ops.convert.memory import memory_of
 from sparse_ops.convert.prepare import Call
-from sparse_ops.convert.programmed import ORDER_NAMES, with_programs_
+from sparse_ops.convert.programmed import with_programs_
 from sparse_ops.convert.progress import Step
 from sparse_ops.convert.verify import check_model
 from sparse_ops.convert.whole import Settled, against, converted, name_of
@@ -99,6 +100,7 @@ def planned(
     fast = model_of(context, rows, decisions)
     check_model(context.dense, fast, tuple(some_images(context.example)))
     share = WHOLE_SHARE * budget_s
+    step("dense forms")
     dense, to_beat = fastest_layout(context, context.dense, "dense", share / 4)
     dense, to_beat = try_compiled(context, context.dense, "dense", dense, to_beat, share / 4)
     packed, call = (
@@ -106,8 +108,8 @@ def planned(
         partial(fast, *context.example),
     )
     about = name_of(rows) + " program"
+    step("dense against packed")
     whole = against(context, dense, to_beat, packed, call, about, share)
-    step()
     if whole.speedup <= 1:
         back = [_dense_again(row, whole) for row in rows]
         return Settled(back, None, dense, replace(packed, fastest="eager"), to_beat=to_beat)
@@ -121,6 +123,7 @@ def planned(
         call=call,
         about=about,
         left_out=left_out,
+        takes=memory_of(context.dense, fast),
     )
 
 
@@ -152,10 +155,10 @@ def by_measure(context: Context, settled: Settled, budget_s: float) -> Settled:
         what = {"program": order, "of": name_of(settled.layers)}
         measured = context.timed_whole(what, call, one, budget_s / 3)
         if measured.low > 1 and measured.speedup > speed:
-            best, speed = (decisions, one), measured.speedup
+            best, speed = (decisions, model, one), measured.speedup
     if best is None:
         return settled
-    decisions, one = best
+    decisions, model, one = best
     assert settled.to_beat is not None
     packed = replace(settled.packed, fastest="program")
     about = name_of(settled.layers) + " program"
@@ -171,6 +174,7 @@ def by_measure(context: Context, settled: Settled, budget_s: float) -> Settled:
         decisions=decisions,
         call=one,
         about=about,
+        takes=memory_of(context.dense, model),
     )
 
 
@@ -200,7 +204,7 @@ def _row(
     node = nodes[0]
     if row.name in calls:
         row = with_floor(context, row, calls[row.name])
-    form, order = dict(decisions.forms).get(row.name), dict(decisions.orders).get(node.name)
+    form = dict(decisions.forms).get(row.name)
     measured = costs.steps.get(node.name, {})
     dense = [times for (own, _), times in measured.items() if own == "dense"]
     packed = [times for (own, _), times in measured.items() if own != "dense"]
@@ -209,12 +213,11 @@ def _row(
         row = replace(row, measured=compared(fastest[True], fastest[False]))
     if form is None:
         return replace(row, reason=_why_dense(row))
-    where = ORDER_NAMES[order or PLANAR]
     return replace(
         row,
         becomes=KINDS[node.op, form],
         backend="auto",
-        reason=f"fastest of {len(measured)} ways, in the network, with values {where}",
+        reason=f"fastest of {len(measured)} ways, in the network",
     )
 
 

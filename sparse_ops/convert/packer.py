@@ -20,10 +20,11 @@ from sparse_ops.convert.forms import failure
 from sparse_ops.convert.fuse import fused
 from sparse_ops.convert.layout import CHANNELS_LAST
 from sparse_ops.convert.measure import Comparison
+from sparse_ops.convert.memory import memory_of
 from sparse_ops.convert.plans import Plan
 from sparse_ops.convert.prepare import Call, prunable_layers, watch
 from sparse_ops.convert.programmed import with_programs_
-from sparse_ops.convert.progress import Step, steps
+from sparse_ops.convert.progress import Step
 from sparse_ops.convert.roofline import Floors
 from sparse_ops.convert.rows import after_shrinking, calls_of
 from sparse_ops.convert.verify import Mismatch
@@ -68,6 +69,7 @@ class Packer:
         dense: the masked model, unshrunk, BatchNorm folded: what is to be beaten.
         rows: its layers.
         between: compares ways.
+        step: is told what begins now.
         identity: what measurements of whole models are kept under; None: they are not.
         ends: when the time for all of it is over, as `time.perf_counter` has it.
     """
@@ -78,7 +80,7 @@ class Packer:
     fold: bool
     measure: Measure
     between: Measure
-    progress: bool
+    step: Step
     cache: Cache | None
     floors: Floors | None
     compiles: bool
@@ -136,22 +138,21 @@ class Packer:
         settled = Settled(rows, None, Forms(), Forms())
         left = sum(not row.reason for row in rows)
         if left or way.changes:
-            with steps("timing", left + 2, self.progress) as step:
-                made_it = False
-                if graph is not None:
-                    try:
-                        settled = network.planned(context, graph, rows, calls, budget_s, step)
-                        made_it = True
-                    except Mismatch:
-                        raise
-                    except Exception as error:
-                        # Without a program the model is as fast as it was; the plan says so.
-                        reason = f"the network does not run as a program: {failure(error)}"
-                        calls = watch(base, prunable_layers(base), self.inputs)
-                if not made_it:
-                    fuses = self.fold and way.graph is not None
-                    settled = _measured(context, rows, calls, fuses, budget_s, step)
-                    settled = replace(settled, unfused=settled.unfused or reason)
+            made_it = False
+            if graph is not None:
+                try:
+                    settled = network.planned(context, graph, rows, calls, budget_s, self.step)
+                    made_it = True
+                except Mismatch:
+                    raise
+                except Exception as error:
+                    # Without a program the model is as fast as it was; the plan says so.
+                    reason = f"the network does not run as a program: {failure(error)}"
+                    calls = watch(base, prunable_layers(base), self.inputs)
+            if not made_it:
+                fuses = self.fold and way.graph is not None
+                settled = _measured(context, rows, calls, fuses, budget_s, self.step)
+                settled = replace(settled, unfused=settled.unfused or reason)
         notes = [settled.unfused] if settled.unfused else []
         notes += [f"left out for want of time: {words}" for words in settled.left_out]
         if shrinking.multiple > 1 and shrinking.changes:
@@ -174,6 +175,7 @@ class Packer:
             tuple(settled.concatenations),
             settled.decisions,
             way.sorts,
+            settled.takes or memory_of(self.dense, self.dense),
         )
         return made, context
 
@@ -195,11 +197,11 @@ def _measured(
     step: Step,
 ) -> Settled:
     """What becomes of the layers, and how the whole compares: see `settle`."""
+    step("layout of the dense model")
     # Only which it is: a copy in channels_last is not kept while the layers are timed.
     dense, _ = fastest_layout(context, context.dense, "dense", LAYOUT_SHARE * budget_s)
     del _
     planar = dense.fastest == CHANNELS_LAST
-    step()
     left = sum(not row.reason for row in rows)
     # As much for each; less where the ones before took too long.
     most = LAYERS_SHARE * budget_s / max(1, left)
@@ -212,6 +214,7 @@ def _measured(
             left -= 1
         layers.append(row)
     settled = settle(context, layers, dense, fold, WHOLE_SHARE * budget_s, step)
+    step("programs")
     return network.by_measure(context, settled, PROGRAM_SHARE * budget_s) if fold else settled
 
 

@@ -26,6 +26,7 @@ from sparse_ops.convert.prepare import (
     undisturbed,
     watch,
 )
+from sparse_ops.convert.progress import Step, steps
 from sparse_ops.convert.roofline import floors
 from sparse_ops.convert.rows import calls_of, row_of
 from sparse_ops.convert.tiny import warn_of_tiny
@@ -68,7 +69,8 @@ def plan(
             Needs eval mode.
         shrink: whether channels that nothing needs may be taken out of all layers and, on a GPU,
             the others sorted, those that are masked alike side by side. Needs eval mode.
-        progress: whether a progress bar is shown, on the standard error stream.
+        progress: whether what is being done is shown, on the standard error stream: as a bar on a
+            terminal, else as a line from time to time.
         compile: whether dense under torch.compile, weights frozen, has to be beaten too: where
             there is a compiler, and a budget of 50 s or more, for it takes long. It takes memory,
             too, several times the model's; without it, planning takes less than three times.
@@ -80,10 +82,12 @@ def plan(
         ValueError: the example is empty, a mask does not fit, or an option is out of range.
         Mismatch: a candidate computes something else than the dense layer.
     """
+    if not budget_s > 0:
+        raise ValueError(f"budget_s must be above 0, got {budget_s}")
     options: dict[str, Any] = {"threshold": threshold, "budget_s": budget_s, "fold": fold}
-    options |= {"shrink": shrink, "progress": progress, "compile": compile, "measure": measure}
-    with undisturbed():
-        return _planned(model, example, masks, **options)
+    options |= {"shrink": shrink, "compile": compile, "measure": measure}
+    with undisturbed(), steps("planning", budget_s, progress) as step:
+        return _planned(model, example, masks, **options, step=step)
 
 
 def _planned(
@@ -95,17 +99,17 @@ def _planned(
     budget_s: float,
     fold: bool,
     shrink: bool,
-    progress: bool,
     compile: bool,
     measure: Measure | None,
+    step: Step,
 ) -> Plan:
     """See `plan`."""
     begun = time.perf_counter()
+    step("reading the zeros")
     inputs = example_tuple(example)
-    if not budget_s > 0:
-        raise ValueError(f"budget_s must be above 0, got {budget_s}")
     check_initialised(model)
     notes = []
+    masks_given = masks is not None
     if masks is None:
         masks = find_masks(model, threshold)
         notes += warn_of_tiny(model, masks, threshold)
@@ -121,6 +125,7 @@ def _planned(
         )
     fold, shrink = fold and not trains, shrink and not trains
     given = check_copy(model, masked, inputs)
+    step("tracing")
     graph: Graph | None = None
     if fold or shrink:
         graph, note = captured(masked, inputs, given)
@@ -128,7 +133,7 @@ def _planned(
     plain = plain_way(masked, graph, masks, fold)
     calls = watch(masked, prunable_layers(masked), inputs) if graph is None else calls_of(graph)
     rows = [
-        row_of(name, module, masks, calls.get(name))
+        row_of(name, module, masks, calls.get(name), masks_given)
         for name, module in prunable_layers(masked).items()
     ]
     cache = Cache(folder()) if measure is None else None
@@ -136,6 +141,7 @@ def _planned(
     between = Between(measure or compare, cache, identity)
     ways = [plain]
     if shrink and graph is not None:
+        step("removing channels")
         share = WIDTHS_SHARE * budget_s
 
         def faster(one: Way, other: Way) -> bool:
@@ -155,7 +161,7 @@ def _planned(
         fold,
         measure or compare,
         between,
-        progress,
+        step,
         cache,
         floors(cache) if cache is not None and masks else None,
         compile and measure is None,

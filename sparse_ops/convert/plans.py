@@ -18,6 +18,7 @@ from sparse_ops.convert.forms import COMPILED
 from sparse_ops.convert.fuse import Fusion, fused
 from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy, take_channels_last_
 from sparse_ops.convert.measure import Comparison
+from sparse_ops.convert.memory import Memory
 from sparse_ops.convert.prepare import masked_copy, undisturbed, watch
 from sparse_ops.convert.programmed import with_programs_
 from sparse_ops.convert.verify import check_layer, check_model
@@ -51,6 +52,7 @@ class Plan:
         concatenations: which outputs they write to where they are concatenated, likewise.
         decisions: how the packed model runs as programs; None: it does not.
         sorts: whether channels are put in another order inside (`sort.py`).
+        takes: what `memory` says.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -66,11 +68,16 @@ class Plan:
     concatenations: tuple[Concatenation, ...] = ()
     decisions: Decisions | None = None
     sorts: bool = False
+    takes: Memory = field(default_factory=Memory, repr=False)
 
     @property
     def packed(self) -> tuple[LayerPlan, ...]:
         """The layers that do not stay dense."""
         return tuple(layer for layer in self.layers if layer.becomes is not None)
+
+    def memory(self) -> Memory:
+        """The bytes of the dense model and of the converted one."""
+        return self.takes
 
     def apply(self, model: nn.Module) -> nn.Module:
         """The fast model: packed where the plan says so, in the mode (train or eval) of `model`.
@@ -198,6 +205,7 @@ class Plan:
             "concatenations": [asdict(each) for each in self.concatenations],
             "decisions": None if self.decisions is None else self.decisions.as_data(),
             "sorts": self.sorts,
+            "memory": asdict(self.takes),
             "notes": list(self.notes),
         }
 

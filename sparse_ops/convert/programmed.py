@@ -16,6 +16,8 @@ ORDER_NAMES = {
     IMAGES: "16 images innermost",
 }
 
+SHORT_ORDERS = {PLANAR: "planar", CHANNELS: "c16", IMAGES: "n16"}
+
 
 def with_programs_(
     model: nn.Module,

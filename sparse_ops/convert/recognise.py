@@ -9,7 +9,8 @@ def describe_zeros(mask: Tensor) -> str:
     """What is regular in a mask (O, I, ...): "periodic, period 8, one kernel whole", say.
 
     The first of these that fits: nothing left; nothing zero; periodic; whole channels; whole
-    kernels; unstructured. Channels and kernels that are wholly zero are counted beside.
+    kernels, of more than one weight; unstructured. Channels and kernels that are wholly zero are
+    counted beside.
     """
     if not bool(mask.any()):
         return "no weight left"
@@ -29,7 +30,7 @@ def describe_zeros(mask: Tensor) -> str:
         parts.append(f"{inputs} dead inputs")
     if Channels.recognise(mask) is not None:
         return ", ".join(parts)
-    if mask.dim() > 2:
+    if mask[0, 0].numel() > 1:
         alive = mask[kernels]
         zero = int((~kernels).sum()) / kernels.numel()
         if bool(alive.all()):

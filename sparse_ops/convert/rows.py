@@ -14,19 +14,30 @@ from sparse_ops.graph.ir import Graph
 from sparse_ops.passes.shrink import Shrinking
 
 NOTHING = "no weight that is left is zero"
+NO_MASK = "it has no mask: no weight of it is zero"
+NOT_GIVEN = "no mask was given for it"
 
 
 def row_of(
-    name: str, module: nn.Module, masks: Mapping[str, Tensor], call: Call | None
+    name: str,
+    module: nn.Module,
+    masks: Mapping[str, Tensor],
+    call: Call | None,
+    given: bool = False,
 ) -> LayerPlan:
-    """The row of a layer as it is."""
+    """The row of a layer as it is.
+
+    Args:
+        given: whether the masks were given, so that a layer without may have zeros.
+    """
     weight, mask = module.get_parameter("weight"), masks.get(weight_name(name))
     nnz = weight.numel() if mask is None else int(mask.sum())
     kind = "Linear" if isinstance(module, nn.Linear) else "Conv2d"
     zeros = "" if mask is None else describe_zeros(mask)
     macs = 0 if call is None else call.outputs * (weight.numel() // weight.shape[0])
     row = LayerPlan(name, kind, tuple(weight.shape), nnz, macs, None, None, None, None, "")
-    return replace(row, zeros=zeros)
+    reason = "" if mask is not None else NOT_GIVEN if given else NO_MASK
+    return replace(row, zeros=zeros, reason=reason)
 
 
 def calls_of(graph: Graph) -> dict[str, Call]:
@@ -65,7 +76,7 @@ def after_shrinking(
 def _stays(base: nn.Module, row: LayerPlan, mask: Tensor | None, call: Call | None) -> str | None:
     """Why a layer stays dense without being measured, or None if it may change."""
     if mask is None:
-        return NOTHING if row.left else "it has no mask: no weight of it is zero"
+        return NOTHING if row.left else row.reason
     if bool(mask.all()):
         return NOTHING if row.left else "its mask keeps every weight"
     if row.nnz == 0:

@@ -1,98 +1,212 @@
-"""A plan as plain text."""
+"""A plan as plain text: a sentence, a table, and below it what its rows have in common."""
 
-import io
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
+from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from sparse_ops.convert.assemble import LayerPlan
+from sparse_ops.convert.columns import (
+    Column,
+    milliseconds,
+    percent,
+    some,
+    table,
+    times,
+    wrapped,
+)
+from sparse_ops.convert.forms import COMPILED, EAGER
+from sparse_ops.convert.layout import CHANNELS_LAST
 from sparse_ops.convert.measure import Comparison
-from sparse_ops.convert.programmed import ORDER_NAMES
+from sparse_ops.convert.programmed import ORDER_NAMES, SHORT_ORDERS
+from sparse_ops.convert.rows import NO_MASK
 
 if TYPE_CHECKING:
     from sparse_ops.convert.plans import Plan
 
-WIDTH = 160
-
-
-def plain(*parts: Table | str) -> str:
-    """Tables and lines as text without colours, as wide as needed up to `WIDTH`."""
-    console = Console(
-        file=io.StringIO(), width=WIDTH, no_color=True, force_terminal=False, highlight=False
-    )
-    for part in parts:
-        console.print(part, markup=False, soft_wrap=isinstance(part, str))
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
-
-
-def speed(measured: Comparison | None) -> str:
-    """ "2.31 (2.10 to 2.44)", or "-"."""
-    if measured is None:
-        return "-"
-    return f"{measured.speedup:.2f} ({measured.low:.2f} to {measured.high:.2f})"
-
-
-def _shape(layer: LayerPlan) -> str:
-    shapes = [layer.shape] if layer.left is None else [layer.shape, layer.left]
-    return "\n→ ".join("×".join(str(size) for size in shape) for shape in shapes)
-
-
-def _why(layer: LayerPlan) -> str:
-    if not layer.dead_kept:
-        return layer.reason
-    return f"{layer.reason}; {layer.dead_kept} dead outputs stay: {layer.dead_why}"
+# The first words that fit.
+SHORT = {"Periodic": "periodic", "CSR": "csr", "ChannelPruned": "channels"}
+FORM_WORDS = {
+    EAGER: "",
+    CHANNELS_LAST: "in channels_last",
+    COMPILED: "under torch.compile",
+    "program": "as one program",
+}
 
 
 def plan_text(plan: "Plan") -> str:
-    """The plan's table, its verdict on the whole model, its notes, and what was refused and why."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer", overflow="fold")
-    table.add_column("weight")
-    table.add_column("zeros", overflow="fold")
-    for title in ("sparsity", "MMACs", "kept", "dense ms", "packed ms", "speed-up", "floor ms"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("of it", justify="right")
-    table.add_column("becomes")
-    table.add_column("why", overflow="fold", min_width=24)
-    for layer in plan.layers:
-        becomes = f"{layer.becomes} ({layer.backend})" if layer.becomes else "dense"
-        becomes = "constant" if layer.constant else becomes
-        if layer.activation:
-            becomes += f" + {layer.activation}"
-        for fusion in plan.fusions:
-            if fusion.layer == layer.name:
-                becomes += " + residual" if fusion.residual else ""
-                becomes += f" + {fusion.activation}" if fusion.activation else ""
-        if any(layer.name in each.layers for each in plan.concatenations):
-            becomes += " + cat"
-        times = (layer.dense_ms, layer.packed_ms)
-        reached = layer.floor_reached
-        table.add_row(
-            layer.name or layer.kind,
-            _shape(layer),
-            layer.zeros or "-",
-            f"{layer.sparsity:.1%}",
-            f"{layer.macs / 1e6:.3f}",
-            f"{layer.kept_macs / 1e6:.3f}",
-            *("-" if ms is None else f"{ms:.3f}" for ms in times),
-            speed(layer.measured),
-            "-" if layer.floor_ms is None else f"{layer.floor_ms:.3f}",
-            "-" if reached is None else f"{reached:.0%}",
-            becomes,
-            _why(layer),
-        )
-    return plain(
-        table,
-        "",
+    """The verdict in a sentence, the layers in a table, and what else there is to know."""
+    reasons = _grouped((layer.reason, _name(layer)) for layer in plan.layers if layer.reason)
+    letters = dict(zip(reasons, _letters(), strict=False))
+    below = [
+        *(f"{letters[why]}  {why} ({some(names)})" for why, names in reasons.items()),
+        *_orders(plan),
+        *_beside(plan),
+        *_zeros(plan.layers),
+        *_dead(plan.layers),
         *_verdict(plan),
         *_program(plan),
+        f"memory: {plan.memory()}",
         *(f"note: {note}" for note in plan.notes),
         *_refusals(plan.layers),
+    ]
+    parts = [wrapped(sentence(plan)), _table(plan, letters) if plan.layers else []]
+    parts.append([line for text in below for line in wrapped(text, 3)])
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def sentence(plan: "Plan") -> str:
+    """What came out."""
+    whole = plan.whole
+    if whole is None:
+        return f"nothing is replaced: {_why_nothing(plan.layers)}"
+    speedup = f"{whole.speedup:.{0 if whole.speedup >= 10 else 1 if whole.speedup >= 2 else 2}f}"
+    parts = [f"{len(plan.packed)} of {len(plan.layers)} layers packed"]
+    if narrower := sum(layer.left is not None or layer.constant for layer in plan.layers):
+        parts.append(f"channels removed in {narrower}")
+    how = FORM_WORDS[plan.packed_forms.fastest]
+    if plan.decisions is not None:
+        count = plan.memory().programs
+        how = f"as {count} programs" if count > 1 else "as one program"
+    dense = FORM_WORDS[plan.dense_forms.fastest]
+    return (
+        f"{speedup}× faster: {milliseconds(whole.dense_ms)} → {milliseconds(whole.packed_ms)} ms, "
+        + ", ".join([*parts, how] if how else parts)
+        + (f"; dense runs {dense}" if dense else "")
     )
+
+
+def _why_nothing(layers: Sequence[LayerPlan]) -> str:
+    reasons = {layer.reason for layer in layers}
+    if not layers:
+        return "the model has no Conv2d and no Linear"
+    if reasons == {NO_MASK}:
+        return "no weight of the model is zero"
+    if len(reasons) == 1:
+        return reasons.pop() + (f" (all {len(layers)} layers)" if len(layers) > 1 else "")
+    if any(layer.measured for layer in layers):
+        return "dense is the fastest that was found"
+    return "no layer can be packed"
+
+
+def _table(plan: "Plan", letters: dict[str, str]) -> list[str]:
+    layers = plan.layers
+    orders = dict(plan.decisions.orders) if plan.decisions is not None else {}
+    measured = [layer.measured for layer in layers]
+    columns = [
+        Column("weight", [_weight(layer) for layer in layers], right=False),
+        Column("kept", [percent(1 - layer.sparsity) for layer in layers]),
+        Column("dense\nms", [milliseconds(layer.dense_ms) for layer in layers]),
+        Column("packed\nms", [milliseconds(layer.packed_ms) for layer in layers]),
+        Column("times\nfaster", [times(layer.speedup) for layer in layers]),
+        Column("10 to 90%", [_spread(each) for each in measured], optional=True),
+        Column("of\nfloor", [_floor(layer) for layer in layers]),
+        Column("becomes", [_becomes(layer, orders) for layer in layers], right=False),
+        Column("why", [letters.get(layer.reason, "") for layer in layers], right=False),
+    ]
+    return table(Column("layer", [_name(layer) for layer in layers], right=False), columns)
+
+
+def _name(layer: LayerPlan) -> str:
+    return layer.name or layer.kind
+
+
+def _weight(layer: LayerPlan) -> str:
+    """ "128×64×3×3", and what is left of its channels: "128×64×3×3→64×64"."""
+    shape = "×".join(str(size) for size in layer.shape)
+    if layer.left is None:
+        return shape
+    return f"{shape}→" + "×".join(str(size) for size in layer.left[:2])
+
+
+def _spread(measured: Comparison | None) -> str:
+    return "" if measured is None else f"{measured.low:.2f}–{measured.high:.2f}"
+
+
+def _floor(layer: LayerPlan) -> str:
+    return "" if layer.floor_reached is None else f"{layer.floor_reached:.0%}"
+
+
+def _becomes(layer: LayerPlan, orders: dict[str, int]) -> str:
+    word = "dense"
+    if layer.constant:
+        word = "constant"
+    elif layer.becomes is not None:
+        fits = (short for start, short in SHORT.items() if str(layer.becomes).startswith(start))
+        word = next(fits, layer.becomes)
+    order = orders.get(layer.name)
+    return word if order is None or layer.kind == "Linear" else f"{word} {SHORT_ORDERS[order]}"
+
+
+def _letters() -> Iterable[str]:
+    """a to z, aa to zz."""
+    for count in (1, 2):
+        yield from ("".join(letters) for letters in product(ascii_lowercase, repeat=count))
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Each text once, with the names that it is for."""
+    found: dict[str, list[str]] = {}
+    for text, name in pairs:
+        found.setdefault(text, []).append(name)
+    return found
+
+
+def _orders(plan: "Plan") -> list[str]:
+    """What the short names of orders mean, of those that layers have."""
+    if plan.decisions is None:
+        return []
+    orders = dict(plan.decisions.orders)
+    images = (layer for layer in plan.layers if layer.kind != "Linear")
+    used = {orders[layer.name] for layer in images if layer.name in orders}
+    words = [f"{SHORT_ORDERS[order]}: {ORDER_NAMES[order]}" for order in sorted(used)]
+    return [f"values lie {'; '.join(words)}"] if words else []
+
+
+def _beside(plan: "Plan") -> list[str]:
+    """What layers do beside."""
+    pairs = []
+    for layer in plan.layers:
+        does = [layer.activation] if layer.activation else []
+        for fusion in plan.fusions:
+            if fusion.layer == layer.name:
+                does += ["residual"] if fusion.residual else []
+                does += [fusion.activation] if fusion.activation else []
+        does += ["cat"] if any(layer.name in each.layers for each in plan.concatenations) else []
+        if does:
+            pairs.append((" + ".join(does), _name(layer)))
+    return [f"with {does}: {some(names)}" for does, names in _grouped(pairs).items()]
+
+
+def _zeros(layers: Sequence[LayerPlan]) -> list[str]:
+    """The regularity of zeros: layers alike but for numbers are told together."""
+    groups: dict[str, list[LayerPlan]] = {}
+    for layer in layers:
+        if layer.zeros:
+            # The numbers of a period are what it is.
+            fixed = layer.zeros.startswith("periodic")
+            key = layer.zeros if fixed else re.sub(r"\d+", "#", layer.zeros)
+            groups.setdefault(key, []).append(layer)
+    lines = []
+    for key, alike in groups.items():
+        numbers = [[int(n) for n in re.findall(r"\d+", layer.zeros)] for layer in alike]
+        words = key
+        for column in zip(*numbers, strict=True) if "#" in key else ():
+            least, most = min(column), max(column)
+            words = words.replace("#", str(least) if least == most else f"{least} to {most}", 1)
+        lines.append(f"zeros: {words} ({some([_name(layer) for layer in alike])})")
+    return lines
+
+
+def _dead(layers: Sequence[LayerPlan]) -> list[str]:
+    pairs = [
+        (layer.dead_why.removeprefix(f"{layer.dead_kept} "), f"{layer.dead_kept} of {_name(layer)}")
+        for layer in layers
+        if layer.dead_kept
+    ]
+    return [f"dead outputs stay, {why}: {some(names)}" for why, names in _grouped(pairs).items()]
 
 
 def _verdict(plan: "Plan") -> list[str]:
@@ -101,16 +215,16 @@ def _verdict(plan: "Plan") -> list[str]:
     whole = plan.whole
     if whole is not None:
         lines.append(
-            f"whole model: {whole.dense_ms:.3f} ms dense ({plan.dense_forms.fastest}), "
-            f"{whole.packed_ms:.3f} ms packed ({plan.packed_forms.fastest}), "
-            f"speed-up {speed(whole)}, {whole.pairs} pairs"
-            + (f", {whole.dropped} dropped" if whole.dropped else "")
+            f"whole model: {milliseconds(whole.dense_ms)} ms dense ({plan.dense_forms.fastest}), "
+            f"{milliseconds(whole.packed_ms)} ms packed ({plan.packed_forms.fastest}), "
+            f"speed-up {whole.speedup:.2f} ({whole.low:.2f} to {whole.high:.2f}), "
+            f"{whole.pairs} pairs" + (f", {whole.dropped} dropped" if whole.dropped else "")
         )
     for name, forms in (("dense", plan.dense_forms), ("packed", plan.packed_forms)):
-        times = [f"{form} {ms:.3f} ms" for form, ms in forms.milliseconds.items()]
+        taken = [f"{form} {milliseconds(ms)} ms" for form, ms in forms.milliseconds.items()]
         left_out = [f"{form} left out: {reason}" for form, reason in forms.skipped.items()]
-        if times or left_out:
-            lines.append(f"forms of the {name} model: {'; '.join(times + left_out)}")
+        if taken or left_out:
+            lines.append(f"forms of the {name} model: {'; '.join(taken + left_out)}")
     return lines
 
 
@@ -119,10 +233,10 @@ def _program(plan: "Plan") -> list[str]:
     if plan.decisions is None:
         return []
     counts = Counter(order for _, order in plan.decisions.orders)
-    ways = ", ".join(f"{counts[order]} {ORDER_NAMES[order]}" for order in sorted(counts))
+    ways = ", ".join(f"{counts[order]} {SHORT_ORDERS[order]}" for order in sorted(counts))
     lines = [
-        f"program: {len(plan.decisions.orders)} operations are one call without gradients in eval "
-        f"mode, their values {ways}; other calls run layer by layer"
+        f"program: {len(plan.decisions.orders)} operations ({ways}) run without Python between "
+        "them, in calls without gradients in eval mode; other calls run layer by layer"
     ]
     if plan.decisions.piece:
         lines.append(f"program: {plan.decisions.piece} images of a batch run at a time")
@@ -131,16 +245,7 @@ def _program(plan: "Plan") -> list[str]:
 
 def _refusals(layers: Sequence[LayerPlan]) -> list[str]:
     """Candidate -> the layers that refuse it, for each reason once."""
-    refused: dict[str, list[str]] = {}
-    for layer in layers:
-        for words in layer.refused:
-            refused.setdefault(words, []).append(layer.name or layer.kind)
-    lines = [f"refused: {words} ({_some(names)})" for words, names in refused.items()]
+    refused = _grouped((words, _name(layer)) for layer in layers for words in layer.refused)
+    lines = [f"refused: {words} ({some(names)})" for words, names in refused.items()]
     slower = sum(len(layer.slower) for layer in layers)
     return [*lines, f"slower: {slower} other candidates; to_json() has all"] if slower else lines
-
-
-def _some(names: list[str]) -> str:
-    """The first names, and how many there are beside."""
-    rest = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")

@@ -22,6 +22,7 @@ from sparse_ops.convert.forms import COMPILED, Call, channels_last_call, failure
 from sparse_ops.convert.fuse import Fusion
 from sparse_ops.convert.layout import CHANNELS_LAST, sharing_copy
 from sparse_ops.convert.measure import Comparison
+from sparse_ops.convert.memory import Memory, memory_of
 from sparse_ops.convert.progress import Step
 from sparse_ops.convert.verify import Mismatch, check_model
 from sparse_ops.plan.decisions import Decisions
@@ -45,6 +46,7 @@ class Settled:
         to_beat, call: calls of the two models in their fastest forms, where they were timed.
         about: a short name for the packed one.
         left_out: what there was no time for, in words.
+        takes: the memory of the two; None: nothing is replaced.
     """
 
     layers: list[LayerPlan]
@@ -59,6 +61,7 @@ class Settled:
     call: Call | None = None
     about: str = "dense"
     left_out: tuple[str, ...] = ()
+    takes: Memory | None = None
 
 
 def settle(
@@ -80,6 +83,7 @@ def settle(
     if not shrunk and not any(layer.becomes is not None for layer in layers):
         return Settled(layers, None, dense, Forms())
     share = budget_s / 2
+    step("dense forms")
     to_beat: Call = partial(context.dense, *context.example)
     if dense.fastest == CHANNELS_LAST:
         to_beat = channels_last_call(context.dense, context.example)
@@ -88,6 +92,7 @@ def settle(
     while (packed := [layer for layer in layers if layer.becomes is not None]) or shrunk:
         fast = converted(context, layers)
         about = name_of(layers)
+        step(f"whole model, {len(packed)} layers packed")
         packed_forms, call = fastest_layout(context, fast, about, share / 2)
         fusions: list[Fusion] = []
         concatenations: list[Concatenation] = []
@@ -112,15 +117,14 @@ def settle(
             if packed_forms.fastest == COMPILED:
                 whole = against(context, dense_forms, to_beat, packed_forms, call, about, share)
         if whole.speedup > 1:
-            step()
             ways = fusions, concatenations
             made = Settled(layers, whole, dense_forms, packed_forms, *ways, unfused)
-            return replace(made, to_beat=to_beat, call=call, about=about)
+            takes = memory_of(context.dense, fast)
+            return replace(made, to_beat=to_beat, call=call, about=about, takes=takes)
         if not packed:
             break
         layers = _some_back(layers, packed, whole)
         share = budget_s / 2 / len(packed)
-    step()
     return Settled(layers, None, dense_forms, packed_forms, to_beat=to_beat)
 
 

@@ -26,7 +26,8 @@ from sparse_ops.plan.costs import Costs
 from sparse_ops.plan.decisions import Decisions
 from sparse_ops.program.segments import Item, cut, release_all, run
 
-Step = Callable[[], None]
+# Is told what begins now.
+Step = Callable[[str], None]
 # Of the budget: for uniform ways, for whole programs, for pieces, for small batches.
 UNIFORM_SHARE, WHOLE_SHARE, PIECES_SHARE, SMALL_SHARE = 0.4, 0.2, 0.2, 0.2
 # How many images are run to find the way; how large pieces are is found out with all of them.
@@ -85,7 +86,7 @@ def search(
     example: Sequence[Any],
     budget_s: float,
     fixed: Sequence[str] = (),
-    step: Step = lambda: None,
+    step: Step = lambda doing: None,
 ) -> Found:
     """Finds the fastest way to run a graph as programs.
 
@@ -95,7 +96,7 @@ def search(
         example: the model's inputs.
         budget_s: seconds that it may take, about.
         fixed: layers that must stay dense.
-        step: is called now and then.
+        step: is told what begins now.
     """
     ends = time.perf_counter() + budget_s
     few = some_images(example)
@@ -104,8 +105,8 @@ def search(
     forms = possible_forms(fused, masks, fixed)
     share = budget_s * (1 - SMALL_SHARE - PIECES_SHARE)
     found = _chosen(fused, forms, masks, few, share, step)
+    step("pieces of the batch")
     found = _in_pieces(found, example, min(PIECES_SHARE * budget_s, ends - time.perf_counter()))
-    step()
     if not any(order == IMAGES for _, order in found.decisions.orders):
         return replace(found, decisions=replace(found.decisions, small=found.decisions.orders))
     # The same network for a batch that leaves blocks empty: with what layers are packed in now.
@@ -117,7 +118,11 @@ def search(
         note = ("how batches of few images run: as blocks of images cannot, plain",)
         made = replace(found.decisions, small=small)
         return replace(found, decisions=made, left_out=note)
-    other = _chosen(fused, own, masks, one, left, step, orders=(PLANAR, CHANNELS), keep=True)
+
+    def small_step(doing: str) -> None:
+        step(f"one image: {doing}")
+
+    other = _chosen(fused, own, masks, one, left, small_step, (PLANAR, CHANNELS), keep=True)
     return replace(found, decisions=replace(found.decisions, small=other.decisions.orders))
 
 
@@ -159,6 +164,7 @@ def _chosen(
     share = UNIFORM_SHARE * budget_s / len(ways)
     made: dict[str, tuple[dict[str, str], dict[str, int]]] = {}
     for name, (own, order) in ways.items():
+        step(f"ways: {name}")
         packed = _packed(fused, own, masks)
         way = uniform(packed, order)
         measured, totals = costs.measure(packed, own, way, example, share)
@@ -166,7 +172,7 @@ def _chosen(
             known.steps[node].setdefault(choice, milliseconds)
         known.totals[name] = totals
         made[name] = (dict(own), way)
-        step()
+    step("ways between orders of values")
     costs.measure_conversions(known, _images_of(fused), orders)
     choices = beam.choose(fused, known, orders)
     named = {node.name: node for node in fused.nodes}
@@ -180,6 +186,7 @@ def _chosen(
     packed = _packed(fused, best_forms, masks)
     best_orders = _possible(packed, {node: order for node, (_, order) in choices.items()})
     made["chosen by steps"] = (best_forms, best_orders)
+    step("whole programs")
     least = min(costs.median(totals) for totals in known.totals.values())
     programs = {
         name: (_packed(fused, own, masks), way)
@@ -188,7 +195,6 @@ def _chosen(
     }
     times = _race(programs, example, WHOLE_SHARE * budget_s)
     best = min(times, key=lambda name: times[name])
-    step()
     own_graph, way = programs[best]
     decisions = Decisions(tuple(made[best][0].items()), tuple(way.items()), tuple(way.items()))
     return Found(own_graph, decisions, known, times)

@@ -295,7 +295,9 @@ def test_the_plan_is_not_applied_to_another_architecture():
 def test_the_plan_prints_as_a_table_and_writes_json():
     plan = planned(net(), masks_of_net())
     text = str(plan)
-    assert "PeriodicConv2d" in text and "whole model" in text and "\x1b" not in text
+    assert text.startswith("2.0× faster: ") and "whole model" in text and "\x1b" not in text
+    (line,) = (line for line in text.splitlines() if line.startswith("periodic "))
+    assert "16×8×3×3" in line and " periodic" in line[8:]
     data = json.loads(plan.to_json())
     assert {layer["name"] for layer in data["layers"]} >= {"stem", "fc"}
     assert data["whole"]["speedup"] == 2.0

@@ -96,7 +96,8 @@ def test_the_plan_tells_what_was_removed_and_what_stays():
         model.fc.weight[1] = 0
     plan = planned(model)
     text = str(plan)
-    assert "16×8×3×3" in text and "→ 10×6×3×3" in text and "constant" in text
+    assert "16×8×3×3→10×6 " in text and "constant" in text
+    assert ", channels removed in " in text.splitlines()[0]
     assert row(plan, "fc").dead_kept == 1 and "gives it out" in row(plan, "fc").dead_why
     assert "2 dead filters" in row(plan, "stem").zeros
     data = json.loads(plan.to_json())["layers"]
