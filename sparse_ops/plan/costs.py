@@ -101,7 +101,7 @@ def _profiled(
             table: Tensor = programs.profile(given, item.encoded, constants, repeats)
             for number, step in enumerate(item.program.steps):
                 rows.append((step.name, table[:, number].tolist()))
-            known |= {id(v): y for v, y in zip(item.outputs, item(given), strict=True)}
+            known |= {id(v): y for v, y in zip(item.outputs, item(given, graph.root), strict=True)}
             continue
         given = [known[id(value)] for value in item.inputs]
         row = []

@@ -121,7 +121,8 @@ def put(tensor, index, value):
 HOSTILE = {
     "a plain file": (lambda t, m, d: m.pop("format"), "plain tensors"),
     "another format": (lambda t, m, d: m.update(format="x"), "not sparse_ops.packed"),
-    "a newer version": (lambda t, m, d: m.update(version="2"), "version"),
+    "a newer version": (lambda t, m, d: m.update(version="3"), "version"),
+    "an older version": (lambda t, m, d: m.update(version="1"), "convert the model again"),
     "no version": (lambda t, m, d: m.pop("version"), "version"),
     "no layers": (lambda t, m, d: d.pop("layers"), "layers"),
     "layers as a list": (lambda t, m, d: d.update(layers=[1]), "layers"),
