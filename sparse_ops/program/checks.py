@@ -4,8 +4,7 @@ They ask what csrc/program/ asks again of whatever it runs, so that a damaged fi
 words where it is read, and on machines without compiled code as well.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +21,6 @@ from sparse_ops.ops._program_code import (
     OPERATORS,
     PLANAR,
     ROWS,
-    Program,
     Step,
     Value,
 )
@@ -184,6 +182,8 @@ def _check_conv(step: Step, x: Value, out: Value) -> None:
     padding = max(step["padding_h"], step["padding_w"])
     if x.order != PLANAR and x.halo < padding:
         raise ValueError(f"x must have a halo of {padding} or more, got {x.halo}")
+    if out.order == x.order == IMAGES and step["stride_w"] > 2:
+        raise ValueError(f"in the order images, stride_w must be 1 or 2, got {step['stride_w']}")
     if out.order == x.order and x.order in (PLANAR, IMAGES):
         return
     if out.order != CHANNELS or x.order == IMAGES:
@@ -194,85 +194,3 @@ def _check_conv(step: Step, x: Value, out: Value) -> None:
     depthwise = x.order == CHANNELS and groups == filters == step["in_channels"]
     if groups > 1 and not depthwise and filters // groups % LANES:
         raise ValueError(f"to the order channels, groups must have a multiple of {LANES} filters")
-
-
-# What a step asks of the sizes of what it reads.
-Shape = tuple[int, ...]
-_SizeCheck = Callable[[Step, Sequence[Shape], Shape], None]
-
-
-def check_sizes(program: Program, step: Step, inputs: Sequence[Shape], out: Shape) -> None:
-    """Raises ValueError unless a step can read values of these sizes, and something comes out."""
-    own = _SIZES.get(step.kind)
-    if own is not None:
-        own(step, inputs, out)
-    if step.kind == "affine":
-        scale = program.constants[step.constants[0]]
-        _same_size("channels", scale.numel(), inputs[0][1])
-    # With lanes that stand for nothing and the largest halo, as in csrc/program/memory.cpp.
-    around = [0, LANES, 128, 128][: len(out)]
-    floats = math.prod(size + more for size, more in zip(out, around, strict=True))
-    if min(out) < 1 or floats + LANES * floats // out[0] > 2**46:
-        raise ValueError(f"it would write {out}, which is nothing or too much")
-
-
-def _same_size(name: str, wanted: int, got: int) -> None:
-    if wanted != got:
-        raise ValueError(f"it must read {wanted} {name}, got {got}")
-
-
-def _conv_sizes(step: Step, inputs: Sequence[Shape], out: Shape) -> None:
-    _same_size("channels", step["in_channels"], inputs[0][1])
-    _check_residual(step, inputs, out)
-
-
-def _linear_sizes(step: Step, inputs: Sequence[Shape], out: Shape) -> None:
-    _same_size("features", step["in_features"], inputs[0][1])
-    _check_residual(step, inputs, out)
-
-
-def _check_residual(step: Step, inputs: Sequence[Shape], out: Shape) -> None:
-    if step["residual"] and inputs[1] != out:
-        raise ValueError(f"the residual must be {out}, got {inputs[1]}")
-
-
-def _binary_sizes(step: Step, inputs: Sequence[Shape], out: Shape) -> None:
-    x, other = inputs
-    planes = len(x) == 4 and other[1] == x[1] and other[0] in (1, x[0])
-    if x != other and not (planes and other[2:] in ((), (1, 1))):
-        raise ValueError(f"the second input must be {x}, or a number a plane, got {other}")
-
-
-def _concat_sizes(step: Step, inputs: Sequence[Shape], out: Shape) -> None:
-    for other in inputs:
-        if (other[:1], other[2:]) != (out[:1], out[2:]):
-            raise ValueError(f"parts must differ in channels only, got {inputs[0]} and {other}")
-
-
-def _pad_sizes(step: Step, inputs: Sequence[Shape], out: Shape) -> None:
-    for side, size in zip(("left", "right", "top", "bottom"), [3, 3, 2, 2], strict=True):
-        if -step[side] >= inputs[0][size]:
-            raise ValueError(f"{side} cuts off {-step[side]} of {inputs[0]}")
-
-
-def _slice_sizes(step: Step, inputs: Sequence[Shape], out: Shape) -> None:
-    if step["first"] + step["count"] > inputs[0][1]:
-        raise ValueError(
-            f"channels {step['first']} to {step['first'] + step['count']} are not in {inputs[0]}"
-        )
-
-
-def _shuffle_sizes(step: Step, inputs: Sequence[Shape], out: Shape) -> None:
-    if inputs[0][1] % step["groups"]:
-        raise ValueError(f"groups must divide {inputs[0][1]} channels, got {step['groups']}")
-
-
-_SIZES: dict[str, _SizeCheck] = {
-    "conv": _conv_sizes,
-    "linear": _linear_sizes,
-    "binary": _binary_sizes,
-    "concat": _concat_sizes,
-    "pad": _pad_sizes,
-    "slice": _slice_sizes,
-    "shuffle": _shuffle_sizes,
-}

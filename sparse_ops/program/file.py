@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from sparse_ops.ops._program_code import decoded
 from sparse_ops.ops.program import formulas
 from sparse_ops.program.model import programs_of
-from sparse_ops.program.network import NUMBER, Network, Part, ProgramModel
+from sparse_ops.program.network import NUMBER, ProgramModel
 from sparse_ops.program.packing import check_packing, packing_of
+from sparse_ops.program.parts import Network, Part
 from sparse_ops.program.sources import (
     NORM_TENSORS,
     Extra,

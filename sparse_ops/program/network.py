@@ -22,14 +22,13 @@ from torch import Tensor, nn
 from sparse_ops.ops import _native, _program_reference
 from sparse_ops.ops import program as programs
 from sparse_ops.ops._backend import needs_gradient
-from sparse_ops.ops._program_code import LANES, Program
-from sparse_ops.passes.layout import ROOM
 from sparse_ops.program.packing import packed
-from sparse_ops.program.sources import Extra, OfNorm, Source, found_in
+from sparse_ops.program.parts import Network
+from sparse_ops.program.sources import Extra, OfNorm, found_in
 from sparse_ops.program.watch import (
-    PREFIX,
     Watched,
     code_name,
+    hang_,
     keep_,
     name_of,
     tensor_at,
@@ -38,48 +37,6 @@ from sparse_ops.program.watch import (
 
 _COMPILED = _native.compiled_operators("run_program").get("auto")
 NUMBER = 2  # where an encoding has the program's number
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One program of a network, for batches of some sizes.
-
-    Attributes:
-        program: without its constants.
-        sources: where these are.
-        formulas: what torch.compile has to know of its outputs.
-    """
-
-    program: Program
-    sources: tuple[Source, ...]
-    formulas: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """What a `ProgramModel` does.
-
-    Attributes:
-        parts: for batches that fill blocks of images, or all; and, if there is one, for others.
-        shapes: of the inputs that it was planned for.
-        inputs: which of them the programs read, in their order.
-        output: how outputs are packed, see `packing`.
-        is_fixed: whether images have to be as large as planned.
-        description: what the file says of the model, as text.
-    """
-
-    parts: tuple[Part, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    inputs: tuple[int, ...]
-    output: Any
-    is_fixed: bool
-    description: str
-
-    def part_for(self, batch: Any) -> int:
-        """Which part runs so many images."""
-        if len(self.parts) == 1 or isinstance(batch, torch.SymInt):
-            return 0
-        return 0 if -(-batch // LANES) * LANES <= ROOM * batch else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +85,23 @@ class ProgramModel(nn.Module):
             elif name not in tied:
                 held[name] = nn.Parameter(tensor)
         for name in tensors:
-            _put(self, name, held[tied.get(name, name)])
+            hang_(self, name, held[tied.get(name, name)])
         for number, tensor in enumerate(extras):
             keep_(self, name_of(Extra(number)), tensor)
         for number, part in enumerate(network.parts):
             keep_(self, code_name(number), part.program.encoded())
         self._derive()
         super().train(False)
+
+    @property
+    def network(self) -> Network:
+        """What it does."""
+        return self._network
+
+    def constants(self, number: int) -> list[Tensor]:
+        """Those of the part of this number, differentiable in the model's parameters."""
+        extras = [tensor_at(self, name_of(Extra(i))) for i in range(self._extras)]
+        return [found_in(self, source, extras) for source in self._network.parts[number].sources]
 
     @property
     def description(self) -> str:
@@ -189,14 +156,14 @@ class ProgramModel(nn.Module):
     def _runs_compiled(self, given: Sequence[Tensor]) -> bool:
         if _COMPILED is None or torch.is_autocast_enabled("cpu") or torch.jit.is_tracing():
             return False
-        if any(x.dtype is not torch.float32 or not x.is_cpu or x.numel() == 0 for x in given):
+        if any(
+            x.dtype is not torch.float32 or x.device.type != "cpu" or x.numel() == 0 for x in given
+        ):
             return False
         return not (torch.is_grad_enabled() and needs_gradient(*given, *self.parameters()))
 
     def _by_steps(self, number: int, inputs: Sequence[Tensor]) -> list[Tensor]:
-        part = self._network.parts[number]
-        extras = [self._buffers[name_of(Extra(i))] for i in range(self._extras)]
-        constants = [found_in(self, source, extras) for source in part.sources]  # type: ignore[arg-type]
+        constants = self.constants(number)
         floats = next((c for c in constants if c.is_floating_point() and c.numel()), None)
         for x in inputs:
             cast = torch.is_autocast_enabled(x.device.type)
@@ -207,7 +174,7 @@ class ProgramModel(nn.Module):
                     f"inputs must be {floats.dtype} on {floats.device}, as the weights, "
                     f"got {x.dtype} on {x.device}"
                 )
-        program = replace(part.program, constants=tuple(constants))
+        program = replace(self._network.parts[number].program, constants=tuple(constants))
         return _program_reference.run(program, inputs)
 
     def _traced(self, number: int, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -275,25 +242,3 @@ class ProgramModel(nn.Module):
 def _release(ready: _Ready) -> None:
     for encoded in ready.encoded:
         programs.release(int(encoded[NUMBER]))
-
-
-def _put(root: nn.Module, name: str, tensor: Tensor) -> None:
-    """Hangs a tensor into a tree of modules that have nothing else."""
-    *path, last = name.split(".")
-    owner = root
-    for part in path:
-        inner = owner._modules.get(part)
-        if inner is None:
-            _check_name(owner, name, part)
-            inner = owner._modules[part] = nn.Module()
-        owner = inner
-    _check_name(owner, name, last)
-    if isinstance(tensor, nn.Parameter):
-        owner._parameters[last] = tensor
-    else:
-        owner._buffers[last] = tensor
-
-
-def _check_name(owner: nn.Module, name: str, part: str) -> None:
-    if not part or part.startswith(PREFIX) or hasattr(owner, part):
-        raise ValueError(f"no tensor of a model can have the name {name!r:.80}")

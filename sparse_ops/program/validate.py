@@ -13,8 +13,8 @@ from sparse_ops.program.checks import (
     check_attributes,
     check_constants,
     check_orders,
-    check_sizes,
 )
+from sparse_ops.program.sizes import check_sizes
 
 MOST_VALUES, MOST_HALO = 2**16, 64
 # How many inputs a kind reads, beside a residual; those that are not here: one; 0: any number.

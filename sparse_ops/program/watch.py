@@ -70,3 +70,25 @@ def tensor_at(root: nn.Module, name: str) -> Tensor:
         found = getattr(found, part)
     assert isinstance(found, Tensor)
     return found
+
+
+def hang_(root: nn.Module, name: str, tensor: Tensor) -> None:
+    """Hangs a tensor into a tree of modules that have nothing else."""
+    *path, last = name.split(".")
+    owner = root
+    for part in path:
+        inner = owner._modules.get(part)
+        if inner is None:
+            _check_name(owner, name, part)
+            inner = owner._modules[part] = nn.Module()
+        owner = inner
+    _check_name(owner, name, last)
+    if isinstance(tensor, nn.Parameter):
+        owner._parameters[last] = tensor
+    else:
+        owner._buffers[last] = tensor
+
+
+def _check_name(owner: nn.Module, name: str, part: str) -> None:
+    if not part or part.startswith(PREFIX) or hasattr(owner, part):
+        raise ValueError(f"no tensor of a model can have the name {name!r:.80}")
