@@ -22,8 +22,8 @@ class DenseSteps(nn.Module):
             program: of the network, with its constants.
         """
         super().__init__()
-        self._network, self._program = network, program
-        self._constants = len(program.constants)
+        self.network, self.program = network, replace(program, constants=())
+        self._count = len(program.constants)
         for number, constant in enumerate(program.constants):
             if constant.is_floating_point():
                 setattr(self, f"constant_{number}", nn.Parameter(constant.detach().clone()))
@@ -31,12 +31,16 @@ class DenseSteps(nn.Module):
                 self.register_buffer(f"constant_{number}", constant.clone())
         self.train(False)
 
+    @property
+    def constants(self) -> list[Tensor]:
+        """Those of the program."""
+        return [getattr(self, f"constant_{number}") for number in range(self._count)]
+
     def forward(self, x: Tensor, *more: Tensor) -> Any:
         given = (x, *more)
-        constants = tuple(getattr(self, f"constant_{i}") for i in range(self._constants))
-        program = replace(self._program, constants=constants)
-        outputs = _program_reference.run(program, [given[i] for i in self._network.inputs])
-        return packed(self._network.output, outputs)
+        program = replace(self.program, constants=tuple(self.constants))
+        outputs = _program_reference.run(program, [given[i] for i in self.network.inputs])
+        return packed(self.network.output, outputs)
 
 
 def to_dense(model: ProgramModel) -> DenseSteps:

@@ -16,7 +16,7 @@ import sparse_ops as so
 from sparse_ops.ops import _native
 from sparse_ops.program.network import ProgramModel
 from sparse_ops.program.validate import validate
-from tests.convert.small_networks import MODELS, Gates, Residual, Vgg, assert_same, images
+from tests.convert.small_networks import MODELS, Branches, Gates, Residual, Vgg, assert_same, images
 from tests.program.converted import ORDERS, converted, in_order
 from tests.program.random_programs import random_program
 
@@ -133,6 +133,18 @@ def test_copies_and_pickles_are_independent(path):
         twin.get_parameter("stem.weight").zero_()
         assert not equal(twin(x), expected)
         assert equal(loaded(x), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_the_dense_equivalent_computes_the_same(tmp_path, order):
+    fast, x = converted(Branches, order), images()
+    so.save(fast, tmp_path / "x")
+    dense = so.convert.to_dense(so.load(tmp_path / "x"))
+    shapes = {tuple(parameter.shape) for parameter in dense.parameters()}
+    assert (8, 4, 3, 3) in shapes and not any("values" in name for name in dense.state_dict())
+    assert_same(dense(x), fast(x))
+    assert_same(torch.export.export(dense, (x,)).module()(x), fast(x))
 
 
 @torch.no_grad()
