@@ -55,7 +55,9 @@ def described(model: nn.Module) -> tuple[dict[str, Any] | None, dict[str, Tensor
     except ValueError:
         return None, {}
     state = model.state_dict(keep_vars=True)
-    if any(name.startswith(PREFIX) for name in state):
+    # A model in halves has its programs still, which wait for it to be as it was.
+    kinds = {c.dtype for segment in segments for c in segment.program.constants}
+    if any(name.startswith(PREFIX) for name in state) or kinds - {torch.float32, torch.int32}:
         return None, {}
     extras: list[Tensor] = []
     parts, tensors = [], {}

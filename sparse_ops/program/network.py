@@ -48,6 +48,10 @@ class _Ready:
     watched: list[Watched]
     runs: bool  # all are where compiled code can read them
 
+    def is_stale(self) -> bool:
+        """Whether a tensor is not what it was."""
+        return any(each.has_changed() for each in self.watched)
+
 
 class ProgramModel(nn.Module):
     """A network that is one program; see the module.
@@ -185,32 +189,34 @@ class ProgramModel(nn.Module):
 
     def _prepared(self) -> _Ready:
         ready = self._ready
-        if ready is not None and not any(each.has_changed() for each in ready.watched):
+        if ready is not None and not ready.is_stale():
             return ready
         with self._lock:
-            now = watched(self.modules())
-            self._derive()
-            old = self._ready
-            constants = tuple(
-                tuple(tensor_at(self, name_of(source)).detach() for source in part.sources)
-                for part in self._network.parts
-            )
-            encoded = []
-            for number in range(len(constants)):
-                # What is prepared is kept under this number.
-                code = self._buffers[code_name(number)].clone()  # type: ignore[union-attr]
-                code[NUMBER] = secrets.randbits(62)
-                keep_(self, code_name(number), code)
-                encoded.append(code)
-            runs = all(
-                c.is_cpu and c.dtype in (torch.float32, torch.int32)
-                for each in constants
-                for c in each
-            )
-            self._ready = _Ready(tuple(encoded), constants, now, runs)
-        if old is not None:
-            _release(old)
+            ready = self._ready
+            if ready is not None and not ready.is_stale():
+                return ready
+            self._ready = self._made_ready()
+        if ready is not None:
+            _release(ready)
         return self._ready
+
+    def _made_ready(self) -> _Ready:
+        now = watched(self.modules())
+        self._derive()
+        constants = tuple(
+            tuple(tensor_at(self, name_of(source)).detach() for source in part.sources)
+            for part in self._network.parts
+        )
+        encoded = []
+        for number in range(len(constants)):
+            # What is prepared is kept under this number.
+            code = tensor_at(self, code_name(number)).clone()
+            code[NUMBER] = secrets.randbits(62)
+            keep_(self, code_name(number), code)
+            encoded.append(code)
+        kinds = {(c.device.type, c.dtype) for each in constants for c in each}
+        runs = kinds <= {("cpu", torch.float32), ("cpu", torch.int32)}
+        return _Ready(tuple(encoded), constants, now, runs)
 
     def _derive(self) -> None:
         """Keeps what follows from BatchNorms as they are now."""

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import random
+import threading
 
 import pytest
 import torch
@@ -95,6 +96,34 @@ def test_a_network_that_is_no_single_program_needs_the_model(tmp_path):
     so.save(converted(Gates), tmp_path / "y")
     with pytest.raises(ValueError, match="model= is needed"):
         so.load(tmp_path / "y")
+
+
+def test_a_model_in_halves_is_saved_as_what_it_is(tmp_path):
+    fast = converted(Vgg)
+    so.save(fast.half(), tmp_path / "x")
+    with pytest.raises(ValueError, match="model= is needed"):
+        so.load(tmp_path / "x")
+
+
+@torch.no_grad()
+def test_many_threads_may_call_it_while_weights_are_changed(path):
+    loaded, x = so.load(path), images()
+    expected = loaded(x)
+    wrong = []
+
+    def call():
+        # Each thread has its own switch.
+        with torch.no_grad():
+            wrong.extend(1 for _ in range(8) if not torch.equal(loaded(x), expected))
+
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(8):
+        loaded.fc.bias.copy_(loaded.fc.bias.clone())
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 def test_gradients_are_those_of_the_model(path):
