@@ -133,6 +133,9 @@ def read(
     ]
     if len({len(part.program.outputs) for part in known}) != 1:
         raise ValueError("its programs must have the same number of outputs")
+    sources = {source for part in known for source in part.sources}
+    if len({name_of(source) for source in sources}) != len(sources):
+        raise ValueError("its programs must have one eps for each BatchNorm")
     expected = {code_name(number) for number in range(len(known))}
     expected |= {name_of(Extra(number)) for number in range(len(extras))}
     if unknown := sorted(tensors.keys() - state.keys() - expected):

@@ -60,7 +60,9 @@ def name_of(source: Source) -> str:
         return source.name
     if isinstance(source, Extra):
         return f"{PREFIX}_extra_{source.number}"
-    return f"{PREFIX}_{source.part}_{source.module.replace('.', '_of_')}"
+    # Two modules never come to the same.
+    module = source.module.replace("_", "_u").replace(".", "_d")
+    return f"{PREFIX}_{source.part}_{module}"
 
 
 def tensor_at(root: nn.Module, name: str) -> Tensor:
