@@ -13,7 +13,10 @@ from sparse_ops.cli.errors import UserError, check_can_write
 
 def bench(
     packed: Annotated[Path, typer.Argument(help="A packed file.")],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)],
+    model: Annotated[
+        str,
+        typer.Option(help=MODEL_HELP + " Default: none, if the file's network is one program."),
+    ] = "",
     input: Annotated[str, typer.Option(help="One example's shape.")] = "1,28,28",
     batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable.")] = None,
     classes: Annotated[int, typer.Option(help="Classes of one of our models.")] = 10,
@@ -44,13 +47,13 @@ def bench(
     if seconds <= 0:
         raise UserError(f"--seconds must be above 0, got {seconds}")
     shape = networks.input_shape(input)
-    built = networks.build(model, classes=classes, channels=shape[0]).eval()
+    built = networks.build(model, classes=classes, channels=shape[0]).eval() if model else None
     fast = sparse_ops.load(packed, built, compile=False)
     unpacked = to_dense(fast)
     # Of a layer that lost channels the file has what is left; how fast the whole of it would be
     # does not depend on its numbers, so that the model as it was built will do.
     shrunk = shrunk_modules(fast)
-    dense = to_dense(built) if shrunk else unpacked
+    dense = to_dense(built) if shrunk and built is not None else unpacked
     rows = []
     for size in batch or [1, 64]:
         example = networks.random_example(size, shape)
@@ -67,6 +70,11 @@ def bench(
         typer.echo(
             "dense is the model as it was before channels were removed: "
             f"{len(shrunk)} of its modules are others now"
+        )
+    elif built is None:
+        typer.echo(
+            "dense is what the file has with its sparse layers unpacked; with --model it is the "
+            "model as it was"
         )
     else:
         typer.echo("dense is the same model with its packed layers unpacked, zeros as numbers")

@@ -1,6 +1,8 @@
 """Packed checkpoints: one safetensors file, tensors and a description of every packed layer.
 
-The tensors are the converted model's `state_dict()`; `metadata.py` has what is said of them.
+The tensors are the converted model's `state_dict()`; `metadata.py` has what is said of them. If the
+whole network is one program, the program is in the file, too (`program/file.py`), which then needs
+no code of the model's.
 Nothing in a file is run, and everything in it is checked before a kernel sees it.
 """
 
@@ -19,12 +21,22 @@ from sparse_ops.convert.compiled import route_
 from sparse_ops.convert.describe import check_layer_fits, packed_from, smallest_input
 from sparse_ops.convert.fold import without_norm
 from sparse_ops.convert.layout import CHANNELS_LAST, take_channels_last_
-from sparse_ops.convert.metadata import Description, check_folding, metadata_of, parse
+from sparse_ops.convert.metadata import (
+    Description,
+    check_folding,
+    metadata_again,
+    metadata_of,
+    parse,
+)
 from sparse_ops.convert.prepare import MARK, copied, make_plain_, replaced
 from sparse_ops.convert.programmed import with_programs_
 from sparse_ops.convert.resize import resize_
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM, Folded
+from sparse_ops.program.file import described, kept_by
+from sparse_ops.program.file import read as network_of
+from sparse_ops.program.network import ProgramModel
+from sparse_ops.program.watch import PREFIX
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -40,32 +52,46 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             raise ValueError(f"{name} is {type(tensor).__name__}: only tensors can be saved")
         # A copy: weights that share memory are written under each of their names.
         tensors[name] = tensor.detach().cpu().contiguous().clone()
-    metadata = metadata_of(model)
+    if isinstance(model, ProgramModel):
+        metadata, more = metadata_again(model.description), kept_by(model)
+    else:
+        whole, more = described(model)
+        metadata = metadata_of(model, whole)
+    for name, tensor in more.items():
+        tensors[name] = tensor.detach().cpu().contiguous().clone()
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
 
 
-def load(path: str | os.PathLike[str], model: nn.Module, *, compile: bool = True) -> nn.Module:
+def load(
+    path: str | os.PathLike[str], model: nn.Module | None = None, *, compile: bool = True
+) -> nn.Module:
     """Reads a converted model that `save` wrote.
 
     Args:
         path: the file; it may come from a stranger.
         model: a dense model of the same architecture and dtype, as it was built. It is not
-            changed.
+            changed. Default: none, if the file's network is one program.
         compile: whether a model that was saved compiled is compiled again, when it is first called
             with inputs like those that it was compiled for (`convert.compile_`).
 
     Returns:
         The converted model, in `model`'s mode. A backend that cannot run here becomes "auto".
+        Without `model`, a `sparse_ops.program.network.ProgramModel`: its tensors have the names
+        that they had, and it is always in eval mode.
 
     Raises:
-        ValueError: the file is damaged, of a newer version, or not for this model; says what is
-            wrong.
+        ValueError: the file is damaged, of another version, or not for this model; or there is no
+            model and the file's network is no single program; says what is wrong.
         OSError: there is no such file, or it cannot be read.
     """
     metadata, tensors = read(path)
     try:
         about = parse(metadata)
+        if model is None:
+            return _without_model(about, metadata, tensors)
+        if about.whole is not None:
+            tensors = {name: t for name, t in tensors.items() if not name.startswith(PREFIX)}
         layers, folded, fusions = about.layers, about.folded, about.fusions
         fast = copied(model)
         make_plain_(fast)
@@ -86,6 +112,17 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, compile: bool = True
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
     return fast
+
+
+def _without_model(
+    about: Description, metadata: dict[str, str], tensors: dict[str, Tensor]
+) -> ProgramModel:
+    if about.whole is None:
+        raise ValueError(
+            "its network is no single program, so that model= is needed: a dense model of the same "
+            "architecture"
+        )
+    return network_of(about.whole, about.shapes, tensors, metadata["model"])
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:

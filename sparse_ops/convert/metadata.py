@@ -31,14 +31,18 @@ from sparse_ops.plan.decisions import Decisions
 from sparse_ops.program.model import Programs, programs_of
 
 FORMAT, VERSION = "sparse_ops.packed", "2"
+OLD_VERSIONS = ("1",)
 # More than any model concatenates.
 MOST_CHANNELS = 2**20
 # More than any batch, number of channels, or side of an image.
 LARGEST_SIDE = 2**16
 
 
-def metadata_of(model: nn.Module) -> dict[str, str]:
+def metadata_of(model: nn.Module, whole: dict[str, Any] | None = None) -> dict[str, str]:
     """What a file says of a converted model.
+
+    Args:
+        whole: what `program.file` says of it, if it is one program.
 
     Raises:
         ValueError: a packed layer of the model is not in `LAYERS`.
@@ -69,7 +73,14 @@ def metadata_of(model: nn.Module) -> dict[str, str]:
             "shapes": [list(shape) for shape in programs.shapes],
             "decisions": decisions_of(programs).as_data(),
         }
-    return {"format": FORMAT, "version": VERSION, "model": json.dumps(about)}
+        if whole is not None:
+            about["program"]["whole"] = whole
+    return metadata_again(json.dumps(about))
+
+
+def metadata_again(description: str) -> dict[str, str]:
+    """The metadata of a file that was described so."""
+    return {"format": FORMAT, "version": VERSION, "model": description}
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,7 @@ class Description:
         concatenations: which outputs they write to where they are concatenated, likewise.
         decisions: how the model runs as programs; None: it does not.
         shapes: of the inputs that it was planned for, if it does.
+        whole: what `program.file` says of it, if it is one program, not checked yet; else None.
         layout: "channels_last", or None.
         compiled: the inputs that the model was compiled for; none if it was not.
     """
@@ -95,6 +107,7 @@ class Description:
     concatenations: list[concat.Concatenation]
     decisions: Decisions | None
     shapes: tuple[tuple[int, ...], ...]
+    whole: Any
     layout: str | None
     compiled: list[Input]
 
@@ -107,6 +120,11 @@ def parse(metadata: dict[str, str]) -> Description:
     """
     if metadata.get("format") != FORMAT:
         raise ValueError(f"it holds {metadata.get('format', 'plain tensors')!r}, not {FORMAT}")
+    if metadata.get("version") in OLD_VERSIONS:
+        raise ValueError(
+            f"it is of version {metadata['version']!r}, of which this library reads no file any "
+            "more: convert the model again, and save that"
+        )
     if metadata.get("version") != VERSION:
         raise ValueError(
             f"it is of version {metadata.get('version')!r}; this library reads version {VERSION}"
@@ -143,9 +161,10 @@ def parse(metadata: dict[str, str]) -> Description:
     compiled = inputs_described(description.get("compiled", []))
     concatenations = _concatenations(description.get("concatenated", []))
     decisions, shapes = _program(description.get("program"))
+    whole = (description.get("program") or {}).get("whole")
     layers, folded, shrunk, _ = parts
     parsed = layers, folded, shrunk, fusions, concatenations
-    return Description(*parsed, decisions, shapes, layout, compiled)
+    return Description(*parsed, decisions, shapes, whole, layout, compiled)
 
 
 def _concatenations(described: Any) -> list[concat.Concatenation]:

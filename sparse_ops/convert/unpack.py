@@ -12,7 +12,9 @@ from sparse_ops.convert.prepare import copied, example_tuple, replaced
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._conv import placed
 from sparse_ops.ops._activation import add_and_activate
+from sparse_ops.program.dense import to_dense as program_to_dense
 from sparse_ops.program.model import detach_
+from sparse_ops.program.network import ProgramModel
 
 # An ONNX file is one protobuf message, and those end at 2 GiB.
 LARGEST_ONNX = 2**31
@@ -20,14 +22,16 @@ LARGEST_ONNX = 2**31
 
 def to_dense(model: nn.Module) -> nn.Module:
     """A dense model of the same outputs as a converted one: each sparse layer unpacked."""
-    dense = detach_(copied(model))
+    if isinstance(model, ProgramModel):
+        return program_to_dense(model)
+    plain = detach_(copied(model))
     concatenated = {name for each in concatenations_of(model) for name in each.layers}
-    for name, module in list(dense.named_modules()):
+    for name, module in list(plain.named_modules()):
         if isinstance(module, SparseLayer):
             unpacked: Any = module
             new = Unfused(unpacked) if module.fused or name in concatenated else unpacked.to_dense()
-            dense = replaced(dense, name, new)
-    return dense
+            plain = replaced(plain, name, new)
+    return plain
 
 
 class Unfused(nn.Module):

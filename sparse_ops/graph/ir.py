@@ -227,6 +227,26 @@ class Graph:
         twin.output = mapped(self.output, Value, own)
         return twin
 
+    def __reduce__(self) -> Any:
+        """As tables, one beside the other: the chain of nodes is longer than recursion may go."""
+        values = [*self.inputs, *(node.output for node in self.nodes)]
+        number = {id(value): i for i, value in enumerate(values)}
+        nodes = [
+            (
+                node.op,
+                node.name,
+                [number[id(value)] for value in node.inputs],
+                node.attributes,
+                node.parameters,
+                node.call,
+                node.module,
+            )
+            for node in self.nodes
+        ]
+        output = mapped(self.output, Value, lambda value: Place(number[id(value)]))
+        plain = [(value.shape, value.dtype, value.plain) for value in values]
+        return _rebuilt, (self.root, plain, nodes, self.names, output, self.notes)
+
     def verify(self) -> "Graph":
         """The graph itself; AssertionError if it is not one."""
         seen = {id(value) for value in self.inputs}
@@ -264,3 +284,34 @@ class Graph:
                 f"{node.name} {about}".rstrip()
             )
         return "\n".join(lines)
+
+
+def _rebuilt(
+    root: nn.Module,
+    plain: list[tuple[Any, ...]],
+    nodes: list[tuple[Any, ...]],
+    names: list[str],
+    output: Any,
+    notes: list[str],
+) -> Graph:
+    """What `Graph.__reduce__` said."""
+    graph = Graph(root)
+    graph.names, graph.notes = names, notes
+    values = [Value(*each) for each in plain]
+    count = len(values) - len(nodes)
+    graph.inputs = values[:count]
+    for (op, name, inputs, attributes, parameters, call, module), out in zip(
+        nodes, values[count:], strict=True
+    ):
+        graph.add(
+            op,
+            name,
+            [values[i] for i in inputs],
+            out,
+            attributes=attributes,
+            parameters=parameters,
+            call=call,
+            module=module,
+        )
+    graph.output = mapped(output, Place, lambda place: values[place.input])
+    return graph

@@ -1,6 +1,6 @@
 """Layers: what convolutions, linear layers and BatchNorms are, dense or packed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -178,8 +178,14 @@ def read_norm(call: Spelled) -> Meaning:
 
 def scale_and_shift(node: Node) -> tuple[Tensor, Tensor]:
     """(C) each, float64: what a BatchNorm multiplies by, and then adds."""
-    own = {name: held.detach().double() for name, held in node.parameters.items()}
-    scale = (own["running_var"] + node.attributes["eps"]).rsqrt()
+    own = {name: held.detach() for name, held in node.parameters.items()}
+    return scale_and_shift_of(own, node.attributes["eps"])
+
+
+def scale_and_shift_of(tensors: Mapping[str, Tensor], eps: float) -> tuple[Tensor, Tensor]:
+    """The same of a BatchNorm's tensors by name; differentiable."""
+    own = {name: held.double() for name, held in tensors.items()}
+    scale = (own["running_var"] + eps).rsqrt()
     if "weight" in own:
         scale = scale * own["weight"]
     shift = -own["running_mean"] * scale

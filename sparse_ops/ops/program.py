@@ -1,5 +1,6 @@
 """Running programs, whole networks as one call of one operator; see _program_code.py."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -210,5 +211,6 @@ def describe(
 
 def release(number: int) -> None:
     """Forgets what is prepared of the program of this number."""
-    if _RELEASE is not None:
+    # At the interpreter's end there may be nothing left that could be told.
+    if _RELEASE is not None and not sys.is_finalizing():
         _RELEASE(number)

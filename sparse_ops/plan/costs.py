@@ -101,7 +101,8 @@ def _profiled(
             for number, step in enumerate(item.program.steps):
                 rows.append((step.name, table[:, number].tolist()))
             if item is not items[-1]:
-                known |= {id(v): y for v, y in zip(item.outputs, item(given), strict=True)}
+                found = item(given, graph.root)
+                known |= {id(v): y for v, y in zip(item.outputs, found, strict=True)}
             continue
         given = [known[id(value)] for value in item.inputs]
         row = []

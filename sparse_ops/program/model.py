@@ -5,15 +5,20 @@ eval mode, with inputs like those that it was planned for is one program, or sev
 PyTorch does between; every other call runs the model's own forward, on the same weights. Programs
 read the model's own tensors, and are made anew once those have changed; changes through `.data`
 are not seen.
+
+`torch.compile`, `torch.export` and AOTInductor take a program as one call of one operator, which
+reads the model's own tensors. What follows from them, the program's number and what BatchNorms
+multiply by, is as the last call outside of them left it: after weights have changed, call the model
+once, or compile it anew. An exported model has the weights of its export.
 """
 
+import inspect
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import update_wrapper
-from types import FunctionType, MethodType
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +27,19 @@ from sparse_ops.graph.ir import Graph, Node
 from sparse_ops.nn import SparseLayer
 from sparse_ops.ops._program_code import IMAGES, LANES
 from sparse_ops.passes.layout import ROOM
-from sparse_ops.program.segments import Item, cut, release_all, run
+from sparse_ops.program.segments import Item, Segment, cut, release_all, run
+from sparse_ops.program.sources import Held, sources_of
+from sparse_ops.program.watch import (
+    Watched,
+    code_name,
+    drop_kept_,
+    keep_,
+    name_of,
+    watched,
+)
 
 # The attribute of a model that says how it runs.
 ATTRIBUTE = "_programs"
-
-
-class _Held(NamedTuple):
-    """A tensor of a model, where it hangs, and how often it had been changed by then."""
-
-    table: Mapping[str, Tensor | None]
-    name: str
-    tensor: Tensor
-    version: int
 
 
 @dataclass(frozen=True)
@@ -69,16 +74,10 @@ class Programs:
     route: Route
     small: Route
     shapes: tuple[tuple[int, ...], ...]
-    _made: dict[bool, list[Item]] = field(default_factory=dict)
-    _held: list[_Held] = field(default_factory=list)
+    _made: list[list[Item]] = field(default_factory=list)
+    _held: list[Watched] = field(default_factory=list)
     _hooks: list[tuple[Any, int]] = field(default_factory=list)
     _lock: Any = field(default_factory=threading.Lock)
-
-    def __deepcopy__(self, memo: Any) -> "Programs":
-        import copy
-
-        graph = copy.deepcopy(self.graph, memo)
-        return Programs(graph, self.route, self.small, self.shapes)
 
     def __reduce__(self) -> Any:
         return Programs, (self.graph, self.route, self.small, self.shapes)
@@ -94,9 +93,15 @@ class Programs:
             return False
         if torch.is_autocast_enabled("cpu") or torch.jit.is_tracing():
             return False
+        if torch.compiler.is_compiling() and not self._made:
+            # Copied or unpickled, and not called since.
+            return False
         batch = None
         for x, shape in zip(args, self.shapes, strict=True):
-            if not isinstance(x, Tensor) or x.dtype is not torch.float32 or not x.is_cpu:
+            if not isinstance(x, Tensor) or x.dtype is not torch.float32:
+                return False
+            # Not is_cpu, which torch.compile takes for something to compute.
+            if x.device.type != "cpu":
                 return False
             if x.dim() != len(shape) or x.shape[1:2] != shape[1:2] or x.numel() == 0:
                 return False
@@ -115,45 +120,56 @@ class Programs:
     def __call__(self, model: nn.Module, args: Sequence[Tensor]) -> Any:
         return run(self.items(model, args[0].shape[0]), self.graph, model, args)
 
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """Those that calls take."""
+        return (self.route, self.small) if self.route.uses_images else (self.route,)
+
     def items(self, model: nn.Module, batch: int) -> list[Item]:
         """What runs for so many images, of the weights that the model has now."""
-        full = not self.route.uses_images or -(-batch // LANES) * LANES <= ROOM * batch
-        if torch.compiler.is_compiling():
-            route = self.route if full else self.small
-            return self._made.get(full) or cut(self.graph, route.orders, route.piece)
-        if self._is_stale() or full not in self._made:
-            with self._lock:
-                if self._is_stale():
-                    self._forget()
-                    self._look(model)
-                if full not in self._made:
-                    route = self.route if full else self.small
-                    self._made[full] = cut(self.graph, route.orders, route.piece)
-        return self._made[full]
+        full = len(self.routes) == 1 or isinstance(batch, torch.SymInt)
+        full = full or -(-batch // LANES) * LANES <= ROOM * batch
+        return self.made(model)[0 if full else 1]
+
+    def made(self, model: nn.Module) -> list[list[Item]]:
+        """What runs, for each of the routes."""
+        if torch.compiler.is_compiling() or not self._is_stale():
+            return self._made
+        with self._lock:
+            if self._is_stale():
+                self._forget()
+                self._look(model)
+                made = [cut(self.graph, route.orders, route.piece) for route in self.routes]
+                _keep_constants_(model, self.graph, made)
+                self._made = made
+        return self._made
+
+    def whole(self, model: nn.Module) -> list[Segment] | None:
+        """The one program that each of the routes is; None if they are more."""
+        made = self.made(model)
+        found = [item for items in made for item in items if isinstance(item, Segment)]
+        if any(len(items) != 1 for items in made) or len(found) != len(made):
+            return None
+        first = found[0]
+        alike = all(
+            list(map(id, segment.inputs + segment.outputs))
+            == list(map(id, first.inputs + first.outputs))
+            for segment in found
+        )
+        return found if alike else None
 
     def hooked(self) -> bool:
         """Whether somebody has hung hooks on a module that programs would not call."""
         return any(len(hooks) != count for hooks, count in self._hooks)
 
     def _is_stale(self) -> bool:
-        if not self._held:
-            return True
-        for table, name, tensor, version in self._held:
-            if table.get(name) is not tensor or tensor._version != version:
-                return True
-        return False
+        return not self._made or any(each.has_changed() for each in self._held)
 
     def _look(self, model: nn.Module) -> None:
         """Takes the model's tensors as they are now."""
         bind(self.graph, model)
-        found = []
-        for name in {node.module for node in self.graph.nodes if node.module is not None}:
-            module = model.get_submodule(name)
-            for table in (module._parameters, module._buffers):
-                for key, tensor in table.items():
-                    if tensor is not None and not tensor.is_inference():
-                        found.append(_Held(table, key, tensor, tensor._version))
-        self._held = found
+        names = {node.module for node in self.graph.nodes if node.module is not None}
+        self._held = watched(model.get_submodule(name) for name in names)
         self._hooks = [
             (hooks, len(hooks))
             for module in model.modules()
@@ -162,14 +178,36 @@ class Programs:
         ]
 
     def _forget(self) -> None:
-        for items in self._made.values():
+        for items in self._made:
             release_all(items)
-        self._made = {}
+        self._made = []
 
     def __del__(self) -> None:
         # At the interpreter's end the operators may be gone already.
         if not sys.is_finalizing():
             self._forget()
+
+
+def _keep_constants_(model: nn.Module, graph: Graph, made: Sequence[Sequence[Item]]) -> None:
+    """Gives segments the names of their constants in the model, where compiled code finds them.
+
+    What is nowhere in the model is put among its buffers, outside of its state dict.
+    """
+    drop_kept_(model)
+    tensors: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False)]
+    tensors += model.named_buffers(remove_duplicate=False)
+    extras: list[Tensor] = []
+    segments = [item for items in made for item in items if isinstance(item, Segment)]
+    for number, segment in enumerate(segments):
+        segment.name = code_name(number)
+        keep_(model, segment.name, segment.encoded)
+        names = []
+        sources = sources_of(segment.program, graph, tensors, extras)
+        for source, constant in zip(sources, segment.program.constants, strict=True):
+            names.append(name_of(source))
+            if not isinstance(source, Held):
+                keep_(model, names[-1], constant)
+        segment.constants = tuple(names)
 
 
 def bind(graph: Graph, model: nn.Module) -> None:
@@ -194,22 +232,31 @@ def _bind(node: Node, module: nn.Module) -> None:
 
 def attach_(model: nn.Module, programs: Programs) -> nn.Module:
     """Has a model run as programs, in place; returns it."""
-    programs.items(model, programs.shapes[0][0])
+    programs.made(model)
     setattr(model, ATTRIBUTE, programs)
-    model.__dict__["forward"] = MethodType(_told_as(type(model).forward), model)
+    # Not a method: of those, pickle would keep no more than the name.
+    call: Any = partial(forward, model)
+    call.__signature__ = _signature(model)
+    model.__dict__["forward"] = call
     return model
 
 
-def _told_as(original: Any) -> Any:
-    """`forward`, with the name, signature and words of a model's own."""
-    own = FunctionType(forward.__code__, forward.__globals__, "forward")
-    return update_wrapper(own, original, assigned=("__module__", "__qualname__", "__doc__"))
+def _signature(model: nn.Module) -> inspect.Signature:
+    """How the model's own forward is called, which torch.export asks; without annotations."""
+    try:
+        own = inspect.signature(type(model).forward)
+    except (TypeError, ValueError):
+        own = inspect.signature(forward)
+    plain = [each.replace(annotation=each.empty) for each in own.parameters.values()]
+    return inspect.Signature(plain[1:])
 
 
 def detach_(model: nn.Module) -> nn.Module:
     """Has a model run by its own forward alone, in place; returns it."""
-    model.__dict__.pop("forward", None)
-    model.__dict__.pop(ATTRIBUTE, None)
+    if programs_of(model) is not None:
+        model.__dict__.pop("forward", None)
+        model.__dict__.pop(ATTRIBUTE, None)
+        drop_kept_(model)
     return model
 
 

@@ -14,6 +14,7 @@ from sparse_ops.ops import program as programs
 from sparse_ops.ops._program_code import Program
 from sparse_ops.passes.layout import refuses
 from sparse_ops.program.lower import lower
+from sparse_ops.program.watch import tensor_at
 
 LAYERS = ("conv2d", "linear", "constant")
 _COMPILED = _native.compiled_operators("run_program").get("auto")
@@ -28,6 +29,8 @@ class Segment:
         encoded: the same as one tensor.
         inputs, outputs: the values that it is given, and gives.
         shapes: what torch.compile has to know of its outputs.
+        name, constants: where the model has the encoded program and the constants, of which
+            torch.compile and torch.export take no copy then; empty: nowhere.
     """
 
     program: Program
@@ -35,14 +38,20 @@ class Segment:
     inputs: list[Value]
     outputs: list[Value]
     shapes: Sequence[int]
+    name: str = ""
+    constants: tuple[str, ...] = ()
 
-    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def __call__(self, inputs: Sequence[Tensor], root: nn.Module) -> list[Tensor]:
         given = [x.contiguous() if x.dim() != 4 else x for x in inputs]
         if _COMPILED is not None and not torch.compiler.is_compiling():
             found: list[Tensor] = _COMPILED(given, self.encoded, self.program.constants, ())
             return found
-        constants = self.program.constants
-        return programs.run(given, self.encoded, constants, shapes=self.shapes)
+        encoded: Tensor = self.encoded
+        constants: Sequence[Tensor] = self.program.constants
+        if self.name:
+            encoded = tensor_at(root, self.name)
+            constants = [tensor_at(root, name) for name in self.constants]
+        return programs.run(given, encoded, constants, shapes=self.shapes)
 
 
 Item = Segment | Node
@@ -105,7 +114,7 @@ def run(items: Sequence[Item], graph: Graph, root: nn.Module, inputs: Sequence[A
     known: dict[int, Any] = {id(value): x for value, x in zip(graph.inputs, inputs, strict=True)}
     for item in items:
         if isinstance(item, Segment):
-            found = item([known[id(value)] for value in item.inputs])
+            found = item([known[id(value)] for value in item.inputs], root)
             for value, y in zip(item.outputs, found, strict=True):
                 known[id(value)] = y
         else:

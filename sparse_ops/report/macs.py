@@ -1,5 +1,6 @@
 """Multiply-accumulates: how many a model does, and how many of them meet a kept weight."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,11 @@ from torch import Tensor, nn
 from sparse_ops.convert.prepare import example_tuple, watch
 from sparse_ops.masks import PRUNABLE
 from sparse_ops.nn import SparseLayer
+from sparse_ops.ops._program_code import ROWS
+from sparse_ops.ops._program_shapes import shapes
+from sparse_ops.program.checks import columns_of, rows_of
+from sparse_ops.program.dense import DenseSteps
+from sparse_ops.program.network import ProgramModel
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ def count_macs(model: nn.Module, example: Any) -> list[LayerMacs]:
     Raises:
         ValueError: the example holds no tensor, or an empty one.
     """
+    if isinstance(model, ProgramModel | DenseSteps):
+        return _of_program(model, example_tuple(example))
     layers = {
         name: module
         for name, module in model.named_modules()
@@ -60,3 +68,33 @@ def _weight(layer: nn.Module) -> tuple[tuple[int, ...], int]:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return tuple(weight.shape), int(weight.count_nonzero())
+
+
+def packed_layers(model: nn.Module) -> int:
+    """How many of a model's layers have packed weights."""
+    if isinstance(model, ProgramModel):
+        steps = model.network.parts[0].program.steps
+        return sum(step.kind in ("conv", "linear") and step["form"] == ROWS for step in steps)
+    return sum(isinstance(module, SparseLayer) for module in model.modules())
+
+
+def _of_program(model: ProgramModel | DenseSteps, example: tuple[Any, ...]) -> list[LayerMacs]:
+    if isinstance(model, ProgramModel):
+        program, constants = model.network.parts[0].program, model.constants(0)
+    else:
+        program, constants = model.program, model.constants
+    given = [tuple(example[i].shape) for i in model.network.inputs]
+    sizes = shapes(program, given)
+    counts = []
+    for step in program.steps:
+        if step.kind not in ("conv", "linear"):
+            continue
+        rows, weights = rows_of(step), rows_of(step) * columns_of(step)
+        # Of packed weights, the values.
+        held = step.constants[2 if step["form"] == ROWS else 0]
+        nnz = 0 if held == -1 else int(constants[held].count_nonzero())
+        positions = math.prod(sizes[step.out]) // rows
+        counts.append(
+            LayerMacs(step.name, step.kind, positions * weights, positions * nnz, weights, nnz)
+        )
+    return counts

@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from sparse_ops.convert.measure import Comparison, compare
-from sparse_ops.nn import SparseLayer
 from sparse_ops.program.model import programs_of
 from sparse_ops.report.baseline import forms_of
-from sparse_ops.report.macs import count_macs
+from sparse_ops.report.macs import count_macs, packed_layers
 from sparse_ops.report.results import Row
 
 Measure = Callable[[Callable[[], object], Callable[[], object], float], Comparison]
@@ -39,7 +38,7 @@ def dense_against_packed(
     """
     forms = forms_of(dense, example, compile_s=compile_s)
     kept = sum(layer.kept for layer in count_macs(packed, example))
-    layers = [module for module in packed.modules() if isinstance(module, SparseLayer)]
+    layers = packed_layers(packed)
     measured, packed_forms = None, forms
     if layers or programs_of(packed) is not None:
         packed_forms = forms_of(packed, example, compile_s=compile_s)
@@ -55,7 +54,7 @@ def dense_against_packed(
         packed_form=packed_forms.fastest,
         packed_forms=packed_forms.milliseconds,
         skipped=forms.skipped | packed_forms.skipped,
-        packed_layers=len(layers),
+        packed_layers=layers,
         ideal=sum(layer.dense for layer in count_macs(dense, example)) / max(1, kept),
         measured=measured,
         note=note,

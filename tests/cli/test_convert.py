@@ -13,6 +13,7 @@ from sparse_ops.report import count_macs
 from sparse_ops.training import cut_, hdf5
 from tests.cli.running import run
 from tests.convert.models import says
+from tests.program.converted import PLANAR, in_order
 from tests.sparsifier import sparsify
 
 
@@ -149,3 +150,22 @@ def test_a_packed_file_without_channels_is_measured_against_the_model_with_them(
     (row,) = json.loads(out.read_text())["rows"]
     kept = sum(layer.kept for layer in count_macs(fast, example[:1]))
     assert row["ideal"] == pytest.approx((784 * 300 + 300 * 100 + 100 * 10) / kept)
+
+
+def test_a_packed_file_that_is_one_program_is_measured_without_its_model(tmp_path):
+    model, example = lenet300().eval(), torch.randn(2, 1, 28, 28)
+    model.fc1 = so.nn.CSRLinear.from_dense(model.fc1, torch.rand(300, 784) > 0.98)
+    so.save(in_order(model, PLANAR, example), tmp_path / "x.safetensors")
+    out = tmp_path / "bench.json"
+    options = ("--seconds", 0.05, "--no-compile", "--batch", 2, "--out", out)
+    output = run("bench", tmp_path / "x.safetensors", *options).output
+    assert "dense is what the file has" in output
+    (row,) = json.loads(out.read_text())["rows"]
+    kept = model.fc1.nnz + 300 * 100 + 100 * 10
+    assert row["packed_layers"] == 1
+    assert row["ideal"] == pytest.approx((784 * 300 + 300 * 100 + 100 * 10) / kept)
+
+
+def test_a_packed_file_that_is_no_program_is_measured_with_its_model_only(packed):
+    output = run("bench", packed, ok=False).output
+    assert "model= is needed" in " ".join(output.split())

@@ -42,6 +42,22 @@ def test_what_is_loaded_computes_exactly_what_was_saved(fast, path):
     assert repr(loaded) == repr(fast)
 
 
+def test_a_plan_that_came_to_one_program_is_loaded_without_the_model(tmp_path):
+    # Channel-pruned layers run beside programs.
+    masks = {name: mask for name, mask in masks_of_net().items() if name != "stem.weight"}
+    plan = so.plan(net(), torch.randn(EXAMPLE), masks, measure=says(2.0), progress=False)
+    fast = plan.apply(net())
+    so.save(fast, tmp_path / "x")
+    plain = so.load(tmp_path / "x")
+    assert plain.state_dict().keys() == fast.state_dict().keys()
+    for count in (1, 3, 16):
+        x = torch.randn(count, 3, 8, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(plain(x), fast(x), rtol=1e-5, atol=1e-6)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(plain(x), fast(x), rtol=1e-4, atol=1e-5)
+
+
 def test_the_mode_of_the_fresh_model_is_kept(path):
     assert so.load(path, Net()).training
     assert not so.load(path, Net().eval()).periodic.training
@@ -122,6 +138,7 @@ HOSTILE = {
     "a plain file": (lambda t, m, d: m.pop("format"), "plain tensors"),
     "another format": (lambda t, m, d: m.update(format="x"), "not sparse_ops.packed"),
     "a newer version": (lambda t, m, d: m.update(version="3"), "version"),
+    "an older version": (lambda t, m, d: m.update(version="1"), "convert the model again"),
     "no version": (lambda t, m, d: m.pop("version"), "version"),
     "no layers": (lambda t, m, d: d.pop("layers"), "layers"),
     "layers as a list": (lambda t, m, d: d.update(layers=[1]), "layers"),
