@@ -3,6 +3,7 @@
 import typer
 
 from sparse_ops.cli.bench import bench
+from sparse_ops.cli.claims import claims
 from sparse_ops.cli.convert import convert
 from sparse_ops.cli.demo import demo
 from sparse_ops.cli.errors import one_line
@@ -17,5 +18,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # To add a command, add a line.
-for command in (train, recipes, convert, bench, info, demo):
+for command in (train, recipes, convert, bench, claims, info, demo):
     app.command()(one_line(command))
