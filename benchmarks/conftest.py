@@ -103,6 +103,8 @@ def race(benchmark, request, limits):
                 "dtype": "float32",
                 "dense_form": dense_form,
                 "packed_form": packed_form,
+                "macs": macs,
+                "bytes": bytes_moved,
                 "floor_ms": floor_ms,
                 "of_floor": floor_ms / found.packed_ms,
             }

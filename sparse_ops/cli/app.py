@@ -8,7 +8,11 @@ from sparse_ops.cli.convert import convert
 from sparse_ops.cli.demo import demo
 from sparse_ops.cli.errors import one_line
 from sparse_ops.cli.info import info
+from sparse_ops.cli.log import log
 from sparse_ops.cli.recipes import recipes
+from sparse_ops.cli.report import report
+from sparse_ops.cli.show import show
+from sparse_ops.cli.sweep import sweep
 from sparse_ops.cli.train import train
 
 app = typer.Typer(
@@ -18,5 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # To add a command, add a line.
-for command in (train, recipes, convert, bench, claims, info, demo):
+COMMANDS = (train, sweep, recipes, convert, bench, show, log, report, claims, info, demo)
+for command in COMMANDS:
     app.command()(one_line(command))
