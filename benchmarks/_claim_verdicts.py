@@ -237,5 +237,5 @@ def _missing(name: str) -> str:
     try:
         data.load(name)
     except (OSError, ValueError) as error:
-        return " ".join(str(error).split())
+        return f"its images are not here: {' '.join(str(error).split())}"
     return "the images are here, but it takes days on a CPU: sparse-ops train --recipe"

@@ -110,23 +110,28 @@ def _numbers(figure: Figure) -> str:
     return table(head, rows)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], raw: Sequence[int] = ()) -> str:
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], raw: Sequence[int] = (), cards: bool = False
+) -> str:
     """A table that scrolls by itself where it is wider than the page.
 
     Args:
         raw: the columns that are HTML already.
+        cards: whether its rows stand one below the other on a phone, instead.
     """
 
     def cell(column: int, words: str) -> str:
         plain = words.replace("×", "").replace("%", "").replace(",", "").strip(" –-M")
         kind = ' class="n"' if plain.replace(".", "", 1).isdigit() else ""
-        return f"<td{kind}>{words if column in raw else escape(words)}</td>"
+        name = f' data-name="{escape(head[column])}"' if cards else ""
+        return f"<td{kind}{name}>{words if column in raw else escape(words)}</td>"
 
     top = "".join(f"<th>{escape(words)}</th>" for words in head)
     lines = ("".join(cell(c, words) for c, words in enumerate(row)) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     inner = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="wide"><table>{inner}</table></div>'
+    look = ' class="cards"' if cards else ""
+    return f'<div class="wide"><table{look}>{inner}</table></div>'
 
 
 def _claims(claims: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
@@ -149,10 +154,10 @@ def _claims(claims: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
             )
         )
     head = ("claim", "measured as", "claimed", "here", "verdict", "how, or why not", "whose")
-    files = ", ".join(f"<code>{escape(f)}</code>" for f in dict.fromkeys(c["file"] for c in claims))
-    html = (
-        f'<div class="card">{table(head, rows, raw=(4,))}</div><p class="note">Source: {files}</p>'
-    )
+    files = dict.fromkeys(claim["file"] for claim in claims)
+    named = ", ".join(f"<code>{escape(file)}</code>" for file in files)
+    shown = table(head, rows, raw=(4,), cards=True)
+    html = f'<div class="card">{shown}<p class="note">Source: {named}</p></div>'
     return [("claims", "Claims", html)]
 
 
@@ -189,7 +194,7 @@ def _plan(plan: PlanTable) -> str:
     return (
         f'<div class="card"><h3>{escape(plan.title)}</h3><p>Whole model: {escape(plan.verdict)}. '
         f"Source: <code>{escape(plan.source)}</code></p><details open><summary>layers</summary>"
-        f"{table(head, rows)}</details>{notes}</div>"
+        f"{table(head, rows, cards=True)}</details>{notes}</div>"
     )
 
 

@@ -36,6 +36,19 @@ code{font-size:.85em;overflow-wrap:anywhere}
 footer{color:var(--quiet);font-size:.85rem;padding:30px 0;overflow-wrap:anywhere}
 footer ul{padding-left:18px}
 """
+# There a figure is drawn at three quarters, and its words would be too small to read; tables whose
+# cells are sentences become a card a row, each cell with the name of its column.
+_PHONE = """
+figure svg text,figure svg .small{font-size:14px}
+.cards,.cards tbody,.cards tr,.cards td{display:block;width:100%}
+.cards thead{display:none}
+.cards tr{border-bottom:1px solid var(--grid);padding:8px 0}
+.cards td,.cards td.n{border:0;padding:1px 0;text-align:left;white-space:normal}
+.cards td::before{content:attr(data-name) ": ";color:var(--quiet)}
+.cards td:empty{display:none}
+.cards td:first-child{font-weight:600}
+.cards td:first-child::before{content:""}
+"""
 _LIGHT = "--page:#f6f8fa;--card:#fff;--good:#1d7a46;--bad:#b3261e;"
 _DARK = "--page:#11171d;--card:#1a232c;--good:#74d49d;--bad:#ff8796;"
 
@@ -44,6 +57,4 @@ def page_style() -> str:
     """CSS in light colours, and in dark ones for whoever prefers them."""
     light = f":root{{color-scheme:light dark;{_LIGHT}{variables(False)}}}"
     dark = f"@media(prefers-color-scheme:dark){{:root{{{_DARK}{variables(True)}}}}}"
-    # There a figure is drawn at three quarters: its words would be too small to read.
-    phone = "@media(max-width:600px){figure svg text,figure svg .small{font-size:14px}}"
-    return light + dark + _RULES + STYLE + phone
+    return light + dark + _RULES + STYLE + f"@media(max-width:600px){{{_PHONE}}}"
