@@ -1,5 +1,7 @@
 """The commands, one file each."""
 
+from typing import Annotated
+
 import typer
 
 from sparse_ops.cli.bench import bench
@@ -21,6 +23,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from sparse_ops import __version__
+
+        typer.echo(f"sparse-ops {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show it and stop."),
+    ] = False,
+) -> None:
+    """Pruned PyTorch networks, measured faster."""
+
+
 # To add a command, add a line.
 COMMANDS = (train, sweep, recipes, convert, bench, show, log, report, claims, info, demo)
 for command in COMMANDS:
