@@ -1,4 +1,4 @@
-"""The wheel: one file, installed into an empty environment without a compiler, runs packed models."""
+"""The wheel: one file, put where there is no compiler and nothing else, runs a packed model."""
 
 import os
 import subprocess
