@@ -18,6 +18,7 @@ from benchmarks._claim_finding import HOLDS, NOT_HERE, REFUTED, SHORT
 from benchmarks._claim_measure import check, packed_all
 from benchmarks._claim_verdicts import judge
 from sparse_ops import masks, models
+from sparse_ops.cli import claims as claims_command
 from sparse_ops.patterns import PSD1_P16
 from sparse_ops.report import count_macs
 from tests.cli.running import run
@@ -283,3 +284,9 @@ def test_figures_of_two_machines_are_not_mixed(tiny, done, tmp_path):
     (tmp_path / "claims.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="was measured on another"):
         tiny(tmp_path, "gsm-lenet300")
+
+
+def test_outside_of_a_checkout_the_command_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims_command, "__file__", str(tmp_path / "a" / "b" / "claims.py"))
+    output = " ".join(run("claims", ok=False).output.split())
+    assert "claims are measured from a checkout" in output
