@@ -29,6 +29,7 @@ SCALE, WIDTH, LAYERS = 4, 64, 16
 HALVES = 0x01306B47
 LEARNED, TESTED = ("coffee", "rocket", "motorcycle_left", "ihc"), ("astronaut", "chelsea")
 PATCH = 24
+LR = 1e-3
 
 
 class Network(nn.Module):
@@ -127,13 +128,13 @@ def train_on(
     steps: int,
 ) -> so.masks.Masks:
     """Cuts `model` by and by while it learns to do what `whole` does; a loop of one's own."""
-    method = so.training.Magnitude(sparsity, begin=0, end=max(1, rounds // 2))
+    method = so.training.Magnitude(sparsity, begin=0, end=max(1, rounds // 3))
     method.prepare(model)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     generator = torch.Generator().manual_seed(0)
     for number in range(1, rounds + 1):
         for group in optimizer.param_groups:
-            group["lr"] = 5e-4 * (1 - (number - 1) / rounds)
+            group["lr"] = LR * (1 - (number - 1) / rounds)
         total = 0.0
         for _ in range(steps):
             x = torch.cat([patch(small, generator) for _ in range(8)])
@@ -164,9 +165,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--weights", type=Path, help="the .bin file; default: of the package")
     parser.add_argument("--photographs", type=Path, help="a folder; default: scikit-image's")
     parser.add_argument("--layers", type=int, default=LAYERS, help="of the network in --weights")
-    parser.add_argument("--sparsity", type=float, default=0.9)
+    parser.add_argument("--sparsity", type=float, default=0.8)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=30, help="of each round")
+    parser.add_argument("--steps", type=int, default=60, help="of each round")
     parser.add_argument("--side", type=int, default=256, help="of the photographs tested on")
     parser.add_argument("--budget", type=float, default=30.0, help="seconds for the plan")
     parser.add_argument("--out", type=Path, default=Path("super_resolution.png"))
@@ -195,7 +196,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     with torch.inference_mode():
         for title, network in networks.items():
             found[title] = sum(psnr(network(x), y) for y, x in tested) / len(tested)
-            print(f"{title}: {found[title]:.2f} dB to the photographs {', '.join(TESTED)}")
+            near = sum(psnr(network(x), whole(x).clamp(0, 1)) for _, x in tested) / len(tested)
+            print(f"{title}: {found[title]:.2f} dB to the photographs, {near:.2f} dB to dense")
         sides = [nn.functional.interpolate(example, scale_factor=SCALE, mode="bicubic")]
         sides += [whole(example), fast(example)]
     image_of(torch.cat(sides, 3)).save(given.out)

@@ -104,7 +104,18 @@ def test_weights_of_ncnn_are_read_and_others_refused(tiny_weights):
 def test_a_super_resolution_network_is_pruned_trained_on_and_packed(tiny_weights, capsys):
     _, folder = tiny_weights
     files = ["--weights", str(folder / "net.bin"), "--photographs", str(folder), "--layers", "2"]
-    short = ["--rounds", "4", "--steps", "4", "--side", "64", "--budget", "0.5"]
+    short = [
+        "--sparsity",
+        "0.9",
+        "--rounds",
+        "4",
+        "--steps",
+        "4",
+        "--side",
+        "64",
+        "--budget",
+        "0.5",
+    ]
     out = folder / "picture.png"
     found = super_resolution.main([*files, *short, "--out", str(out)])
     assert found["sparsity"] == pytest.approx(0.9, abs=0.001)
