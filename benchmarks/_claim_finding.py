@@ -35,8 +35,8 @@ class Finding:
 def factor_finding(
     source: str, claim: str, quantity: str, claimed: float, measured: float, key: str, why: str = ""
 ) -> Finding:
-    """A factor that was counted, not timed; two figures of the claim are all that it has."""
-    verdict = HOLDS if measured >= 0.995 * claimed else SHORT
+    """A factor that was counted, not timed; claims have two figures, so a hundredth is nothing."""
+    verdict = HOLDS if measured >= 0.99 * claimed else SHORT
     return Finding(
         source, claim, quantity, "×", claimed, measured, None, None, verdict, why, (key,)
     )
