@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: demo test test-portable test-all test-gpu-interpreter lint bench gpu data dev sanitize clean
+.PHONY: demo test test-portable test-all test-gpu-interpreter lint bench claims gpu data docs wheel dev sanitize clean
 
 demo: $(VENV)/ready
 	$(BIN)/sparse-ops demo --out demo
@@ -38,12 +38,25 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m pytest benchmarks -q -p no:xdist
 
+# What the published documents claim, measured here: hours; what is finished is not done again.
+claims: $(VENV)/ready
+	$(BIN)/sparse-ops claims --threads 1
+
 # Needs a CUDA device, and the python that has torch for it: make gpu PYTHON=python3
 gpu:
 	$(PYTHON) benchmarks/gpu_run.py
 
 data: $(VENV)/ready
 	$(BIN)/python -m sparse_ops.data.fetch
+
+# The documentation as a site, in build/site; a link that leads nowhere is an error.
+docs: $(VENV)/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# One file for every Python from 3.10 and every torch from 2.10 on, in dist/; no compiler is needed to install it.
+wheel: $(VENV)/ready
+	SPARSE_OPS_NATIVE=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps -w dist .
 
 dev: $(VENV)/ready
 

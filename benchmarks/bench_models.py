@@ -1,8 +1,8 @@
 """All sparse layers of a network one after the other, each as often as the network has it.
 
-The sum that a whole network gains from its 3×3 convolutions: both sides run every layer, alone, in
-the form that is fastest for it. What lies between layers is not in it; `sparse-ops bench` measures
-whole networks.
+The sum that a whole network gains from its 3×3 convolutions (MobileNetV2: its 1×1): both sides run
+every layer, alone, in the form that is fastest for it. What lies between layers is not in it;
+`sparse-ops bench` and `sparse-ops claims` measure whole networks.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,17 @@ from benchmarks._conv import packed_forms
 from benchmarks.bench_channel_pruned_conv2d import evenly
 from benchmarks.conftest import fastest
 from benchmarks.dense import conv2d_forms
-from benchmarks.layers import RESNET18_CIFAR, RESNET18_IMAGENET, VGG16_CIFAR, Conv
+from benchmarks.layers import (
+    MOBILENET_V2_CIFAR,
+    RESNET18_CIFAR,
+    RESNET18_IMAGENET,
+    RESNET32_CIFAR,
+    RESNET56_CIFAR,
+    VGG11_GESTURES,
+    VGG16_CIFAR,
+    VGG19_CIFAR,
+    Conv,
+)
 from sparse_ops.convert.measure import denormals_flushed
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.functional import channel_pruned_conv2d, csr_conv2d, periodic_conv2d
@@ -25,7 +35,17 @@ from sparse_ops.patterns import NAMED, Channels
 Call = Callable[[], Tensor]
 
 NETWORKS = {
-    layers[0].network: layers for layers in (RESNET18_CIFAR, VGG16_CIFAR, RESNET18_IMAGENET)
+    layers[0].network: layers
+    for layers in (
+        RESNET18_CIFAR,
+        VGG16_CIFAR,
+        RESNET18_IMAGENET,
+        VGG19_CIFAR,
+        VGG11_GESTURES,
+        RESNET32_CIFAR,
+        RESNET56_CIFAR,
+        MOBILENET_V2_CIFAR,
+    )
 }
 KINDS = {
     "periodic": (periodic_conv2d, PeriodicWeight),
@@ -48,6 +68,8 @@ FULL = [
     for kind, what in WHAT
     for batch in (1, 16, 64)
     if (network, kind, what, batch) not in SHOWN
+    # The patterns are for kernels of 3×3.
+    and (kind != "periodic" or NETWORKS[network][0].kernel == 3)
 ]
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.dense import conv2d_forms
+from benchmarks.limits import machine_limits
 from sparse_ops._files import replacing
 from sparse_ops.convert.measure import compare, denormals_flushed, quantile
 from sparse_ops.report.machine import machine
@@ -51,32 +51,11 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in skip]
 
 
-def best_of(call: Callable[[], object], seconds: float = 0.5) -> float:
-    """The fastest of the calls that fit in some seconds."""
-    end, best = time.perf_counter() + seconds, float("inf")
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
 @pytest.fixture(scope="session")
 def limits(pytestconfig):
-    """(multiply-accumulates, bytes) a second that this machine reaches.
-
-    The first by the better of a large product and a large convolution: their libraries differ, and
-    on some machines one of them stays far below what the other shows to be possible.
-    """
-    n = 1536
-    a, b, c = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
-    images, weight = torch.randn(8, 256, 14, 14), torch.randn(256, 256, 3, 3)
-    x, y = torch.randn(1 << 25), torch.empty(1 << 25)
-    with torch.inference_mode(), denormals_flushed():
-        forms = conv2d_forms(images, weight, None, 1, 1)
-        convolved = 8 * 256 * 256 * 9 * 14 * 14 / min(best_of(call) for call in forms.values())
-        macs = max(n**3 / best_of(lambda: torch.mm(a, b, out=c)), convolved)
-        moved = 2 * x.numel() * 4 / best_of(lambda: y.copy_(x))
+    """(multiply-accumulates, bytes) a second that this machine reaches."""
+    with denormals_flushed():
+        macs, moved = machine_limits()
     pytestconfig.stash[LIMITS] = (macs, moved)
     return macs, moved
 
@@ -124,6 +103,8 @@ def race(benchmark, request, limits):
                 "dtype": "float32",
                 "dense_form": dense_form,
                 "packed_form": packed_form,
+                "macs": macs,
+                "bytes": bytes_moved,
                 "floor_ms": floor_ms,
                 "of_floor": floor_ms / found.packed_ms,
             }

@@ -72,6 +72,73 @@ VGG16_CIFAR = [
     Conv("vgg16-cifar", 512, 512, 2, times=3),
 ]
 
+VGG19_CIFAR = [
+    Conv("vgg19-cifar", 64, 64, 32),
+    Conv("vgg19-cifar", 64, 128, 16),
+    Conv("vgg19-cifar", 128, 128, 16),
+    Conv("vgg19-cifar", 128, 256, 8),
+    Conv("vgg19-cifar", 256, 256, 8, times=3),
+    Conv("vgg19-cifar", 256, 512, 4),
+    Conv("vgg19-cifar", 512, 512, 4, times=3),
+    Conv("vgg19-cifar", 512, 512, 2, times=4),
+]
+
+# SABR's network for gestures, 128×128.
+VGG11_GESTURES = [
+    Conv("vgg11-gestures", 64, 128, 64),
+    Conv("vgg11-gestures", 128, 256, 32),
+    Conv("vgg11-gestures", 256, 256, 32),
+    Conv("vgg11-gestures", 256, 512, 16),
+    Conv("vgg11-gestures", 512, 512, 16),
+    Conv("vgg11-gestures", 512, 512, 8, times=2),
+]
+
+RESNET32_CIFAR = [
+    Conv("resnet32-cifar", 32, 32, 32, times=10),
+    Conv("resnet32-cifar", 32, 64, 32, stride=2),
+    Conv("resnet32-cifar", 64, 64, 16, times=9),
+    Conv("resnet32-cifar", 64, 128, 16, stride=2),
+    Conv("resnet32-cifar", 128, 128, 8, times=9),
+]
+
+RESNET56_CIFAR = [
+    Conv("resnet56-cifar", 16, 16, 32, times=18),
+    Conv("resnet56-cifar", 16, 32, 32, stride=2),
+    Conv("resnet56-cifar", 32, 32, 16, times=17),
+    Conv("resnet56-cifar", 32, 64, 16, stride=2),
+    Conv("resnet56-cifar", 64, 64, 8, times=17),
+]
+
+# The 1×1 convolutions, which are nearly all of its work; (channels, filters, size, times).
+MOBILENET_V2_CIFAR = [
+    Conv("mobilenet_v2-cifar", channels, filters, size, kernel=1, times=times)
+    for channels, filters, size, times in (
+        (32, 32, 32, 1),
+        (32, 16, 32, 2),
+        (16, 96, 32, 1),
+        (96, 24, 32, 1),
+        (16, 24, 32, 1),
+        (24, 144, 32, 2),
+        (144, 24, 32, 1),
+        (144, 32, 16, 1),
+        (32, 192, 16, 3),
+        (192, 32, 16, 2),
+        (192, 64, 8, 1),
+        (64, 384, 8, 4),
+        (384, 64, 8, 3),
+        (384, 96, 8, 1),
+        (64, 96, 8, 1),
+        (96, 576, 8, 3),
+        (576, 96, 8, 2),
+        (576, 160, 4, 1),
+        (160, 960, 4, 3),
+        (960, 160, 4, 2),
+        (960, 320, 4, 1),
+        (160, 320, 4, 1),
+        (320, 1280, 4, 1),
+    )
+]
+
 LINEARS = [
     Linear("lenet300", 784, 300),
     Linear("lenet300", 300, 100),

@@ -1,7 +1,8 @@
-"""Writes the README's tables from committed results: `python -m benchmarks.readme`.
+"""Writes docs/results.md, the README's table and its picture: `python -m benchmarks.readme`.
 
-Between `<!-- results: FILE -->` and `<!-- end -->` in README.md stands the table of
-benchmarks/results/FILE; nothing there is written by hand.
+Nothing of it is written by hand: docs/results.md is a section for each file of benchmarks/results
+that is there, and between `<!-- results: highlights -->` and `<!-- end -->` the README has some of
+their rows. `--check` writes nothing, and fails where something would change.
 """
 
 import json
@@ -9,11 +10,16 @@ import re
 import sys
 from pathlib import Path
 
+from benchmarks.claims_table import claims_table
 from benchmarks.methods_table import methods_table
 from sparse_ops._files import replacing
+from sparse_ops.report.drawings import figures
+from sparse_ops.report.reading import gather
+from sparse_ops.report.svg import svg
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"<!-- results: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+RESULTS = ROOT / "benchmarks" / "results"
+BLOCK = re.compile(r"<!-- results: highlights -->\n.*?<!-- end -->", re.DOTALL)
 NAMES = {
     "periodic": "`periodic_conv2d`",
     "csr": "`csr_conv2d`",
@@ -83,23 +89,128 @@ def gpu_table(data: dict) -> str:
     return "\n".join(lines)
 
 
-def filled(text: str) -> str:
-    """The README with its tables made anew."""
+# The sections of docs/results.md: file, heading, what it is. A file that is not there has none.
+SECTIONS = (
+    (
+        "claims.json",
+        "Claims of the documents",
+        "Each claim beside what was measured by `sparse-ops claims`. *holds*: the median reaches "
+        "the claimed figure; *falls short*: it does not; *refuted*: the contrary was measured.",
+    ),
+    (
+        "operators.json",
+        "Operators",
+        "Single layers, and the sum over a network's layers, each in the form that is fastest for "
+        "it.",
+    ),
+    (
+        "chains.json",
+        "Chains",
+        "All 3×3 convolutions of a network one after the other, ReLU and pooling between them, "
+        "activations blocked by 16 images from layer to layer; the way into blocks and out of them "
+        "is counted. `0% removed` is the same kernel as a dense convolution.",
+    ),
+    ("chains_two_threads.json", "Chains on two threads", "The same with two threads."),
+    ("two_threads.json", "Operators on two threads", "Sums over a network's layers."),
+    ("gpu.json", "GPU", "What `python benchmarks/gpu_run.py` has measured."),
+    (
+        "methods.json",
+        "What the methods learn",
+        "The published recipes, shortened, on data that can be had without an account. The "
+        "published figure beside ours is of **other data, often of another network, and of a "
+        "schedule 5 to 50 times as long**: what can be compared is what a method costs against its "
+        "own dense network, and the order of the methods.",
+    ),
+)
+HEAD = """# Results
 
-    def fill(match: re.Match) -> str:
-        data = json.loads((ROOT / "benchmarks" / "results" / match[1]).read_text())
-        kinds = {"runs": methods_table, "stages": gpu_table}
+Generated from the JSON files in `benchmarks/results` by `python -m benchmarks.readme`; a test holds
+that they agree. Every time is a ratio from one run against the fastest dense form that torch has
+(eager, channels_last, prepacked), by turns, with the same threads, precision and fused bias;
+*ideal* is dense multiply-accumulates over kept ones. Slow cases are shown too. What was tried, and
+why it came out so, is in `benchmarks/NOTES.md`.
+"""
+
+
+def results_page() -> str:
+    """docs/results.md."""
+    kinds = {"claims": claims_table, "runs": methods_table, "stages": gpu_table}
+    parts = [HEAD]
+    for file, heading, about in SECTIONS:
+        if not (RESULTS / file).is_file():
+            continue
+        data = json.loads((RESULTS / file).read_text(encoding="utf-8"))
         make = next((kinds[key] for key in kinds if key in data), table)
-        made = make(data)
-        return f"<!-- results: {match[1]} -->\n{made}\n<!-- end -->"
+        parts.append(f"## {heading}\n\n{about} (`{file}`)\n\n{make(data)}\n")
+    return "\n".join(parts)
 
-    return BLOCK.sub(fill, text)
+
+# Rows of the README: file, and what a row has to have.
+HIGHLIGHTS: tuple[tuple[str, dict], ...] = (
+    ("chains.json", {"network": "resnet18-cifar", "what": "PSD2_P8"}),
+    ("chains.json", {"network": "resnet18-cifar", "what": "PSD1_P8"}),
+    ("chains.json", {"network": "resnet18-cifar", "what": "95.0%"}),
+    ("chains.json", {"network": "resnet18-cifar", "what": "98.0%"}),
+    ("chains.json", {"network": "resnet18-cifar", "what": "50% removed"}),
+    ("chains.json", {"network": "resnet18-cifar", "what": "0% removed"}),
+    ("operators.json", {"layer": "all of resnet18-cifar", "what": "PSD2_P8", "batch": 1}),
+    ("operators.json", {"layer": "all of resnet18-cifar", "what": "90.0%", "batch": 1}),
+    ("operators.json", {"layer": "784→300", "what": "90.0%", "batch": 1}),
+    ("operators.json", {"layer": "4096→4096", "what": "98.3%", "batch": 1}),
+)
+# The figure of the README, and where it is from.
+PICTURE = ROOT / "docs" / "measured.svg", "chains.json", "chain of resnet18-cifar"
+
+
+def highlights() -> str:
+    """Ten rows, or as many of them as the results have, with the slow ones among them."""
+    lines = [
+        "| | removed | batch | dense ms | packed ms | speed-up (10–90 %) |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    machines = []
+    for file, wanted in HIGHLIGHTS:
+        data = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+        here = data["machine"]
+        machines.append(f"{here['cpu']} ({here['isa']}), torch {here['torch']}")
+        for r in data["rows"]:
+            if all(r[key] == value for key, value in wanted.items()) and (
+                r["dense_form"] != "torch.sparse_csr"
+            ):
+                lines.append(
+                    f"| {NAMES[r['operator']]} {r['what']}, {r['layer']} "
+                    f"| {1 - r['kept']:.0%} | {r['batch']} "
+                    f"| {r['dense_ms']:.3f} | {r['packed_ms']:.3f} "
+                    f"| **{r['speedup']:.2f}×** ({r['low']:.2f}–{r['high']:.2f}) |"
+                )
+    where = "; ".join(dict.fromkeys(machines))
+    return "\n".join([f"{where}, one thread, float32:", "", *lines])
+
+
+def picture() -> str:
+    """The README's picture, as SVG."""
+    _, file, group = PICTURE
+    drawn = figures(gather([RESULTS / file]))
+    return svg(next(figure for figure in drawn if group in figure.title), alone=True) + "\n"
+
+
+def made() -> dict[Path, str]:
+    """Every file that is generated, and what has to stand in it."""
+    readme = ROOT / "README.md"
+    block = f"<!-- results: highlights -->\n{highlights()}\n<!-- end -->"
+    text = BLOCK.sub(lambda _: block, readme.read_text(encoding="utf-8"))
+    return {readme: text, ROOT / "docs" / "results.md": results_page(), PICTURE[0]: picture()}
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    new = filled(readme.read_text())
+    files = made()
     if "--check" in sys.argv:
-        sys.exit(0 if new == readme.read_text() else "README.md: run python -m benchmarks.readme")
-    with replacing(readme) as temporary:
-        temporary.write_text(new)
+        old = [
+            path.relative_to(ROOT).as_posix()
+            for path, text in files.items()
+            if not path.is_file() or path.read_text(encoding="utf-8") != text
+        ]
+        sys.exit(f"{', '.join(old)}: run python -m benchmarks.readme" if old else 0)
+    for path, text in files.items():
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")

@@ -8,10 +8,15 @@ from typing import Any
 
 from sparse_ops import convert, formats, functional, masks, nn, patterns
 from sparse_ops.convert import export_onnx, load, plan, profile, save, sparsify
+from sparse_ops.nn import ChannelPrunedConv2d, CSRConv2d, CSRLinear, PeriodicConv2d, swap_
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CSRConv2d",
+    "CSRLinear",
+    "ChannelPrunedConv2d",
+    "PeriodicConv2d",
     "__version__",
     "convert",
     "data",
@@ -28,6 +33,7 @@ __all__ = [
     "report",
     "save",
     "sparsify",
+    "swap_",
     "training",
 ]
 

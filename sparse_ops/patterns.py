@@ -218,3 +218,24 @@ NAMED: dict[str, Periodic] = {
     "PSD1_P8": PSD1_P8,
     "PSD1_P16": PSD1_P16,
 }
+
+
+def default_pattern(kernel_size: tuple[int, int]) -> Periodic:
+    """The pattern of layers that name none: PSD2_P8 for 3×3, and its rule for other kernels.
+
+    Two neighbouring taps of a row in every kernel, all such pairs in turn, and the whole kernel at
+    the end of a period, which is the least multiple of 8 that has room for all of them. It keeps
+    32 % of 3×3, 12 % of 5×5, 6 % of 7×7. Kernels of one column pair taps of neighbouring rows.
+
+    Raises:
+        ValueError: the kernel has one tap, so that nothing of it could be left out.
+    """
+    kH, kW = kernel_size
+    if kH * kW < 2:
+        raise ValueError(
+            f"there is no default pattern for kernels of {kH}×{kW}: they have no taps to leave "
+            "out; there is one for every larger size, and `pattern=` takes any Periodic"
+        )
+    starts = [y * kW + x for y in range(kH) for x in range(kW - 1)] or list(range(kH - 1))
+    period = 8 * (len(starts) // 8 + 1)
+    return Periodic.cycle([(s, s + 1) for s in starts], period, dense=True, kernel_size=(kH, kW))

@@ -1,4 +1,4 @@
-"""The command line: `sparse-ops train | convert | bench | info | demo`."""
+"""The command line: `sparse-ops train | convert | bench | report` and others, a file each."""
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from sparse_ops.cli.errors import UserError
 from sparse_ops.convert.checkpoint import read
 from sparse_ops.masks import Masks, plain_state, save, sparsifier_masks
 
-_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
+_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError)
 
 
 def build(spec: str, *, classes: int = 10, channels: int = 1) -> nn.Module:
@@ -101,14 +101,14 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Masks]:
         found = hdf5.load(path)
         state = {str(name): value for name, value in found.items() if name != hdf5.DEPS}
     else:
-        state, masks = _torch_load(path)
+        state, masks = torch_load(path)
     try:
         return plain_state(state, masks)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _torch_load(path: Path) -> tuple[dict[str, Tensor], Masks]:
+def torch_load(path: Path) -> tuple[dict[str, Tensor], Masks]:
     """The model's tensors, and the masks of a sparsifier that was saved beside it."""
     with path.open("rb") as file:
         try:

@@ -115,7 +115,8 @@ def compare(
             if done >= ENOUGH_PAIRS and spent >= LATE * budget_s:
                 break
             # Where a pair takes as long as all of the time there is.
-            if done >= 1 and spent >= MUCH_TOO_LATE * budget_s:
+            slow = done >= 1 and spent / done >= SLOW_CALL_S
+            if slow and spent >= MUCH_TOO_LATE * budget_s:
                 break
             d_wall, d_cpu = _turn(dense, many_dense)
             p_wall, p_cpu = _turn(packed, many_packed)

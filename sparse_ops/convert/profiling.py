@@ -177,7 +177,7 @@ def _given(
     for item in items:
         found.append([known[id(value)] for value in item.inputs])
         if isinstance(item, Segment):
-            known |= zip(map(id, item.outputs), item(found[-1]), strict=True)
+            known |= zip(map(id, item.outputs), item(found[-1], model), strict=True)
         else:
             known[id(item.output)] = ops.evaluate(item, model, found[-1])
     return found

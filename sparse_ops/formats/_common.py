@@ -12,8 +12,19 @@ class Packed:
     """What all formats are to torch: no tensor.
 
     Modules of torch.nn with a fast path that reads the weights of their layers ask for this, and
-    call the layers then; every other function of torch says that it takes none.
+    call the layers then; every other function of torch says that it takes none. What the code of
+    models asks of any weight, it answers.
     """
+
+    values: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -7,6 +7,7 @@ from torch import nn
 from sparse_ops.models.lenet import lenet5, lenet300
 from sparse_ops.models.mobilenet import mobilenet_v2
 from sparse_ops.models.resnet import resnet18, resnet32, resnet56
+from sparse_ops.models.shufflenet import shufflenet_v1
 from sparse_ops.models.vgg import small_vgg, vgg11, vgg16, vgg19
 
 # By name, for command lines.
@@ -21,6 +22,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet32": resnet32,
     "resnet56": resnet56,
     "mobilenet_v2": mobilenet_v2,
+    "shufflenet_v1": shufflenet_v1,
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "resnet18",
     "resnet32",
     "resnet56",
+    "shufflenet_v1",
     "small_vgg",
     "vgg11",
     "vgg16",

@@ -5,5 +5,14 @@ from sparse_ops.nn.channel_pruned_conv2d import ChannelPrunedConv2d
 from sparse_ops.nn.csr_conv2d import CSRConv2d
 from sparse_ops.nn.csr_linear import CSRLinear
 from sparse_ops.nn.periodic_conv2d import PeriodicConv2d
+from sparse_ops.nn.swap import Swaps, swap_
 
-__all__ = ["CSRConv2d", "CSRLinear", "ChannelPrunedConv2d", "PeriodicConv2d", "SparseLayer"]
+__all__ = [
+    "CSRConv2d",
+    "CSRLinear",
+    "ChannelPrunedConv2d",
+    "PeriodicConv2d",
+    "SparseLayer",
+    "Swaps",
+    "swap_",
+]

@@ -1,6 +1,6 @@
 """PeriodicConv2d."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from sparse_ops import functional as F
 from sparse_ops.formats import PeriodicWeight
 from sparse_ops.nn._conv import Pair, SparseConv2d, not_a_conv2d
 from sparse_ops.ops._native import compiled_operators
-from sparse_ops.patterns import Periodic
+from sparse_ops.patterns import Periodic, default_pattern
 
 
 class PeriodicConv2d(SparseConv2d):
@@ -18,7 +18,8 @@ class PeriodicConv2d(SparseConv2d):
     Takes nn.Conv2d's arguments, and:
 
     Args:
-        pattern: the pattern; its kernel_size must be the layer's.
+        pattern: the pattern; its kernel_size must be the layer's. Default:
+            `patterns.default_pattern`, which is PSD2_P8 for kernels of 3×3.
         activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
             approximation by tanh), applied to the output.
         backend: a backend's name, or "auto".
@@ -26,7 +27,8 @@ class PeriodicConv2d(SparseConv2d):
     Initialised as nn.Conv2d is, then masked. Loads nn.Conv2d's checkpoints too.
 
     Raises:
-        ValueError: the pattern has another kernel_size, or nn.Conv2d refuses its arguments.
+        ValueError: the pattern has another kernel_size, there is no default for this one (1×1), or
+            nn.Conv2d refuses its arguments.
     """
 
     FUNCTION = staticmethod(F.periodic_conv2d)
@@ -51,7 +53,7 @@ class PeriodicConv2d(SparseConv2d):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        pattern: Periodic,
+        pattern: Periodic | None = None,
         activation: str | None = None,
         backend: str = "auto",
     ) -> None:
@@ -68,6 +70,8 @@ class PeriodicConv2d(SparseConv2d):
             device,
             dtype,
         )
+        kernel = cast(tuple[int, int], dense.kernel_size)
+        pattern = default_pattern(kernel) if pattern is None else pattern
         if pattern.kernel_size != dense.kernel_size:
             raise ValueError(
                 f"pattern is for kernels of {pattern.kernel_size}, got {dense.kernel_size}"

@@ -51,7 +51,9 @@ def fit(
     progress: bool = True,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Masks:
-    """Trains `model` in place with `method`, on the device it is on; leaves it in eval mode.
+    """Changes `model` in place and returns its masks: trains it with `method`, on its device.
+
+    The model is left in eval mode, its weights exactly zero where the masks say so.
 
     The optimizer is SGD, with the method's settings where the caller names none. The test split of
     a `Dataset` is not looked at. Denormal numbers are not flushed: torch sets that by thread, and

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import sparse_ops
 from tests.cli.running import run
 from tests.processes import python
 
@@ -11,6 +12,10 @@ def test_info_names_torch_and_every_instruction_set():
     output = run("info").output
     for word in (torch.__version__, "avx512", "avx2", "scalar", "CPU"):
         assert word in output
+
+
+def test_the_version_is_shown():
+    assert run("--version").output.strip() == f"sparse-ops {sparse_ops.__version__}"
 
 
 def test_importing_the_library_leaves_the_heavy_parts_out():

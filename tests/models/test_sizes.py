@@ -213,11 +213,44 @@ def test_a_shortcut_of_mobilenet_is_where_the_authors_have_one():
         (lambda: models.vgg11(hidden=0), "hidden must be at least 1, got 0"),
         (lambda: models.vgg19(0), "num_classes must be at least 1, got 0"),
         (lambda: models.resnet56(0), "num_classes must be at least 1, got 0"),
+        (lambda: models.shufflenet_v1(groups=5), "groups must be one of 1, 2, 3, 4, 8, got 5"),
+        (lambda: models.shufflenet_v1(variant="x"), "variant must be cifar or imagenet, got 'x'"),
+        (lambda: models.shufflenet_v1(width=0.1), "width must leave every stage more than the one"),
     ],
 )
 def test_what_cannot_be_built_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("groups", "published"), [(1, 143), (2, 140), (3, 137), (4, 133), (8, 137)]
+)
+def test_shufflenet_has_the_published_operations(groups, published):
+    """Millions at 224×224, the convolutions alone, as its table has them."""
+    model = models.shufflenet_v1(1000, groups=groups, variant="imagenet").eval()
+    layers = count_macs(model, torch.zeros(1, 3, 224, 224))
+    convolutions = sum(layer.dense for layer in layers if layer.kind == "Conv2d")
+    assert int(convolutions / 1e6 + 0.5) == published
+
+
+def test_shufflenet_can_be_as_large_as_a_network_of_pre_defined_patterns():
+    # Multiply-accumulates of ResNet18 under PSD1_P16, PSD1_P8, PSD2_P16.
+    wanted = {1.544: 99_292_160, 1.775: 129_700_864, 1.957: 156_308_480}
+    for width, macs in wanted.items():
+        model = models.shufflenet_v1(width=width).eval()
+        found = sum(layer.dense for layer in count_macs(model, torch.zeros(1, 3, 32, 32)))
+        assert found == pytest.approx(macs, rel=0.01)
+
+
+def test_channels_of_shufflenet_come_from_every_group():
+    model = models.shufflenet_v1(groups=3)
+    block = model.stage3[1]
+    # A channel of one group, through the shuffle, reaches all groups of the last convolution.
+    x = torch.zeros(1, block.conv1.out_channels, 1, 1)
+    x[:, : block.conv1.out_channels // 3] = 1
+    reached = block.shuffle(x).reshape(3, -1).sum(1)
+    assert bool((reached > 0).all()) and float(reached.sum()) == block.conv1.out_channels // 3
 
 
 def std(weight: torch.Tensor) -> float:

@@ -1,0 +1,153 @@
+"""The networks that the claims speak of, each with the masks it is measured with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import _claim_masks as masks_
+from benchmarks import _claim_training as training
+from benchmarks._claim_masks import MakeMasks
+from benchmarks._claim_measure import Pace
+from sparse_ops import models
+from sparse_ops.data import Dataset
+from sparse_ops.masks import Masks
+from sparse_ops.patterns import PSD1_P16
+from sparse_ops.report import count_macs
+
+COLOUR, GREY, GESTURE = (3, 32, 32), (1, 28, 28), (3, 128, 128)
+Made = tuple[nn.Module, Masks, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sparse network.
+
+    Attributes:
+        network: a name in NETWORKS.
+        masks: what makes its masks; None: it is trained.
+        masked: how the masks came about, in words.
+        batches: at which it is measured, the first of them as the claim has it.
+        train: makes the network and its masks from images.
+    """
+
+    network: str
+    masked: str
+    batches: tuple[int, ...] = (1, 16)
+    masks: MakeMasks | None = None
+    train: Callable[[Callable[[], nn.Module], Dataset, Pace, Path], Made] | None = None
+
+
+def as_large_as(macs: int, shape: tuple[int, ...]) -> nn.Module:
+    """ShuffleNet (three groups) with the width whose multiply-accumulates are nearest to `macs`."""
+    example = torch.zeros(1, *shape)
+
+    def off(width: float) -> int:
+        return _macs(_shuffle(width, shape), example) - macs
+
+    # As the square of the width, but for what rounding does and the stem that stays.
+    low = 0.9 * (macs / (off(1.0) + macs)) ** 0.5
+    high = 1.15 * low / 0.9
+    for _ in range(7):
+        middle = (low + high) / 2
+        low, high = (middle, high) if off(middle) < 0 else (low, middle)
+    width = min((low, high), key=lambda w: abs(off(w)))
+    return _shuffle(width, shape)
+
+
+def _shuffle(width: float, shape: tuple[int, ...]) -> nn.Module:
+    return models.shufflenet_v1(in_channels=shape[0], width=width)
+
+
+def _macs(model: nn.Module, example: Tensor) -> int:
+    return sum(layer.dense for layer in count_macs(model.eval(), example))
+
+
+def equal_shufflenet() -> nn.Module:
+    """As many multiply-accumulates as ResNet18 keeps under PSD1_P16, on grey images of 28×28."""
+    resnet, example = models.resnet18(in_channels=1), torch.zeros(1, *GREY)
+    masks_.on_pattern(PSD1_P16)(resnet, example)
+    kept = sum(layer.kept for layer in count_macs(resnet.eval(), example))
+    return as_large_as(kept, GREY)
+
+
+# name -> what builds it, and what one of its images is. A test puts small ones here.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "resnet18": (models.resnet18, COLOUR),
+    "vgg16": (models.vgg16, COLOUR),
+    "vgg19": (models.vgg19, COLOUR),
+    "resnet32": (models.resnet32, COLOUR),
+    "resnet56": (models.resnet56, COLOUR),
+    "lenet300": (models.lenet300, GREY),
+    "lenet5": (models.lenet5, GREY),
+    "vgg11-gestures": (partial(models.vgg11, 14), GESTURE),
+    "mobilenet_v2-gestures": (partial(models.mobilenet_v2, 14, variant="imagenet"), GESTURE),
+    "resnet18-grey": (partial(models.resnet18, in_channels=1), GREY),
+    "mobilenet_v2-grey": (partial(models.mobilenet_v2, in_channels=1), GREY),
+    "shufflenet-grey": (equal_shufflenet, GREY),
+}
+
+ERK = "random, layer densities by ERK: the trained masks are not published"
+SPRED = "by spred on Fashion-MNIST, {mode}s removed after training with {optimizer}"
+
+
+def _cases() -> dict[str, Case]:
+    found = {
+        "psconv-resnet18": Case(
+            "resnet18", "PSD1_P16, as published", masks=masks_.on_pattern(PSD1_P16)
+        ),
+        "psconv-vgg16": Case("vgg16", "PSD1_P16, as published", masks=masks_.on_pattern(PSD1_P16)),
+        "sabr-vgg11": Case(
+            "vgg11-gestures",
+            "random, with the published sparsity of each layer",
+            (1,),
+            masks_.by_layer(masks_.SABR_VGG11),
+        ),
+        # Of 2,207,680 weights of convolutions and linear layers 85,939 are kept: what is left of
+        # 97,747 without the 11,808 scales of BatchNorm among them.
+        "sabr-mobilenet_v2": Case(
+            "mobilenet_v2-gestures",
+            "random, densities by the size of layers so that both published totals are met",
+            (1,),
+            masks_.by_totals(85_939 / 2_207_680, 14_339_101 / 97_811_968),
+        ),
+    }
+    for network in ("resnet32", "vgg19"):
+        for percent in (90, 98, 99.5):
+            made = masks_.erk(percent / 100)
+            found[f"hypersparse-{network}-{percent}"] = Case(network, ERK, masks=made)
+    for network, factor in (("resnet56", 10), ("lenet300", 60), ("lenet5", 125), ("lenet5", 300)):
+        made = masks_.erk(1 - 1 / factor)
+        found[f"gsm-{network}-{factor}x"] = Case(network, ERK, (1, 64), made)
+    for mode, optimizers in (("filter", training.OPTIMIZERS), ("weight", ("sgd",))):
+        for optimizer in optimizers:
+            for level in training.LEVELS:
+                found[f"spred-{mode}-{optimizer}-{round(100 * level)}"] = Case(
+                    "resnet18-grey",
+                    SPRED.format(mode=mode, optimizer=optimizer),
+                    (16,),
+                    train=_spred(mode, optimizer, level),
+                )
+    for name, pattern in (("resnet18", PSD1_P16), ("mobilenet_v2", None), ("shufflenet", None)):
+        found[f"equal-{name}"] = Case(
+            f"{name}-grey",
+            "PSD1_P16, trained on Fashion-MNIST" if pattern else "none: trained dense",
+            (1, 16),
+            train=_predefined(pattern, f"equal-{name}"),
+        )
+    return found
+
+
+def _spred(mode: str, optimizer: str, level: float) -> Any:
+    return lambda build, *rest: training.spred(build, mode, optimizer, level, *rest)
+
+
+def _predefined(pattern: Any, name: str) -> Any:
+    return lambda build, *rest: training.predefined(build, pattern, name, *rest)
+
+
+CASES = _cases()

@@ -1,0 +1,241 @@
+"""The claims, and what the measured rows say of each: holds, falls short, or cannot be tested."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from statistics import mean
+from typing import Any
+
+from benchmarks._claim_finding import (
+    HOLDS,
+    NOT_HERE,
+    REFUTED,
+    SHORT,
+    Finding,
+    factor_finding,
+    order_finding,
+    time_finding,
+)
+from benchmarks._claim_training import LEVELS, OPTIMIZERS
+from sparse_ops import data
+
+Rows = dict[str, dict[str, Any]]
+
+
+def judge(rows: Rows) -> list[Finding]:
+    """All findings that the rows, by "case@batch", are enough for; and what cannot be tested."""
+    found = [*_psconv(rows), *_equal_flops(rows), *_spred(rows), *_sabr(rows)]
+    return [*found, *_hypersparse(rows), *_gsm(rows), *_hardware(rows), *_not_here()]
+
+
+PSCONV = "pSConv: Kundu et al., arXiv:2001.10710"
+SABR = "SABR, the published code and logs"
+HYPERSPARSE = "HyperSparse and ART"
+GSM = "GSM: Ding et al., arXiv:1909.12778"
+SPRED = "structured sparsity by spred, a project's README"
+
+
+def _of(rows: Rows, case: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a case, the smallest batch first."""
+    mine = [(key, row) for key, row in rows.items() if row["case"] == case]
+    yield from sorted(mine, key=lambda pair: pair[1]["batch"])
+
+
+def _psconv(rows: Rows) -> Iterator[Finding]:
+    for network, operations, saved in (("resnet18", 5.6, 0.8193), ("vgg16", 5.8, 0.8322)):
+        claim = f"{network} under PSD1_P16 does {operations}× fewer operations"
+        smaller = f"{network} under PSD1_P16 has {saved:.1%} fewer parameters"
+        for number, (key, row) in enumerate(_of(rows, f"psconv-{network}")):
+            if number == 0:
+                yield factor_finding(PSCONV, claim, "operations", operations, row["ideal"], key)
+                sizes = row["bytes"]
+                wanted = 1 / (1 - saved)
+                disk = sizes["dense_disk"] / sizes["packed_disk"]
+                why = (
+                    f"{sizes['dense_disk']:,} to {sizes['packed_disk']:,} bytes, every layer packed"
+                )
+                yield factor_finding(PSCONV, smaller, "bytes on disk", wanted, disk, key, why)
+            held = row["bytes"]["dense_memory"] / row["bytes"]["planned_memory"]
+            why = f"as planned for speed at batch {row['batch']}; activations come on top"
+            yield factor_finding(
+                PSCONV, smaller, "bytes in memory", 1 / (1 - saved), held, key, why
+            )
+            yield time_finding(PSCONV, claim, operations, key, row)
+
+
+def _equal_flops(rows: Rows) -> Iterator[Finding]:
+    for key, ours in _of(rows, "equal-resnet18"):
+        for other in ("mobilenet_v2", "shufflenet"):
+            theirs = rows.get(f"equal-{other}@{ours['batch']}")
+            if theirs is None:
+                continue
+            keys = (key, f"equal-{other}@{ours['batch']}")
+            macs = f"{ours['kept_macs'] / 1e6:.1f} M against {theirs['kept_macs'] / 1e6:.1f} M MACs"
+            trained = f"{ours['images']} images of {ours['data']}, one seed"
+            claim = f"ResNet18 under PSD1_P16 is more accurate than {other} of as many operations"
+            points = 100 * (ours["accuracy"] - theirs["accuracy"])
+            if ours["batch"] == 1:
+                yield order_finding(
+                    PSCONV, claim, "accuracy", "points", points, f"{macs}; {trained}", keys
+                )
+            ratio = theirs["packed_ms"] / ours["packed_ms"]
+            claim = f"ResNet18 under PSD1_P16 needs no longer than {other} of as many operations"
+            why = f"batch {ours['batch']}: {ours['packed_ms']:.2f} and {theirs['packed_ms']:.2f} ms"
+            yield order_finding(
+                PSCONV, claim, "time", "×", ratio, f"{why}; {macs}", keys, equal=1.0
+            )
+
+
+def _spred(rows: Rows) -> Iterator[Finding]:
+    def row(mode: str, optimizer: str, level: float) -> dict[str, Any] | None:
+        return rows.get(f"spred-{mode}-{optimizer}-{round(100 * level)}@16")
+
+    means = {}
+    for optimizer in OPTIMIZERS:
+        mine = {level: found for level in LEVELS if (found := row("filter", optimizer, level))}
+        if len(mine) < len(LEVELS):
+            continue
+        saved = {level: 100 * (1 - 1 / r["speedup"]) for level, r in mine.items()}
+        best = max(saved, key=lambda level: saved[level])
+        means[optimizer] = mean(r["accuracy"] for r in mine.values())
+        yield Finding(
+            SPRED,
+            f"whole filters removed (trained with {optimizer}) take up to 25 % off the time",
+            "time saved",
+            "%",
+            25.0,
+            saved[best],
+            100 * (1 - 1 / mine[best]["low"]),
+            100 * (1 - 1 / mine[best]["high"]),
+            HOLDS if saved[best] >= 25 else SHORT,
+            "at " + ", ".join(f"{level:.0%}: {percent:.0f} %" for level, percent in saved.items()),
+            tuple(f"spred-filter-{optimizer}-{round(100 * level)}@16" for level in LEVELS),
+        )
+    if len(means) == len(OPTIMIZERS):
+        others = max(value for name, value in means.items() if name != "adagrad")
+        why = ", ".join(f"{name} {100 * value:.2f} %" for name, value in means.items())
+        keys = tuple(key for key in rows if key.startswith("spred-filter-"))
+        lead = 100 * (means["adagrad"] - others)
+        claim = "Adagrad is the best of the four optimizers, over the four levels"
+        yield order_finding(
+            SPRED, claim, "accuracy", "points", lead, f"mean top-1: {why}; one seed", keys
+        )
+    yield from _structured(row)
+
+
+# quantity -> unit, and by how much the structured network is ahead of the unstructured one.
+AHEAD: dict[str, tuple[str, Callable[[dict, dict], float], float]] = {
+    "accuracy": ("points", lambda s, u: 100 * (s["accuracy"] - u["accuracy"]), 0.0),
+    "training time": ("×", lambda s, u: u["train_seconds"] / s["train_seconds"], 1.0),
+    "inference time": ("×", lambda s, u: s["speedup"] / u["speedup"], 1.0),
+    "bytes in memory": (
+        "×",
+        lambda s, u: u["bytes"]["planned_memory"] / s["bytes"]["planned_memory"],
+        1.0,
+    ),
+}
+
+
+def _structured(row: Callable[[str, str, float], dict[str, Any] | None]) -> Iterator[Finding]:
+    pairs = {level: (row("filter", "sgd", level), row("weight", "sgd", level)) for level in LEVELS}
+    whole = {level: (s, u) for level, (s, u) in pairs.items() if s is not None and u is not None}
+    if 0.8 not in whole:
+        return
+    for quantity, (unit, ahead, equal) in AHEAD.items():
+        figures = {level: ahead(s, u) for level, (s, u) in whole.items()}
+        each = ", ".join(f"{level:.0%}: {figure:.2f} {unit}" for level, figure in figures.items())
+        keys = ("spred-filter-sgd-80@16", "spred-weight-sgd-80@16")
+        claim = f"at 80 % whole filters removed beat single weights removed in {quantity}"
+        yield order_finding(
+            SPRED, claim, quantity, unit, figures[0.8], f"at {each}; one seed", keys, equal
+        )
+
+
+def _sabr(rows: Rows) -> Iterator[Finding]:
+    for network, fewer in (("vgg11", 0.9372), ("mobilenet_v2", 0.8534)):
+        for key, row in _of(rows, f"sabr-{network}"):
+            claim = f"{network} on gestures does {fewer:.2%} fewer operations"
+            yield factor_finding(SABR, claim, "operations", 1 / (1 - fewer), row["ideal"], key)
+            yield time_finding(SABR, claim, 1 / (1 - fewer), key, row)
+
+
+def _hypersparse(rows: Rows) -> Iterator[Finding]:
+    for network in ("resnet32", "vgg19"):
+        for percent in ("90", "98", "99.5"):
+            for key, row in _of(rows, f"hypersparse-{network}-{percent}"):
+                claim = (
+                    f"{network} without {percent} % of its weights is faster (no figure is given)"
+                )
+                yield time_finding(HYPERSPARSE, claim, 1.0, key, row)
+
+
+def _gsm(rows: Rows) -> Iterator[Finding]:
+    for case in ("resnet56-10x", "lenet300-60x", "lenet5-125x", "lenet5-300x"):
+        network, _, factor = case.removesuffix("x").rpartition("-")
+        claim = f"{network} is {factor}× smaller"
+        for number, (key, row) in enumerate(_of(rows, f"gsm-{case}")):
+            if number == 0:
+                sizes = row["bytes"]
+                disk = sizes["dense_disk"] / sizes["packed_disk"]
+                why = (
+                    f"{sizes['dense_disk']:,} to {sizes['packed_disk']:,} bytes: indices take room"
+                )
+                weights = row["weights"] / row["kept"]
+                yield factor_finding(GSM, claim, "weights", float(factor), weights, key)
+                yield factor_finding(GSM, claim, "bytes on disk", float(factor), disk, key, why)
+            yield time_finding(GSM, claim, float(factor), key, row)
+
+
+def _hardware(rows: Rows) -> Iterator[Finding]:
+    """Of all rows of single weights removed: does any get faster, here, on an ordinary machine?"""
+    single = {
+        key: row
+        for key, row in rows.items()
+        if key.startswith(("hypersparse-", "gsm-", "sabr-", "spred-weight-"))
+    }
+    if not single:
+        return
+    faster = {key: row for key, row in single.items() if row["low"] > 1}
+    key, best = max(single.items(), key=lambda pair: pair[1]["speedup"])
+    yield Finding(
+        "all five documents",
+        "standard frameworks cannot use such zeros: special hardware is needed",
+        "time",
+        "×",
+        None,
+        best["speedup"],
+        best["low"],
+        best["high"],
+        REFUTED if faster else HOLDS,
+        f"{len(faster)} of {len(single)} networks of single weights removed are surely faster than "
+        f"the fastest dense form, on an ordinary CPU; the most in {key}",
+        tuple(single),
+    )
+
+
+# Whose accuracy cannot be held against anything here: claim, the data it needs.
+NEEDS = (
+    (PSCONV, "92.0 % on CIFAR-10 with 5.6× fewer operations (ResNet18)", "cifar10"),
+    (PSCONV, "81.3 % top-5 on Tiny ImageNet under PSD1_P16 (ResNet18)", "tiny-imagenet"),
+    (HYPERSPARSE, "94.22 / 92.69 / 89.35 % at 90 / 98 / 99.5 % (ResNet32)", "cifar10"),
+    (HYPERSPARSE, "73.23 / 71.83 / 69.02 % at 90 / 98 / 99.5 % (VGG19)", "cifar100"),
+    (GSM, "93.80 % with a tenth of the weights (ResNet-56)", "cifar10"),
+    (SPRED, "45.46 / 44.88 / 48.71 % at 20 / 40 / 60 % (ResNet18)", "cifar100"),
+    (SABR, "99.14 % with 2.34 % of the weights (VGG11)", "images"),
+)
+
+
+def _not_here() -> Iterator[Finding]:
+    for source, claim, name in NEEDS:
+        yield Finding(
+            source, claim, "accuracy", "%", None, None, None, None, NOT_HERE, _missing(name), ()
+        )
+
+
+@cache
+def _missing(name: str) -> str:
+    """Why this data set's claims are not tested: its files are not here, or it takes too long."""
+    try:
+        data.load(name)
+    except (OSError, ValueError) as error:
+        return f"its images are not here: {' '.join(str(error).split())}"
+    return "the images are here, but it takes days on a CPU: sparse-ops train --recipe"

@@ -1,0 +1,119 @@
+"""What a report is made of: runs, histories, timings, plans and claims, as plain data.
+
+Each piece names the file that it is from. `gather` (in `reading.py`) finds them in folders and
+files; `drawings.py` makes figures of them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Training:
+    """One trained network. Accuracy, sparsity: in [0, 1], on test images, of all masked weights."""
+
+    source: str
+    method: str
+    model: str
+    data: str
+    sparsity: float
+    accuracy: float
+    seed: int
+    epochs: int
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class History:
+    """The epochs of a run: column -> a number an epoch, or None where there is none."""
+
+    source: str
+    name: str
+    columns: dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One race of packed against dense.
+
+    Attributes:
+        format: of the packed weights; or what else the races of a group differ in.
+        group: what is drawn together: network, batch, threads.
+        where: the layer or network, and its masks.
+        whole: whether it is of a network, or of all layers of one.
+        kept: fraction of the weights.
+        macs, bytes: kept multiply-accumulates and bytes moved in a call; None if not known.
+    """
+
+    source: str
+    format: str
+    group: str
+    where: str
+    whole: bool
+    kept: float
+    dense_ms: float
+    packed_ms: float
+    speedup: float
+    low: float
+    high: float
+    macs: float | None = None
+    bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is kept of one layer; multiply-accumulates are None where only its mask is known."""
+
+    name: str
+    sparsity: float
+    macs: float | None = None
+    kept_macs: float | None = None
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of one network."""
+
+    source: str
+    title: str
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class PlanTable:
+    """A plan: its layers as they were written, and its verdict."""
+
+    source: str
+    title: str
+    layers: tuple[dict[str, Any], ...]
+    verdict: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Roofs:
+    """What a machine reaches, from a results file: multiply-accumulates and bytes a second."""
+
+    source: str
+    macs: float
+    bytes: float
+
+
+@dataclass
+class Evidence:
+    """Everything that was found, and what was not understood: file -> why."""
+
+    trainings: list[Training] = field(default_factory=list)
+    histories: list[History] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
+    layers: list[Layers] = field(default_factory=list)
+    plans: list[PlanTable] = field(default_factory=list)
+    claims: list[dict[str, Any]] = field(default_factory=list)
+    roofs: list[Roofs] = field(default_factory=list)
+    machines: dict[str, str] = field(default_factory=dict)
+    passed_over: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        found = (self.trainings, self.histories, self.timings, self.layers, self.plans)
+        return not any(found) and not self.claims

@@ -1,0 +1,174 @@
+"""Rows of results files as timings and layers."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sparse_ops.report.evidence import Layer, Roofs, Timing
+
+FORMATS = {
+    "periodic": "PeriodicConv2d",
+    "csr": "CSRConv2d",
+    "channels": "ChannelPrunedConv2d",
+    "linear": "CSRLinear",
+}
+# Labels of benchmarks.layers: 64→128 3×3 @32 /2, and 784→300.
+CONV = re.compile(r"(\d+)→(\d+) (\d+)×\d+ @(\d+)(?: /(\d+))?$")
+LINEAR = re.compile(r"(\d+)→(\d+)$")
+
+
+def timings(content: dict[str, Any], source: str) -> list[Timing]:
+    """Of pytest's benchmarks, or of `sparse-ops bench`."""
+    found = []
+    for row in content["rows"]:
+        if "operator" in row:
+            if row["dense_form"] != "torch.sparse_csr":
+                found.append(_operator(row, source))
+        elif row.get("measured") or "kept" in row:
+            kept = row.get("kept", 1 / max(row.get("ideal", 1.0), 1e-9))
+            found.append(bench_timing(row, row.get("name", "bench"), kept, source))
+    return found
+
+
+def _operator(row: dict[str, Any], source: str) -> Timing:
+    whole = row["layer"].startswith(("all of ", "chain of "))
+    kind = FORMATS.get(row["operator"], row["operator"])
+    place = row["layer"] if whole else "single layers"
+    macs, moved = row.get("macs"), row.get("bytes")
+    if macs is None and not whole:
+        macs, moved = _work(row)
+    return Timing(
+        source,
+        kind,
+        f"{place}, batch {row['batch']}, threads: {row['threads']}",
+        f"{row['layer']}, {row['what']}, {row['backend']}",
+        whole,
+        row["kept"],
+        row["dense_ms"],
+        row["packed_ms"],
+        row["speedup"],
+        row["low"],
+        row["high"],
+        macs,
+        moved,
+    )
+
+
+def _work(row: dict[str, Any]) -> tuple[float | None, float | None]:
+    """(kept multiply-accumulates, bytes) of a row whose label tells the layer's shape."""
+    batch, kept = row["batch"], row["kept"]
+    if conv := CONV.match(row["layer"]):
+        inputs, outputs, kernel, size, stride = (int(g or 1) for g in conv.groups())
+        out = (size - 1) // stride + 1
+        weights = kept * inputs * outputs * kernel**2
+        moved = batch * (inputs * size**2 + outputs * out**2) + weights
+        return batch * weights * out**2, 4 * moved
+    if linear := LINEAR.match(row["layer"]):
+        inputs, outputs = (int(g) for g in linear.groups())
+        weights = kept * inputs * outputs
+        return batch * weights, 4 * (batch * (inputs + outputs) + weights)
+    return None, None
+
+
+def bench_timing(row: dict[str, Any], name: str, kept: float, source: str) -> Timing:
+    """A row of `bench`, `sweep` or `demo`: one network at one batch size.
+
+    Where nothing was measured the plan keeps the dense network: its time is that of dense.
+    """
+    group = f"batch {row['batch']}, threads: {row['threads']}"
+    m = row["measured"]
+    if m is None:
+        ms = row["forms"][row["dense_form"]]
+        return Timing(source, name, group, f"{name}, stays dense", True, kept, ms, ms, 1, 1, 1)
+    times = m["dense_ms"], m["packed_ms"], m["speedup"], m["low"], m["high"]
+    return Timing(source, name, group, name, True, kept, *times)
+
+
+def network_timing(row: dict[str, Any], source: str) -> Timing:
+    """A row of `claims`."""
+    family = row["case"].rpartition("-")[0]
+    return Timing(
+        source,
+        family,
+        f"networks of the claims, batch {row['batch']}, threads: {row['threads']}",
+        f"{row['case']} ({row['network']})",
+        True,
+        row["kept"] / row["weights"],
+        row["dense_ms"],
+        row["packed_ms"],
+        row["speedup"],
+        row["low"],
+        row["high"],
+        row["kept_macs"] * row["batch"],
+        None,
+    )
+
+
+def roofs(content: dict[str, Any], source: str) -> Roofs:
+    return Roofs(source, content["macs_per_second"], content["bytes_per_second"])
+
+
+def counted(layers: Sequence[dict[str, Any]]) -> tuple[Layer, ...]:
+    """Layers as `count_macs` has them."""
+    return tuple(
+        Layer(
+            layer["name"] or layer["kind"],
+            1 - layer["nnz"] / layer["weights"],
+            layer["dense"],
+            layer["dense"] * layer["nnz"] / layer["weights"],
+        )
+        for layer in layers
+    )
+
+
+def planned(layers: Sequence[dict[str, Any]]) -> tuple[Layer, ...]:
+    """Layers as a plan has them."""
+    return tuple(
+        Layer(l["name"] or l["kind"], l["sparsity"], l["macs"], l["kept_macs"]) for l in layers
+    )
+
+
+def plan_timings(layers: Sequence[dict[str, Any]], title: str, source: str) -> list[Timing]:
+    """The races of single layers that a plan was decided by.
+
+    Bytes are those of the kept weights, the output, and an input of as many positions.
+    """
+    found = []
+    for layer in layers:
+        measured = layer.get("measured")
+        if not measured:
+            continue
+        outputs, inputs, *kernel = layer["shape"]
+        weights = outputs * inputs
+        for size in kernel:
+            weights *= size
+        positions = layer["macs"] / weights
+        moved = 4 * (layer["nnz"] + positions * (outputs + inputs))
+        kind = layer["becomes"] or "dense is faster"
+        kept = layer["nnz"] / weights
+        name = layer["name"] or layer["kind"]
+        found.append(
+            Timing(
+                source,
+                kind,
+                title,
+                name,
+                False,
+                kept,
+                measured["dense_ms"],
+                measured["packed_ms"],
+                measured["speedup"],
+                measured["low"],
+                measured["high"],
+                layer["kept_macs"],
+                moved,
+            )
+        )
+    return found
+
+
+def verdict(whole: dict[str, Any]) -> str:
+    return (
+        f"{whole['speedup']:.2f}× ({whole['low']:.2f} to {whole['high']:.2f}): "
+        f"{whole['dense_ms']:.3f} ms dense, {whole['packed_ms']:.3f} ms packed"
+    )

@@ -1,0 +1,292 @@
+"""The program that holds published claims against measurements, on networks of no size."""
+
+import json
+import shutil
+from collections import OrderedDict
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import _claim_cases as cases
+from benchmarks import _claim_masks as masks_
+from benchmarks import _claim_measure, claims
+from benchmarks._claim_finding import HOLDS, NOT_HERE, REFUTED, SHORT
+from benchmarks._claim_measure import check, packed_all
+from benchmarks._claim_verdicts import judge
+from sparse_ops import masks, models
+from sparse_ops.cli import claims as claims_command
+from sparse_ops.patterns import PSD1_P16
+from sparse_ops.report import count_macs
+from tests.cli.running import run
+
+# As published; below, the network is another.
+MOBILE = cases.CASES["sabr-mobilenet_v2"]
+TINY = claims.Pace(images=64, epochs=1, budget_s=0.02, seconds=0.02, compile_s=None)
+
+
+def conv_net(channels: int, layers: int, classes: int = 10) -> nn.Module:
+    """So many layers with a weight, 16 wide; the last is linear."""
+    found: OrderedDict[str, nn.Module] = OrderedDict()
+    before = channels
+    for number in range(layers - 1):
+        found[f"conv{number}"] = nn.Conv2d(before, 16, 3, 2 if number < 2 else 1, padding=1)
+        found[f"relu{number}"] = nn.ReLU()
+        before = 16
+    found |= {"average": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    found["fc"] = nn.Linear(16, classes)
+    return nn.Sequential(found)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Every network is a small one; gives what runs the program, and what that has said."""
+    grey = partial(models.small_vgg, width=8)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (_, shape) in list(cases.NETWORKS.items()):
+            small = grey if shape[0] == 1 else partial(conv_net, 3, 10)
+            shape = shape if shape[0] == 1 else (3, 12, 12)
+            if name.startswith("lenet"):
+                small = models.lenet300
+            patch.setitem(cases.NETWORKS, name, (small, shape))
+        # The published totals are of the published network.
+        mobile = replace(MOBILE, masks=masks_.by_totals(0.2, 0.22))
+        patch.setitem(cases.CASES, "sabr-mobilenet_v2", mobile)
+
+        def go(folder: Path, *only: str) -> dict:
+            said: list[str] = []
+            out = folder / "claims.json"
+            claims.run(out, folder / "work", TINY, only=only, say=said.append)
+            return json.loads(out.read_text()) | {"said": said}
+
+        yield go
+
+
+@pytest.fixture(scope="module")
+def done(tiny, tmp_path_factory):
+    """A folder with what three cases came to."""
+    folder = tmp_path_factory.mktemp("claims")
+    with pytest.MonkeyPatch.context() as patch:
+        # What the machine can do is measured for seconds, and is of no matter here.
+        patch.setattr(_claim_measure, "limits", lambda seconds: (1e11, 1e10))
+        tiny(folder, *THREE)
+    return folder
+
+
+THREE = ("sabr-vgg11", "gsm-lenet300", "spred-filter-sgd-80")
+
+
+def check_content(content: dict) -> None:
+    for row in content["rows"]:
+        assert row["low"] <= row["speedup"] <= row["high"] and row["pairs"] >= 3
+        assert 0 < row["kept"] <= row["weights"] and row["threads"] >= 1 and row["torch"]
+        # Layers are counted for the whole batch.
+        assert sum(layer["dense"] for layer in row["layers"]) == row["macs"] * row["batch"]
+        assert all(size > 0 for size in row["bytes"].values())
+    for finding in content["claims"]:
+        assert finding["verdict"] in (HOLDS, SHORT, REFUTED, NOT_HERE)
+        assert finding["why"] or finding["measured"] is not None
+        if finding["verdict"] == NOT_HERE:
+            assert finding["measured"] is None and finding["why"]
+        else:
+            keys = {f"{row['case']}@{row['batch']}" for row in content["rows"]}
+            assert finding["rows"] and set(finding["rows"]) <= keys
+
+
+def test_a_row_is_written_with_all_that_a_figure_depends_on(done):
+    content = json.loads((done / "claims.json").read_text())
+    check_content(content)
+    keys = [(row["case"], row["batch"]) for row in content["rows"]]
+    assert keys == [
+        ("sabr-vgg11", 1),
+        ("gsm-lenet300-60x", 1),
+        ("gsm-lenet300-60x", 64),
+        ("spred-filter-sgd-80", 16),
+    ]
+    first = content["rows"][0]
+    densities = [layer["nnz"] / layer["weights"] for layer in first["layers"]]
+    assert densities == pytest.approx([1 - p / 100 for p in masks_.SABR_VGG11], abs=0.02)
+    about = {finding["quantity"] for finding in content["claims"] if "lenet300" in finding["claim"]}
+    assert about == {"weights", "bytes on disk", "time"}
+
+
+def test_what_has_been_measured_is_not_measured_again(tiny, done):
+    before = json.loads((done / "claims.json").read_text())
+    again = tiny(done, *THREE)
+    assert again["said"] == []
+    assert again["rows"] == before["rows"] and again["claims"] == before["claims"]
+
+
+def test_what_is_trained_is_trained_once(tiny, done, tmp_path, monkeypatch):
+    row = json.loads((done / "claims.json").read_text())["rows"][-1]
+    assert (row["images"], row["tested"]) == (64, 2000)
+    assert 0 < row["accuracy"] < 1 and row["train_seconds"] > 0
+    # 80 % of the filters of four layers: 6 of 8, 6 of 8, 12 of 16, 12 of 16 of theirs.
+    assert row["sparsity"] == pytest.approx(0.75, abs=0.01)
+    monkeypatch.setattr(claims, "measure", lambda *_: row)
+    shutil.copytree(done / "work", tmp_path / "work")
+    (again,) = tiny(tmp_path, "spred-filter-sgd-80")["rows"]
+    assert (again["accuracy"], again["train_seconds"]) == (row["accuracy"], row["train_seconds"])
+
+
+@pytest.mark.slow
+def test_every_claim_gets_a_verdict(tiny, tmp_path):
+    content = tiny(tmp_path)
+    check_content(content)
+    assert {row["case"] for row in content["rows"]} == set(cases.CASES)
+    sources = {finding["source"] for finding in content["claims"]}
+    assert len(sources) == 6  # five documents, and what all of them say
+    quantities = {finding["quantity"] for finding in content["claims"]}
+    assert {"time", "operations", "bytes on disk", "bytes in memory", "accuracy"} <= quantities
+    assert {"time saved", "training time", "inference time", "weights"} <= quantities
+
+
+def test_a_network_that_computes_something_else_is_never_fast():
+    model = models.lenet300().eval()
+    x = torch.randn(2, 1, 28, 28)
+    other = models.lenet300().eval()
+    check(model, model, x)
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        other.fc3.weight[0, 0] += 0.05
+    with pytest.raises(RuntimeError, match="wrong before it is fast"):
+        check(model, other, x)
+
+
+def test_erk_meets_the_sparsity_and_keeps_small_layers_denser():
+    model = models.resnet56()
+    made = masks_.erk(0.9)(model, torch.zeros(1, 3, 32, 32))
+    assert masks.sparsity(made) == pytest.approx(0.9, abs=1e-4)
+    density = {name: float(mask.float().mean()) for name, mask in made.items()}
+    assert density["conv1.conv.weight"] > density["stage2.4.conv1.conv.weight"]
+    assert density["stage2.4.conv1.conv.weight"] > density["stage3.4.conv1.conv.weight"]
+    assert all(bool((dict(model.named_parameters())[n][~m] == 0).all()) for n, m in made.items())
+
+
+def test_masks_of_mobilenet_meet_both_published_totals():
+    model = models.mobilenet_v2(14, variant="imagenet").eval()
+    example = torch.zeros(1, 3, 128, 128)
+    MOBILE.masks(model, example)
+    layers = count_macs(model, example)
+    assert sum(l.nnz for l in layers) == pytest.approx(85_939, rel=0.001)
+    assert sum(l.weights for l in layers) == 2_207_680
+    macs = 1 - sum(l.kept for l in layers) / sum(l.dense for l in layers)
+    assert macs == pytest.approx(0.8534, abs=0.001)
+    with pytest.raises(ValueError, match=r"macs_kept must be in \[0\.0"):
+        masks_.by_totals(0.04, 0.9)(model, example)
+
+
+def test_shufflenet_is_made_as_large_as_what_is_left_of_resnet18():
+    model = cases.equal_shufflenet().eval()
+    found = sum(layer.dense for layer in count_macs(model, torch.zeros(1, *cases.GREY)))
+    resnet = models.resnet18(in_channels=1).eval()
+    masks_.on_pattern(PSD1_P16)(resnet, torch.zeros(1))
+    wanted = sum(layer.kept for layer in count_macs(resnet, torch.zeros(1, *cases.GREY)))
+    assert found == pytest.approx(wanted, rel=0.01)
+
+
+def test_everything_that_has_a_mask_is_packed_for_the_disk():
+    model = conv_net(3, 4).eval()
+    made = masks_.on_pattern(PSD1_P16)(model, torch.zeros(1)) | {"fc.weight": torch.eye(10, 16) > 0}
+    packed = packed_all(model, made)
+    kinds = [type(m).__name__ for m in packed.modules()]
+    assert kinds.count("PeriodicConv2d") == 2 and kinds.count("CSRLinear") == 1
+
+
+def row(case: str, speedup: float, batch: int = 1, **more) -> dict:
+    return {
+        "case": case,
+        "batch": batch,
+        "speedup": speedup,
+        "low": 0.9 * speedup,
+        "high": 1.1 * speedup,
+        "ideal": 10.0,
+        "dense_ms": 1.0,
+        "packed_ms": 1.0 / speedup,
+        "dense_form": "eager",
+        "weights": 1000,
+        "kept": 100,
+        "kept_macs": 5,
+        "bytes": {"dense_disk": 900, "packed_disk": 100, "dense_memory": 8, "planned_memory": 4},
+        **more,
+    }
+
+
+def verdicts(*rows: dict) -> dict[tuple[str, str], tuple[str, float]]:
+    found = judge({f"{r['case']}@{r['batch']}": r for r in rows})
+    return {(f.claim, f.quantity): (f.verdict, f.measured) for f in found if f.verdict != NOT_HERE}
+
+
+def test_a_factor_holds_where_the_median_reaches_it():
+    for speedup, verdict in ((9.99, SHORT), (10.0, HOLDS)):
+        found = verdicts(row("gsm-resnet56-10x", speedup))
+        assert found["resnet56 is 10× smaller", "time"] == (verdict, speedup)
+        assert found["resnet56 is 10× smaller", "weights"] == (HOLDS, 10.0)
+        assert found["resnet56 is 10× smaller", "bytes on disk"] == (SHORT, 9.0)
+
+
+def test_special_hardware_is_refuted_by_one_network_that_is_surely_faster():
+    claim = "standard frameworks cannot use such zeros: special hardware is needed", "time"
+    slow = row("hypersparse-vgg19-90", 1.05)
+    assert verdicts(slow)[claim] == (HOLDS, 1.05)
+    assert verdicts(slow, row("gsm-lenet300-60x", 2.0))[claim] == (REFUTED, 2.0)
+    # Channels that are gone are no proof: any framework runs a smaller network.
+    assert claim not in verdicts(row("spred-filter-sgd-20", 4.0, 16, accuracy=0.5))
+
+
+def test_orders_are_judged_by_what_was_measured():
+    levels = {20: (0.8, 1.1), 40: (0.8, 1.2), 60: (0.7, 1.3), 80: (0.6, 1.32)}
+    rows = []
+    for optimizer, lead in (("sgd", 0.0), ("adam", 0.0), ("adamw", 0.0), ("adagrad", 0.01)):
+        for level, (accuracy, speedup) in levels.items():
+            more = {"accuracy": accuracy + lead, "train_seconds": 10.0}
+            rows.append(row(f"spred-filter-{optimizer}-{level}", speedup, 16, **more))
+    worse = {"accuracy": 0.7, "train_seconds": 9.0}
+    rows.append(row("spred-weight-sgd-80", 1.1, 16, **worse))
+    found = verdicts(*rows)
+    time = "whole filters removed (trained with sgd) take up to 25 % off the time", "time saved"
+    # 1 - 1/1.32 = 24.2 %.
+    assert found[time] == (SHORT, pytest.approx(24.24, abs=0.01))
+    adagrad = "Adagrad is the best of the four optimizers, over the four levels", "accuracy"
+    assert found[adagrad] == (HOLDS, pytest.approx(1.0))
+    beats = "at 80 % whole filters removed beat single weights removed in "
+    assert found[f"{beats}accuracy", "accuracy"] == (SHORT, pytest.approx(-10))
+    assert found[f"{beats}training time", "training time"] == (SHORT, pytest.approx(0.9))
+    assert found[f"{beats}inference time", "inference time"] == (HOLDS, pytest.approx(1.2))
+    equal = {"accuracy": 0.9, "images": 9, "data": "some"}
+    theirs = [row(f"equal-{n}", 1.0, **equal) for n in ("mobilenet_v2", "shufflenet")]
+    found = verdicts(row("equal-resnet18", 2.0, **(equal | {"accuracy": 0.95})), *theirs)
+    claim = "ResNet18 under PSD1_P16 is more accurate than shufflenet of as many operations"
+    assert found[claim, "accuracy"] == (HOLDS, pytest.approx(5))
+    claim = "ResNet18 under PSD1_P16 needs no longer than shufflenet of as many operations"
+    assert found[claim, "time"] == (HOLDS, pytest.approx(2))
+
+
+def test_what_has_not_been_measured_is_not_judged():
+    assert verdicts() == {}
+    assert all(f.why for f in judge({}))
+
+
+def test_the_command_shows_the_table_and_refuses_what_it_does_not_know(done):
+    files = ["--out", done / "claims.json", "--work", done / "work"]
+    output = run("claims", *files, "--only", "sabr-vgg11").output
+    assert "wrote" in output and "cannot be" in output
+    assert "there are psconv-resnet18" in run("claims", *files, "--only", "x", ok=False).output
+    assert "--images must be at least 1" in run("claims", "--images", "0", ok=False).output
+
+
+def test_figures_of_two_machines_are_not_mixed(tiny, done, tmp_path):
+    content = json.loads((done / "claims.json").read_text())
+    content["machine"]["cpu"] = "another"
+    (tmp_path / "claims.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="was measured on another"):
+        tiny(tmp_path, "gsm-lenet300")
+
+
+def test_outside_of_a_checkout_the_command_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims_command, "__file__", str(tmp_path / "a" / "b" / "claims.py"))
+    output = " ".join(run("claims", ok=False).output.split())
+    assert "claims are measured from a checkout" in output
