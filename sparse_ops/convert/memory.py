@@ -8,6 +8,7 @@ from sparse_ops.convert.columns import size
 from sparse_ops.ops import program as programs
 from sparse_ops.program.model import programs_of
 from sparse_ops.program.segments import Segment
+from sparse_ops.program.watch import PREFIX
 
 
 @dataclass(frozen=True)
@@ -65,4 +66,5 @@ def memory_of(dense: nn.Module, fast: nn.Module) -> Memory:
 
 
 def _bytes(model: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    held = (*model.named_parameters(), *model.named_buffers())
+    return sum(tensor.nbytes for name, tensor in held if not name.startswith(PREFIX))
