@@ -27,10 +27,10 @@ from benchmarks.layers import (
     VGG19_CIFAR,
     Conv,
 )
-from sparse_ops.convert.measure import denormals_flushed
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.functional import channel_pruned_conv2d, csr_conv2d, periodic_conv2d
 from sparse_ops.patterns import NAMED, Channels
+from sparse_ops.planning.measure import denormals_flushed
 
 Call = Callable[[], Tensor]
 

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from sparse_ops._files import replacing
-from sparse_ops.convert.measure import denormals_flushed, quantile
 from sparse_ops.models import resnet18
+from sparse_ops.planning.measure import denormals_flushed, quantile
 from sparse_ops.report.machine import machine
 from sparse_ops.training import (
     GSM,

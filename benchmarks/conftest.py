@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.limits import machine_limits
 from sparse_ops._files import replacing
-from sparse_ops.convert.measure import compare, denormals_flushed, quantile
+from sparse_ops.planning.measure import compare, denormals_flushed, quantile
 from sparse_ops.report.machine import machine
 
 Call = Callable[[], Tensor]

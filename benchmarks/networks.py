@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 import sparse_ops as so
 from sparse_ops._files import replacing
-from sparse_ops.convert.measure import compare, denormals_flushed
-from sparse_ops.convert.ways import again
 from sparse_ops.graph.capture import capture
+from sparse_ops.planning.measure import compare, denormals_flushed
+from sparse_ops.planning.ways import again
 from sparse_ops.report.baseline import forms_of
 from sparse_ops.report.machine import keep_freed_memory, machine
 

@@ -28,8 +28,8 @@ def bench(
     import sparse_ops
     from sparse_ops.cli import networks
     from sparse_ops.convert import to_dense
-    from sparse_ops.convert.describe import shrunk_modules
-    from sparse_ops.convert.verify import check_model
+    from sparse_ops.planning.describe import shrunk_modules
+    from sparse_ops.planning.verify import check_model
     from sparse_ops.report.machine import Machine, keep_freed_memory, machine
     from sparse_ops.report.results import Row, write_json
     from sparse_ops.report.table import bench_table

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from sparse_ops._files import replacing
 from sparse_ops.cli.errors import UserError
-from sparse_ops.convert.checkpoint import read
 from sparse_ops.masks import Masks, plain_state, save, sparsifier_masks
+from sparse_ops.planning.checkpoint import read
 
 _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError)
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparse_ops.convert.forms import (
+from sparse_ops.graph.capture import Uncaptured, capture
+from sparse_ops.planning.forms import (
     COMPILED,
     EAGER,
     Call,
@@ -21,10 +22,9 @@ from sparse_ops.convert.forms import (
     failure,
     no_compiler,
 )
-from sparse_ops.convert.layout import CHANNELS_LAST, has_images
-from sparse_ops.convert.measure import denormals_flushed, quantile
-from sparse_ops.convert.ways import plain_way
-from sparse_ops.graph.capture import Uncaptured, capture
+from sparse_ops.planning.layout import CHANNELS_LAST, has_images
+from sparse_ops.planning.measure import denormals_flushed, quantile
+from sparse_ops.planning.ways import plain_way
 from sparse_ops.program.model import programs_of
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from sparse_ops.convert.environment import best_isa, cores, cpu_name
 from sparse_ops.ops import _native
+from sparse_ops.planning.environment import best_isa, cores, cpu_name
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparse_ops.convert.prepare import example_tuple, watch
 from sparse_ops.masks import PRUNABLE
 from sparse_ops.nn import SparseLayer
 from sparse_ops.ops._program_code import ROWS
 from sparse_ops.ops._program_shapes import shapes
+from sparse_ops.planning.masked import example_tuple, watch
 from sparse_ops.program.checks import columns_of, rows_of
 from sparse_ops.program.dense import DenseSteps
 from sparse_ops.program.network import ProgramModel

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparse_ops.convert.measure import Comparison, compare
+from sparse_ops.planning.measure import Comparison, compare
 from sparse_ops.program.model import programs_of
 from sparse_ops.report.baseline import forms_of
 from sparse_ops.report.macs import count_macs, packed_layers

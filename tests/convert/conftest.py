@@ -2,8 +2,8 @@
 
 import pytest
 
-from sparse_ops.convert import candidates
 from sparse_ops.ops import _native
+from sparse_ops.planning import candidates
 
 
 @pytest.fixture(autouse=True)

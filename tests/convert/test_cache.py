@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import sparse_ops as so
-from sparse_ops.convert import cache as caches
-from sparse_ops.convert import planner, roofline
-from sparse_ops.convert.cache import Cache
-from sparse_ops.convert.measure import Comparison
+from sparse_ops.planning import cache as caches
+from sparse_ops.planning import floors as roofline
+from sparse_ops.planning import planner
+from sparse_ops.planning.cache import Cache
+from sparse_ops.planning.measure import Comparison
 from tests.convert.models import EXAMPLE, masks_of_net, net
 
 RESULT = Comparison(2.0, 1.0, 2.0, 1.8, 2.2, 20, 1)

@@ -13,9 +13,10 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 import sparse_ops as so
-from sparse_ops.convert import compile_, compiled, fastest, network, to_dense
-from sparse_ops.convert.compiled import route_of
-from sparse_ops.convert.forms import own_function
+from sparse_ops.convert import compile_, to_dense
+from sparse_ops.planning import compiled, fastest, network, planner
+from sparse_ops.planning.compiled import route_of
+from sparse_ops.planning.forms import own_function
 from tests.convert.models import EXAMPLE, masks_of_net, net, says
 from tests.convert.test_fuse import Block, block
 
@@ -64,7 +65,7 @@ def planned(monkeypatch, compiled_ratio):
             ratio = compiled_ratio if isinstance(packed, fastest.Compiled) else 0.5
         return so.convert.Comparison(ratio, 1, ratio, 0.9 * ratio, ratio, 20)
 
-    monkeypatch.setattr(so.convert.planner, "compare", measure)
+    monkeypatch.setattr(planner, "compare", measure)
     return so.plan(net(), torch.randn(EXAMPLE), masks_of_net(), progress=False)
 
 

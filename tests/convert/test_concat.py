@@ -10,9 +10,10 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 import sparse_ops as so
-from sparse_ops.convert import concat, network, to_dense
-from sparse_ops.convert.concat import Concatenation
+from sparse_ops.convert import to_dense
 from sparse_ops.nn import SparseLayer
+from sparse_ops.planning import concat, network
+from sparse_ops.planning.concat import Concatenation
 from tests.convert.models import says
 
 X = (2, 8, 6, 6)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import sparse_ops as so
-from sparse_ops.convert import fastest, network
-from sparse_ops.convert.layout import is_channels_last, take_channels_last_
+from sparse_ops.planning import fastest, network, planner
+from sparse_ops.planning.layout import is_channels_last, take_channels_last_
 from tests.convert.models import EXAMPLE, masks_of_net, net, says
 
 
@@ -85,7 +85,7 @@ def test_a_compiled_dense_model_is_beaten_by_a_compiled_packed_one_or_the_answer
         ratio = 0.5 if slow else 2.0
         return so.convert.Comparison(ratio, 1, ratio, 0.9 * ratio, ratio, 20)
 
-    monkeypatch.setattr(so.convert.planner, "compare", measure)
+    monkeypatch.setattr(planner, "compare", measure)
     plan = so.plan(model, torch.randn(EXAMPLE), masks, progress=False)
     assert plan.dense_forms.fastest == plan.packed_forms.fastest == "torch.compile"
     assert plan.whole is not None and any("torch.compile" in note for note in plan.notes)

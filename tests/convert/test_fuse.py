@@ -10,9 +10,11 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 import sparse_ops as so
-from sparse_ops.convert import fuse, network, to_dense
-from sparse_ops.convert.fuse import Fusion
+from sparse_ops.convert import to_dense
 from sparse_ops.nn import CSRConv2d, SparseLayer
+from sparse_ops.planning import fuse, network
+from sparse_ops.planning.fuse import Fusion
+from sparse_ops.planning.layout import is_channels_last
 from tests.convert.models import says
 
 X = (2, 8, 6, 6)
@@ -109,7 +111,7 @@ def test_the_channels_last_form_of_a_fused_model_survives_copies():
     assert plan.packed_forms.fastest == "channels_last"
     x = torch.randn(X)
     for other in (fast, copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
-        assert so.convert.layout.is_channels_last(other)
+        assert is_channels_last(other)
         assert other(x).is_contiguous(memory_format=torch.channels_last)
 
 

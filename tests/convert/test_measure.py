@@ -2,7 +2,7 @@ import time
 
 import torch
 
-from sparse_ops.convert.measure import Comparison, compare, flushes_denormals, quantile
+from sparse_ops.planning.measure import Comparison, compare, flushes_denormals, quantile
 
 
 def test_a_callable_that_does_less_is_found_faster():

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import sparse_ops as so
-from sparse_ops.convert import network
+from sparse_ops.planning import network
+from sparse_ops.planning.layout import is_channels_last
 from tests.convert.models import EXAMPLE, Net, masks_of_net, net, says
 from tests.convert.planning import is_packed, masked, of_net, planned, row
 
@@ -103,7 +104,7 @@ def test_the_whole_model_has_to_beat_dense_in_channels_last_too(layer_by_layer):
     to_beat, packed = sides[-1]
     assert not is_packed(to_beat) and is_packed(packed)
     for side in (to_beat, packed):
-        assert so.convert.layout.is_channels_last(side.func) and side().shape == (2, 10)
+        assert is_channels_last(side.func) and side().shape == (2, 10)
     assert plan.dense_forms.fastest == plan.packed_forms.fastest == "channels_last"
     assert "channels_last 1.000 ms" in str(plan)
 

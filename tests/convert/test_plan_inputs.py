@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparse_ops.convert import candidates
+from sparse_ops.planning import candidates
 from tests.convert.models import EXAMPLE, masks_of_net, net
 from tests.convert.planning import masked, planned
 

@@ -7,10 +7,6 @@ import torch
 from torch import nn
 
 import sparse_ops as so
-from sparse_ops.convert import profiling, roofline
-from sparse_ops.convert.memory import Memory, memory_of
-from sparse_ops.convert.programmed import with_programs_
-from sparse_ops.convert.work import kind_of, order_of, pieces_of, shapes_of, work
 from sparse_ops.graph.capture import capture
 from sparse_ops.ops import _native
 from sparse_ops.ops._program_code import IMAGES, PLANAR
@@ -18,7 +14,12 @@ from sparse_ops.passes.fuse import fuse
 from sparse_ops.passes.layout import uniform
 from sparse_ops.passes.pack import pack
 from sparse_ops.patterns import PSD2_P8
-from sparse_ops.plan.decisions import Decisions
+from sparse_ops.planning import floors as roofline
+from sparse_ops.planning import profiling
+from sparse_ops.planning.decisions import Decisions
+from sparse_ops.planning.memory import Memory, memory_of
+from sparse_ops.planning.programmed import with_programs_
+from sparse_ops.planning.work import kind_of, order_of, pieces_of, shapes_of, work
 from sparse_ops.program.segments import cut
 from tests.convert.models import EXAMPLE, masks_of_net, net
 from tests.convert.planning import planned

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import sparse_ops as so
-from sparse_ops.convert import progress
+from sparse_ops.planning import progress
 from tests.convert.models import EXAMPLE, masks_of_net, net, says
 
 

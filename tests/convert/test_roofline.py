@@ -1,6 +1,6 @@
 import pytest
 
-from sparse_ops.convert.roofline import Floors, measure_floors
+from sparse_ops.planning.floors import Floors, measure_floors
 
 
 def test_the_floor_is_the_larger_of_arithmetic_and_memory():

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import sparse_ops as so
-from sparse_ops.convert import network, ways
 from sparse_ops.nn._constant import Constant
+from sparse_ops.planning import network, ways
 
 
 class Small(nn.Module):

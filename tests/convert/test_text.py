@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 import sparse_ops as so
-from sparse_ops.convert.assemble import LayerPlan
-from sparse_ops.convert.columns import Column, shortened, table, wrapped
-from sparse_ops.convert.fastest import Forms
-from sparse_ops.convert.measure import Comparison
-from sparse_ops.convert.memory import Memory
-from sparse_ops.convert.plans import Plan
-from sparse_ops.convert.recognise import describe_zeros
-from sparse_ops.plan.decisions import Decisions
+from sparse_ops.planning.assemble import LayerPlan
+from sparse_ops.planning.columns import Column, shortened, table, wrapped
+from sparse_ops.planning.decisions import Decisions
+from sparse_ops.planning.fastest import Forms
+from sparse_ops.planning.measure import Comparison
+from sparse_ops.planning.memory import Memory
+from sparse_ops.planning.plans import Plan
+from sparse_ops.planning.recognise import describe_zeros
 from tests.convert.models import masks_of_net, net
 from tests.convert.planning import planned, row
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparse_ops.convert.verify import Mismatch, check_layer, check_model, layer_error
 from sparse_ops.nn import CSRConv2d, CSRLinear
 from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.planning.verify import Mismatch, check_layer, check_model, layer_error
 
 
 def masked_conv(dtype=torch.float32, **options):

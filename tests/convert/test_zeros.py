@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import sparse_ops as so
-from sparse_ops.convert.recognise import describe_zeros
 from sparse_ops.patterns import Periodic
+from sparse_ops.planning.recognise import describe_zeros
 from tests.convert.models import says
 from tests.sparsifier import sparsify
 

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 import sparse_ops as so
-from sparse_ops.convert.programmed import with_programs_
 from sparse_ops.graph.capture import capture
 from sparse_ops.passes.fuse import fuse
 from sparse_ops.passes.layout import uniform
-from sparse_ops.plan.decisions import Decisions
+from sparse_ops.planning.decisions import Decisions
+from sparse_ops.planning.programmed import with_programs_
 from sparse_ops.program.program import CHANNELS, IMAGES, PLANAR
 from tests.convert.small_networks import images, masks_of, model_of
 

@@ -1,0 +1,77 @@
+"""Forms: the ways in which torch can run a model: as it is, in channels_last, or compiled."""
+
+import copy
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparse_ops.planning.layout import sharing_copy, take_channels_last_
+from sparse_ops.planning.verify import float_tensors
+
+Call = Callable[[], object]
+
+EAGER, COMPILED = "eager", "torch.compile"
+
+
+def channels_last_call(model: nn.Module, example: tuple[Any, ...]) -> Call:
+    """A call of the model in channels_last; the images are converted in the call."""
+    return partial(take_channels_last_(sharing_copy(model)), *example)
+
+
+def no_compiler() -> str | None:
+    """Why torch.compile has nothing to compile with, or None if it has."""
+    named = os.environ.get("CXX", "g++").split()[0]
+    return None if shutil.which(named) else f"it needs a C++ compiler, and there is no {named}"
+
+
+def compiled_call(model: nn.Module, example: tuple[Any, ...]) -> Call:
+    """A call of the model compiled with its weights frozen; compiles it now.
+
+    Raises:
+        As `frozen`.
+    """
+    return partial(frozen(copy.deepcopy(model), example), *example)
+
+
+def own_function(model: nn.Module) -> Callable[..., Any]:
+    """A function with code of its own that calls the model.
+
+    torch.compile keeps what it compiled by code, and some of each code at most: modules such as
+    nn.Sequential all share the same, and after a few of them the next would run uncompiled.
+    """
+
+    def call(*args: Any) -> Any:
+        return model(*args)
+
+    call.__code__ = call.__code__.replace()
+    return call
+
+
+def frozen(model: nn.Module, example: tuple[Any, ...]) -> Callable[..., Any]:
+    """The model, which nothing else may call, compiled with its weights frozen, for such inputs.
+
+    Raises:
+        RuntimeError: the output of what was compiled is not that of the model. Compiling itself may
+            fail in other ways.
+    """
+    compiled = torch.compile(own_function(model), dynamic=False, options={"freezing": True})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = model(*copy.deepcopy(example))
+        got = compiled(*copy.deepcopy(example))
+    pairs = zip(float_tensors(expected), float_tensors(got), strict=True)
+    if not all(torch.allclose(a, b, rtol=1e-2, atol=1e-3, equal_nan=True) for a, b in pairs):
+        raise RuntimeError("its output is not that of the model")
+    return compiled
+
+
+def failure(error: Exception) -> str:
+    """An error in one line."""
+    first = (str(error).splitlines() or [""])[0]
+    return f"it failed: {type(error).__name__}: {first}"

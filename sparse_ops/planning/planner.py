@@ -1,0 +1,222 @@
+"""Planning: what a model is made into, found out by timing every way against dense."""
+
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparse_ops.graph.capture import Run, Uncaptured, capture
+from sparse_ops.graph.ir import Graph
+from sparse_ops.planning import network
+from sparse_ops.planning.cache import Cache, folder
+from sparse_ops.planning.context import Context, Measure
+from sparse_ops.planning.floors import floors
+from sparse_ops.planning.forms import COMPILED
+from sparse_ops.planning.layer_rows import calls_of, row_of
+from sparse_ops.planning.masked import (
+    check_copy,
+    check_initialised,
+    example_tuple,
+    find_masks,
+    masked_view,
+    prunable_layers,
+    undisturbed,
+    watch,
+)
+from sparse_ops.planning.measure import compare
+from sparse_ops.planning.plans import Plan
+from sparse_ops.planning.progress import Step, steps
+from sparse_ops.planning.tiny import warn_of_tiny
+from sparse_ops.planning.way_planner import Between, WayPlanner, identity_of
+from sparse_ops.planning.ways import MULTIPLES, Way, find_ways, plain_way
+
+# The part of the budget for the widths of a shrunk model.
+WIDTHS_SHARE = 0.05
+
+
+def plan(
+    model: nn.Module,
+    example: Any,
+    masks: Mapping[str, Tensor] | None = None,
+    *,
+    threshold: float = 0.0,
+    budget_s: float = 60.0,
+    fold: bool = True,
+    shrink: bool = True,
+    progress: bool = True,
+    compile: bool = True,
+    measure: Measure | None = None,
+) -> Plan:
+    """Finds out which layers of a pruned model to replace, by timing every way against dense.
+
+    The model is not changed. It is measured in eval mode, on its own device, with the number of
+    threads that torch has now.
+
+    Args:
+        model: any module.
+        example: an input as the model will see it, batch size included; a tensor or a tuple.
+        masks: parameter name -> mask; default: the model's own zeros.
+        threshold: without masks, weights with |w| <= threshold count as zeros. A warning counts
+            the weights that look as if they were meant to be zero and are not.
+        budget_s: seconds that planning may take; a compilation that has begun, or a large model,
+            may take somewhat longer. More is surer, not better. What there was no time for is said.
+        fold: whether BatchNorm and activations may be folded into the layers before them, on both
+            sides of the comparison, and the network may run as a program: one call of one operator.
+            Needs eval mode.
+        shrink: whether channels that nothing needs may be taken out of all layers and, on a GPU,
+            the others sorted, those that are masked alike side by side. Needs eval mode.
+        progress: whether what is being done is shown, on the standard error stream: as a bar on a
+            terminal, else as a line from time to time.
+        compile: whether dense under torch.compile, weights frozen, has to be beaten too: where
+            there is a compiler, and a budget of 50 s or more, for it takes long. It takes memory,
+            too, several times the model's; without it, planning takes less than three times.
+        measure: what times dense against packed: (dense, packed, seconds) -> Comparison. Default:
+            `convert.measure.compare`, its results kept on disk (`convert.cache` says where), so
+            that the same model is planned faster the next time.
+
+    Raises:
+        ValueError: the example is empty, a mask does not fit, or an option is out of range.
+        Mismatch: a candidate computes something else than the dense layer.
+    """
+    if not budget_s > 0:
+        raise ValueError(f"budget_s must be above 0, got {budget_s}")
+    options: dict[str, Any] = {"threshold": threshold, "budget_s": budget_s, "fold": fold}
+    options |= {"shrink": shrink, "compile": compile, "measure": measure}
+    with undisturbed(), steps("planning", budget_s, progress) as step:
+        return _planned(model, example, masks, **options, step=step)
+
+
+def _planned(
+    model: nn.Module,
+    example: Any,
+    masks: Mapping[str, Tensor] | None,
+    *,
+    threshold: float,
+    budget_s: float,
+    fold: bool,
+    shrink: bool,
+    compile: bool,
+    measure: Measure | None,
+    step: Step,
+) -> Plan:
+    """See `plan`."""
+    begun = time.perf_counter()
+    step("reading the zeros")
+    inputs = example_tuple(example)
+    check_initialised(model)
+    notes = []
+    masks_given = masks is not None
+    if masks is None:
+        masks = find_masks(model, threshold)
+        notes += warn_of_tiny(model, masks, threshold)
+    else:
+        masks = {name: mask.detach().clone() for name, mask in masks.items()}
+    masked = masked_view(model, masks)
+    trains = any(module.training for module in masked.modules())
+    masked.eval()
+    if trains and (fold or shrink):
+        done = " and ".join(["folded"] * fold + ["shrunk"] * shrink)
+        notes.append(
+            f"the model is in training mode, so nothing was {done}: call model.eval() first"
+        )
+    fold, shrink = fold and not trains, shrink and not trains
+    given = check_copy(model, masked, inputs)
+    step("tracing")
+    graph: Graph | None = None
+    if fold or shrink:
+        graph, note = captured(masked, inputs, given)
+        notes += [note] if note else []
+    plain = plain_way(masked, graph, masks, fold)
+    calls = watch(masked, prunable_layers(masked), inputs) if graph is None else calls_of(graph)
+    rows = [
+        row_of(name, module, masks, calls.get(name), masks_given)
+        for name, module in prunable_layers(masked).items()
+    ]
+    cache = Cache(folder()) if measure is None else None
+    identity = identity_of(graph, masked, masks, inputs, fold) if measure is None else None
+    between = Between(measure or compare, cache, identity)
+    ways = [plain]
+    if shrink and graph is not None:
+        step("removing channels")
+        share = WIDTHS_SHARE * budget_s
+
+        def faster(one: Way, other: Way) -> bool:
+            sides = [partial(way.model, *inputs) for way in (one, other)]
+            return between(sides[0], sides[1], share / len(MULTIPLES)).low > 1
+
+        # Programs have whole vectors of channels anyway.
+        rounds = cache is None or runs_layer_by_layer(plain, inputs, masks)
+        ways, note = find_ways(
+            plain, masked, graph, masks, inputs, fold, faster if rounds else None
+        )
+        notes += [note] if note else []
+    way_planner = WayPlanner(
+        plain.model,
+        inputs,
+        rows,
+        fold,
+        measure or compare,
+        between,
+        step,
+        cache,
+        floors(cache) if cache is not None and masks else None,
+        compile and measure is None,
+        identity,
+        budget_s,
+        begun + budget_s,
+    )
+    best = way_planner.best(
+        ways, plain, max(0.2 * budget_s, begun + budget_s - time.perf_counter())
+    )
+    notes += best.notes
+    if cache is not None:
+        cache.write()
+        notes += cache.notes
+        notes += [f"{cache.hits} measurements were known from before"] if cache.hits else []
+    if best.packed_forms.fastest == COMPILED:
+        notes.append(
+            "dense is fastest under torch.compile with freezing, and packed is faster than that "
+            "only under the same: apply() gives it compiled, for calls without gradients with "
+            "inputs like the example; others, and copies, run it uncompiled (convert.compile_)"
+        )
+    # Graphs and models hold each other by reference cycles: they may be large.
+    del way_planner, ways, plain, graph
+    gc.collect()
+    if best.whole is None:
+        notes.append("no layer is replaced: the answer is the masked dense model")
+    return replace(best, notes=tuple(notes), masks=masks)
+
+
+def captured(
+    masked: nn.Module, inputs: tuple[Any, ...], given: Run
+) -> tuple[Graph | None, str | None]:
+    """The graph of a model, and what is not as it should be with it; or None and why."""
+    try:
+        graph = capture(masked, inputs, given)
+    except Uncaptured as error:
+        return None, str(error)
+    return graph, "; ".join(graph.notes) or None
+
+
+def runs_layer_by_layer(way: Way, inputs: tuple[Any, ...], masks: Mapping[str, Tensor]) -> bool:
+    """Whether a way of a model is no program."""
+    context = Context(way.model, way.model, masks, inputs, way.folding, compare, 0.0)
+    return way.graph is None or network.refuses(context, way.graph) is not None
+
+
+def sparsify(
+    model: nn.Module,
+    example: Any,
+    masks: Mapping[str, Tensor] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """`plan(...).apply(model)`: the fast model, in one call.
+
+    Raises:
+        As `plan` and `Plan.apply`.
+    """
+    return plan(model, example, masks, **options).apply(model)

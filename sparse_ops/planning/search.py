@@ -1,0 +1,290 @@
+"""The search: how a network runs fastest as programs, by what was measured in it.
+
+Whole networks are run in a few uniform ways (all layers packed on planar values, all dense with
+channels innermost, ...), each step timed. From these times a beam chooses a way for every node;
+that choice and the uniform ways are then timed against each other as they are, and the batch in
+pieces.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_ops.graph.ir import Graph, Node
+from sparse_ops.ops._program_code import CHANNELS, IMAGES, LANES, PLANAR
+from sparse_ops.passes.fuse import fuse
+from sparse_ops.passes.layout import allowed, has_room, refuses, uniform
+from sparse_ops.passes.pack import DENSE, pack
+from sparse_ops.patterns import Periodic
+from sparse_ops.planning import beam, costs
+from sparse_ops.planning.costs import Costs
+from sparse_ops.planning.decisions import Decisions
+from sparse_ops.program.segments import Item, cut, release_all, run
+
+# Is told what begins now.
+Step = Callable[[str], None]
+# Of the budget: for uniform ways, for whole programs, for pieces, for small batches.
+UNIFORM_SHARE, WHOLE_SHARE, PIECES_SHARE, SMALL_SHARE = 0.4, 0.2, 0.2, 0.2
+# How many images are run to find the way; how large pieces are is found out with all of them.
+ENOUGH_IMAGES = 32
+# Ways whose steps together take so many times as long as the fastest are not run once more.
+HOPELESS = 1.5
+MOST_TURNS = 200
+# Pieces that are tried, as a multiple of what fills the vectors.
+PIECES = (16, 32, 64)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the search came to.
+
+    Attributes:
+        graph: fused and packed as decided.
+        decisions: how every node runs.
+        costs: what was measured.
+        milliseconds: name of a whole program -> its time, the chosen one's and the others'.
+        left_out: what there was no time for, in words.
+    """
+
+    graph: Graph
+    decisions: Decisions
+    costs: Costs
+    milliseconds: Mapping[str, float]
+    left_out: tuple[str, ...] = ()
+
+
+def possible_forms(
+    graph: Graph, masks: Mapping[str, Tensor], fixed: Sequence[str] = ()
+) -> dict[str, str]:
+    """Layer -> the form that its zeros allow, the more regular the better.
+
+    Args:
+        fixed: layers that must stay dense.
+    """
+    forms: dict[str, str] = {}
+    for node in graph.nodes:
+        name = node.module
+        if name is None or node.op not in ("conv2d", "linear") or name in fixed:
+            continue
+        mask = masks.get(f"{name}.weight" if name else "weight")
+        plain = "weight" in node.parameters and refuses(node) is None
+        if mask is None or not plain or bool(mask.all()) or not bool(mask.any()):
+            continue
+        periodic = mask.dim() == 4 and Periodic.recognise(mask.cpu()) is not None
+        forms[name] = "periodic" if periodic else "csr"
+    return forms
+
+
+def search(
+    graph: Graph,
+    masks: Mapping[str, Tensor],
+    example: Sequence[Any],
+    budget_s: float,
+    fixed: Sequence[str] = (),
+    step: Step = lambda doing: None,
+) -> Found:
+    """Finds the fastest way to run a graph as programs.
+
+    Args:
+        graph: folded; not changed.
+        masks: of the graph's layers.
+        example: the model's inputs.
+        budget_s: seconds that it may take, about.
+        fixed: layers that must stay dense.
+        step: is told what begins now.
+    """
+    ends = time.perf_counter() + budget_s
+    few = some_images(example)
+    fused = graph.copy()
+    fuse(fused)
+    forms = possible_forms(fused, masks, fixed)
+    share = budget_s * (1 - SMALL_SHARE - PIECES_SHARE)
+    found = _chosen(fused, forms, masks, few, share, step)
+    step("pieces of the batch")
+    found = _in_pieces(found, example, min(PIECES_SHARE * budget_s, ends - time.perf_counter()))
+    if not any(order == IMAGES for _, order in found.decisions.orders):
+        return replace(found, decisions=replace(found.decisions, small=found.decisions.orders))
+    # The same network for a batch that leaves blocks empty: with what layers are packed in now.
+    own = {name: form for name, form in found.decisions.forms}
+    one = [x[:1] if isinstance(x, Tensor) else x for x in example]
+    left = ends - time.perf_counter()
+    if left <= 0:
+        small = tuple(uniform(_packed(fused, own, masks), PLANAR).items())
+        note = ("how batches of few images run: as blocks of images cannot, plain",)
+        made = replace(found.decisions, small=small)
+        return replace(found, decisions=made, left_out=note)
+
+    def small_step(doing: str) -> None:
+        step(f"one image: {doing}")
+
+    other = _chosen(fused, own, masks, one, left, small_step, (PLANAR, CHANNELS), keep=True)
+    return replace(found, decisions=replace(found.decisions, small=other.decisions.orders))
+
+
+def _packed(fused: Graph, forms: Mapping[str, str], masks: Mapping[str, Tensor]) -> Graph:
+    own = fused.copy()
+    pack(own, forms, masks)
+    return own
+
+
+def _chosen(
+    fused: Graph,
+    forms: Mapping[str, str],
+    masks: Mapping[str, Tensor],
+    example: Sequence[Any],
+    budget_s: float,
+    step: Step,
+    orders: Sequence[int] | None = None,
+    keep: bool = False,
+) -> Found:
+    """The fastest way for one size of the inputs.
+
+    Args:
+        orders: those to choose among; default: all that the batch fills.
+        keep: whether layers keep the forms that they are given.
+    """
+    room = any(value.rank == 4 and has_room(value) for value in fused.inputs)
+    if orders is None:
+        orders = (PLANAR, CHANNELS, IMAGES) if room else (PLANAR, CHANNELS)
+    ways: dict[str, tuple[Mapping[str, str], int]] = {"packed, planar": (forms, PLANAR)}
+    if CHANNELS in orders:
+        dense = {name: form for name, form in forms.items() if keep}
+        ways["dense, channels innermost"] = (dense, CHANNELS)
+    if IMAGES in orders:
+        ways["packed, images innermost"] = (forms, IMAGES)
+        ways["dense, images innermost"] = ({}, IMAGES)
+    if not forms:
+        ways = {name: way for name, way in ways.items() if not name.startswith("packed, im")}
+    known = Costs()
+    share = UNIFORM_SHARE * budget_s / len(ways)
+    made: dict[str, tuple[dict[str, str], dict[str, int]]] = {}
+    for name, (own, order) in ways.items():
+        step(f"ways: {name}")
+        packed = _packed(fused, own, masks)
+        way = uniform(packed, order)
+        measured, totals = costs.measure(packed, own, way, example, share)
+        for node, (choice, milliseconds) in measured.items():
+            known.steps[node].setdefault(choice, milliseconds)
+        known.totals[name] = totals
+        made[name] = (dict(own), way)
+    step("ways between orders of values")
+    costs.measure_conversions(known, _images_of(fused), orders)
+    choices = beam.choose(fused, known, orders)
+    named = {node.name: node for node in fused.nodes}
+    best_forms = {
+        str(named[node].module): form
+        for node, (form, _) in choices.items()
+        if form not in ("", DENSE)
+    }
+    if keep:
+        best_forms = dict(forms)
+    packed = _packed(fused, best_forms, masks)
+    best_orders = _possible(packed, {node: order for node, (_, order) in choices.items()})
+    made["chosen by steps"] = (best_forms, best_orders)
+    step("whole programs")
+    least = min(costs.median(totals) for totals in known.totals.values())
+    programs = {
+        name: (_packed(fused, own, masks), way)
+        for name, (own, way) in made.items()
+        if name not in known.totals or costs.median(known.totals[name]) <= HOPELESS * least
+    }
+    times = _race(programs, example, WHOLE_SHARE * budget_s)
+    best = min(times, key=lambda name: times[name])
+    own_graph, way = programs[best]
+    decisions = Decisions(tuple(made[best][0].items()), tuple(way.items()), tuple(way.items()))
+    return Found(own_graph, decisions, known, times)
+
+
+def some_images(example: Sequence[Any]) -> list[Any]:
+    """The first `ENOUGH_IMAGES` of an example: how fast steps are does not depend on the rest."""
+    return [x[:ENOUGH_IMAGES] if isinstance(x, Tensor) else x for x in example]
+
+
+def _in_pieces(found: Found, example: Sequence[Any], seconds: float) -> Found:
+    """The same in pieces of the batch, if that is faster."""
+    way = dict(found.decisions.orders)
+    piece, pieces = _pieces(found.graph, way, example, max(0.0, seconds))
+    decisions = replace(found.decisions, piece=piece)
+    return replace(found, decisions=decisions, milliseconds={**found.milliseconds, **pieces})
+
+
+def _images_of(graph: Graph) -> list[Any]:
+    return [*graph.inputs, *(node.output for node in graph.nodes)]
+
+
+def _possible(graph: Graph, orders: Mapping[str, int]) -> dict[str, int]:
+    """The orders, of nodes that programs run, planar where a node cannot be in its own."""
+
+    def one(node: Node) -> int:
+        wanted = orders.get(node.name, PLANAR)
+        return wanted if wanted in allowed(node) else PLANAR
+
+    return {node.name: one(node) for node in graph.nodes if refuses(node) is None}
+
+
+@torch.inference_mode()
+def _race(
+    programs: Mapping[str, tuple[Graph, Mapping[str, int]]],
+    example: Sequence[Any],
+    seconds: float,
+) -> dict[str, float]:
+    """Milliseconds of whole programs, by turns; the lower quartile of each."""
+    items = {name: cut(graph, way) for name, (graph, way) in programs.items()}
+    calls = {
+        name: partial(run, items[name], programs[name][0], programs[name][0].root, example)
+        for name in programs
+    }
+    times = _by_turns(calls, seconds)
+    for each in items.values():
+        release_all(each)
+    return times
+
+
+def _goes_on(done: Sequence[float], spent: float, seconds: float) -> bool:
+    """Whether there is time, or need, for another turn."""
+    if len(done) < 3:
+        return spent < 2 * seconds or not done
+    return spent < seconds and len(done) < MOST_TURNS
+
+
+def _by_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    begun = time.perf_counter()
+    while not times or _goes_on(next(iter(times.values())), time.perf_counter() - begun, seconds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: sorted(own)[len(own) // 4] for name, own in times.items()}
+
+
+@torch.inference_mode()
+def _pieces(
+    graph: Graph,
+    way: Mapping[str, int],
+    example: Sequence[Any],
+    seconds: float,
+) -> tuple[int, dict[str, float]]:
+    """How many images to run at a time, and how long each number takes."""
+    batch = next((x.shape[0] for x in example if isinstance(x, Tensor)), 0)
+    sizes = [size for size in PIECES if size < batch]
+    if not any(order == IMAGES for order in way.values()):
+        sizes = [size for size in (1, 4, LANES) if size < batch]
+    if not sizes:
+        return 0, {}
+    items: dict[int, list[Item]] = {size: cut(graph, way, size) for size in (0, *sizes)}
+    calls = {
+        str(size): partial(run, own, graph, graph.root, example) for size, own in items.items()
+    }
+    times = _by_turns(calls, seconds)
+    for own in items.values():
+        release_all(own)
+    best = min(times, key=lambda size: times[size])
+    return int(best), {f"in pieces of {size}": times[str(size)] for size in sizes}

@@ -1,0 +1,225 @@
+"""The whole model: its fastest dense form against its fastest packed one.
+
+It must be faster in the median, or layers go back to dense until it is.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparse_ops.planning import concat, fuse
+from sparse_ops.planning.assemble import LayerPlan, assemble_
+from sparse_ops.planning.cache import digest
+from sparse_ops.planning.concat import Concatenation
+from sparse_ops.planning.context import Context
+from sparse_ops.planning.decisions import Decisions
+from sparse_ops.planning.fastest import Forms, fastest_layout, try_compiled
+from sparse_ops.planning.forms import COMPILED, Call, channels_last_call, failure
+from sparse_ops.planning.fuse import Fusion
+from sparse_ops.planning.layout import CHANNELS_LAST, sharing_copy
+from sparse_ops.planning.measure import Comparison
+from sparse_ops.planning.memory import Memory, memory_of
+from sparse_ops.planning.progress import Step
+from sparse_ops.planning.verify import Mismatch, check_model
+
+# How much of the layers that are left goes back to dense at a time.
+BACK_SHARE = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What came out.
+
+    Attributes:
+        layers: what becomes of them.
+        whole: how the whole compares, or None if nothing is faster.
+        dense, packed: the forms of the two models.
+        fusions: what is fused in the graph of the packed one.
+        concatenations: what is concatenated in it without a copy.
+        unfused: what stands against a graph of it, in words; "" if nothing does.
+        decisions: how the packed one runs as programs; None: it does not.
+        to_beat, call: calls of the two models in their fastest forms, where they were timed.
+        about: a short name for the packed one.
+        left_out: what there was no time for, in words.
+        takes: the memory of the two; None: nothing is replaced.
+    """
+
+    layers: list[LayerPlan]
+    whole: Comparison | None
+    dense: Forms
+    packed: Forms
+    fusions: Sequence[Fusion] = ()
+    concatenations: Sequence[Concatenation] = ()
+    unfused: str = ""
+    decisions: Decisions | None = None
+    to_beat: Call | None = None
+    call: Call | None = None
+    about: str = "dense"
+    left_out: tuple[str, ...] = ()
+    takes: Memory | None = None
+
+
+def swap_layers(
+    context: Context,
+    layers: list[LayerPlan],
+    dense: Forms,
+    fuses: bool,
+    budget_s: float,
+    step: Step,
+) -> Chosen:
+    """Times the whole model; while it is not faster, what gains least goes back to dense.
+
+    Args:
+        dense: what `fastest_layout` says of the dense model.
+        fuses: whether the packed model may become a graph.
+    """
+    layers = _drop_unusable(context, layers)
+    shrunk = context.base is not context.dense
+    if not shrunk and not any(layer.becomes is not None for layer in layers):
+        return Chosen(layers, None, dense, Forms())
+    share = budget_s / 2
+    step("dense forms")
+    to_beat: Call = partial(context.dense, *context.example)
+    if dense.fastest == CHANNELS_LAST:
+        to_beat = channels_last_call(context.dense, context.example)
+    dense_forms, to_beat = try_compiled(context, context.dense, "dense", dense, to_beat, share / 2)
+    packed_forms = Forms()
+    while (packed := [layer for layer in layers if layer.becomes is not None]) or shrunk:
+        fast = converted(context, layers)
+        about = name_of(layers)
+        step(f"whole model, {len(packed)} layers packed")
+        packed_forms, call = fastest_layout(context, fast, about, share / 2)
+        fusions: list[Fusion] = []
+        concatenations: list[Concatenation] = []
+        unfused = ""
+        if fuses:
+            form = packed_forms.fastest
+            try:
+                rewriting = _Rewriting("fused", fuse.find, fuse.fused)
+                fusions, fast, call = rewriting(context, fast, form, call, about, share / 2)
+                about += " fused" if fusions else ""
+                rewriting = _Rewriting("concatenated", concat.find, concat.joined)
+                concatenations, fast, call = rewriting(context, fast, form, call, about, share / 2)
+            except Mismatch:
+                raise
+            except Exception as error:
+                # Without a graph the model is as fast as it was; the plan says so.
+                unfused = f"nothing was fused in the model's graph: {failure(error)}"
+        about += " concatenated" if concatenations else ""
+        whole = against(context, dense_forms, to_beat, packed_forms, call, about, share)
+        if whole.speedup <= 1 and dense_forms.fastest == COMPILED:
+            packed_forms, call = try_compiled(context, fast, about, packed_forms, call, share / 2)
+            if packed_forms.fastest == COMPILED:
+                whole = against(context, dense_forms, to_beat, packed_forms, call, about, share)
+        if whole.speedup > 1:
+            ways = fusions, concatenations
+            made = Chosen(layers, whole, dense_forms, packed_forms, *ways, unfused)
+            takes = memory_of(context.dense, fast)
+            return replace(made, to_beat=to_beat, call=call, about=about, takes=takes)
+        if not packed:
+            break
+        layers = _some_back(layers, packed, whole)
+        share = budget_s / 2 / len(packed)
+    return Chosen(layers, None, dense_forms, packed_forms, to_beat=to_beat)
+
+
+@dataclass(frozen=True)
+class _Rewriting:
+    """A way to rewrite the graph of the packed model: its name, what finds places, what does it."""
+
+    name: str
+    find: Callable[..., list[Any]]
+    rewrite: Callable[..., nn.Module]
+
+    def __call__(
+        self,
+        context: Context,
+        fast: nn.Module,
+        form: str,
+        call: Call,
+        about: str,
+        seconds: float,
+    ) -> tuple[list[Any], nn.Module, Call]:
+        """What is rewritten, the model with it and its call: where that is surely faster."""
+        found = self.find(fast, fuse.shapes_of(fast, context.example))
+        if not found:
+            return [], fast, call
+        model = self.rewrite(sharing_copy(fast), found)
+        check_model(fast, model, context.example)
+        one: Call = partial(model, *context.example)
+        if form == CHANNELS_LAST:
+            one = channels_last_call(model, context.example)
+        what = {"forms": [form] * 2, "of": [about, self.name]}
+        if context.timed_whole(what, call, one, seconds).low <= 1:
+            return [], fast, call
+        return found, model, one
+
+
+def against(
+    context: Context,
+    dense_forms: Forms,
+    to_beat: Call,
+    packed_forms: Forms,
+    call: Call,
+    about: str,
+    seconds: float,
+) -> Comparison:
+    """The fastest dense form against the packed one."""
+    what = {"forms": [dense_forms.fastest, packed_forms.fastest], "of": ["dense", about]}
+    return context.timed_whole(what, to_beat, call, seconds)
+
+
+def name_of(layers: Sequence[LayerPlan]) -> str:
+    """A short name for what becomes of the layers."""
+    return digest(
+        [[layer.name, layer.becomes, layer.backend, layer.activation] for layer in layers]
+    )
+
+
+def _some_back(
+    layers: list[LayerPlan], packed: list[LayerPlan], whole: Comparison
+) -> list[LayerPlan]:
+    """The layers with those that gain least, a quarter but at least one, back at dense."""
+    worst = sorted(packed, key=_gain)[: max(1, len(packed) // BACK_SHARE)]
+    reason = f"faster alone, but the whole model was not faster with it ({whole.speedup:.2f})"
+    return [_back_to_dense(layer, reason) if layer in worst else layer for layer in layers]
+
+
+def _gain(layer: LayerPlan) -> float:
+    assert layer.measured is not None
+    return layer.measured.dense_ms - layer.measured.packed_ms
+
+
+def _back_to_dense(layer: LayerPlan, reason: str) -> LayerPlan:
+    return replace(layer, becomes=None, backend=None, activation=None, reason=reason)
+
+
+def converted(context: Context, layers: Sequence[LayerPlan]) -> nn.Module:
+    """A copy of the base with these layers packed; it shares the tensors of others with it."""
+    return assemble_(sharing_copy(context.base), context.masks, layers, context.folding)
+
+
+def _failure(model: nn.Module, example: tuple[Any, ...]) -> str | None:
+    try:
+        with torch.no_grad():
+            model(*copy.deepcopy(example))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _drop_unusable(context: Context, layers: list[LayerPlan]) -> list[LayerPlan]:
+    """Sends back to dense the layers with which the model fails, for it reads their weight, say."""
+    if _failure(converted(context, layers), context.example) is None:
+        return layers
+    kept = []
+    for layer in layers:
+        alone = layer.becomes and _failure(converted(context, [layer]), context.example)
+        reason = f"the model fails with the packed layer ({alone})"
+        kept.append(_back_to_dense(layer, reason) if alone else layer)
+    return kept

@@ -1,0 +1,129 @@
+"""Work: what a step of a program is, and the arithmetic and traffic that it cannot do without."""
+
+from collections.abc import Sequence
+
+from sparse_ops.ops._native import ACTIVATION_CODES
+from sparse_ops.ops._program_code import (
+    DENSE,
+    FUNCTIONS,
+    IMAGES,
+    LANES,
+    MAX,
+    OPERATORS,
+    PLANAR,
+    Program,
+    Step,
+)
+from sparse_ops.ops._program_shapes import shapes as shapes_of
+from sparse_ops.planning.programmed import SHORT_ORDERS
+
+__all__ = ["kind_of", "order_of", "pieces_of", "shapes_of", "work"]
+
+Shape = tuple[int, ...]
+
+_ACTIVATIONS = {code: name for name, code in ACTIVATION_CODES.items() if name is not None}
+_FUNCTIONS = {code: name for name, code in FUNCTIONS.items()}
+_OPERATORS = {code: name for name, code in OPERATORS.items()}
+FLOAT = 4
+
+
+def kind_of(program: Program, step: Step) -> str:
+    """What a step does, in a few words: "conv csr + relu"."""
+    words = step.kind.replace("_", " ")
+    if step.kind in ("conv", "linear"):
+        words = f"{step.kind} {_form(program, step)}"
+        words += " + residual" if step["residual"] else ""
+    elif step.kind == "unary":
+        words = _FUNCTIONS[step["function"]]
+    elif step.kind == "binary":
+        words = _OPERATORS[step["operator"]]
+    elif step.kind in ("pool", "adaptive_pool"):
+        words = f"{'max' if step['mode'] == MAX else 'average'} pool"
+    if step.kind in ("conv", "linear", "binary", "affine") and step["activation"]:
+        words += f" + {_ACTIVATIONS[step['activation']]}"
+    return words
+
+
+def _form(program: Program, step: Step) -> str:
+    if step["form"] == DENSE:
+        grouped = step.kind == "conv" and step["groups"] > 1
+        alone = grouped and step["groups"] == step["in_channels"]
+        return "depthwise" if alone else "grouped" if grouped else "dense"
+    classes = program.constants[step.constants[0]].numel() - 1
+    if not program.constants[step.constants[1]].numel():
+        return "constant"
+    return "periodic" if classes < _rows(step) else "csr"
+
+
+def _rows(step: Step) -> int:
+    return step["out_channels"] if step.kind == "conv" else step["out_features"]
+
+
+def order_of(program: Program, step: Step, shapes: Sequence[Shape]) -> str:
+    """How what a step gives lies in memory; "" where there is one way only."""
+    if len(shapes[step.out]) != 4:
+        return ""
+    order = SHORT_ORDERS[program.values[step.out].order]
+    if step.kind != "convert":
+        return order
+    return f"{SHORT_ORDERS[program.values[step.inputs[0]].order]}→{order}"
+
+
+def pieces_of(program: Program, inputs: Sequence[Shape]) -> list[tuple[int, list[Shape]]]:
+    """(how many, shapes of their inputs) of the pieces that a batch runs in; those alike once."""
+    batch = max(shape[0] for shape in inputs)
+    piece = program.piece or batch
+    if any(value.order == IMAGES for value in program.values):
+        piece = -(-piece // LANES) * LANES
+    piece = min(piece, batch)
+    counts = [(batch // piece, piece), (1, batch % piece)]
+    return [
+        (count, [(n, *shape[1:]) if shape[0] == batch else shape for shape in inputs])
+        for count, n in counts
+        if n
+    ]
+
+
+def work(program: Program, step: Step, shapes: Sequence[Shape]) -> tuple[int, int]:
+    """(multiply-accumulates, bytes) of a step for values of these shapes.
+
+    Bytes are those that are read or written once at least: inputs, output, weights and indices.
+    """
+    out = shapes[step.out]
+    held = sum(program.constants[c].nbytes for c in step.constants if c >= 0)
+    if step.kind == "flatten" and _is_view(program, step):
+        return 0, 0
+    if step.kind == "concat":
+        # Parts that were written to their places are there.
+        moved = [v for v in step.inputs if program.values[v].whole != step.out]
+        return 0, 2 * FLOAT * sum(_numbers(shapes[v]) for v in moved)
+    if step.kind == "slice":
+        return 0, 2 * FLOAT * _numbers(out)
+    read = sum(_numbers(shapes[v]) for v in dict.fromkeys(step.inputs))
+    return _macs(program, step, out), held + FLOAT * (read + _numbers(out))
+
+
+def _is_view(program: Program, step: Step) -> bool:
+    """Whether a flattened value is the same memory as what it is made of."""
+    source, out = program.values[step.inputs[0]], program.values[step.out]
+    return source.order == PLANAR and source.whole == out.whole == -1
+
+
+def _macs(program: Program, step: Step, out: Shape) -> int:
+    if step.kind not in ("conv", "linear"):
+        return 0
+    positions = _numbers(out) // out[1]
+    first = program.constants[step.constants[0]]
+    if step["form"] == DENSE:
+        return positions * first.numel()
+    # Row o keeps what class o mod classes keeps.
+    lengths = first.diff()
+    full, rest = divmod(_rows(step), lengths.numel())
+    return positions * int(full * lengths.sum() + lengths[:rest].sum())
+
+
+def _numbers(shape: Shape) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
