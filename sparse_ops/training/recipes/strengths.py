@@ -77,7 +77,8 @@ def sabr(options: dict[str, Any], factor: float, share: float) -> dict[str, Any]
     for key in ("increase", "decrease"):
         found[key] = rounded(found[key] ** (1 / factor))
     found["strength"] = rounded(found["strength"] / share)
-    found["patience"] = max(1, round(found["patience"] * factor))
+    # One bad epoch may be chance, however few there are.
+    found["patience"] = max(min(found["patience"], 2), round(found["patience"] * factor))
     return found
 
 
