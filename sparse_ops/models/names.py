@@ -70,12 +70,11 @@ def matched(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
         if _fits({renamed[name]: value for name, value in state.items()}, own):
             layers = {_layer(n): _layer(r) for n, r in renamed.items() if n != r}
             return Match({renamed[n]: v for n, v in state.items()}, layers, "by GSM's names")
-    pairs, how = _by_order(_layers(own), _layers(_shapes(_sorted(state, own))))
-    found = {}
-    for ours, their in pairs.items():
-        for name in (n for n in own if _layer(n) == ours):
-            last = name.rpartition(".")[2]
-            found[name] = state[f"{their}.{last}" if their else last]
+    pairs, how = _by_order(_layers(own), _layers(_shapes(_sorted(state))))
+    theirs = {
+        name: f"{pairs[_layer(name)]}.{name.rpartition('.')[2]}".removeprefix(".") for name in own
+    }
+    found = {name: state[their] for name, their in theirs.items() if their in state}
     return Match(found, {t: o for o, t in pairs.items() if o != t}, how)
 
 
@@ -95,7 +94,7 @@ def _fits(state: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]]) -> bo
     return not missing and all(own.get(name) == shape for name, shape in shapes.items())
 
 
-def _sorted(state: Mapping[str, Tensor], own: Mapping[str, object]) -> dict[str, Tensor]:
+def _sorted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state in its own order; of a file that has none but the alphabet's, in that of numbers.
 
     HDF5 files give their entries by name: there conv10 comes before conv2.

@@ -108,6 +108,17 @@ def test_sabr_gets_sparse_and_watches_what_is_held_out(some):
     assert sabr.accuracy.top1 > base.accuracy.top1 - 0.1 > 0.55
 
 
+def test_spred_cuts_filters_by_the_norms_behind_them_while_there_is_time(some):
+    recipe = plan("spred", 6, {"mode": "filter", "sparsity": 0.5}, model=VGG, norms=True)
+    options = recipe.phases[0].options
+    assert (options["gate"], options["begin"], options["end"], options["fine_tune"]) == (
+        *("bn", 2, 4, 2),
+    )
+    assert plan("spred", 6, {"mode": "filter"}, model=VGG).phases[0].options.get("gate") is None
+    _, (outcome,) = run(recipe, some, progress=False)
+    assert outcome.accuracy.top1 > 0.5 and 0.4 < outcome.sparsity < 0.8
+
+
 def test_networks_with_batch_norm_learn_faster():
     rates = [
         plan("magnitude", 4, model=VGG, norms=norms).phases[0].fit["lr"] for norms in (False, True)

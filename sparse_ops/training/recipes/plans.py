@@ -12,6 +12,7 @@ from sparse_ops.training.recipes.recipe import Recipe, as_content, made
 from sparse_ops.training.recipes.shorten import LENGTHS, Pace, shortened
 from sparse_ops.training.recipes.strengths import rounded
 from sparse_ops.training.sabr import SABR
+from sparse_ops.training.spred import Spred
 
 Content = dict[str, Any]
 
@@ -56,6 +57,12 @@ def planned(
         # is within is chance. The authors' is for 2,520 images with next to none wrong.
         options.setdefault("tolerance", max(SABR.tolerance, rounded(0.6 / held_out**0.5)))
     phases = _phases(method, 0.1 if norms else 0.05)
+    if method == "spred":
+        # As in the recipes: the more is to go the stronger, and filters by the BatchNorm behind.
+        level = float(options.get("sparsity", Spred.sparsity))
+        phases[0]["options"]["strength"] = rounded(max(1e-4, 6e-4 * level))
+        if options.get("mode") == "filter" and norms:
+            options.setdefault("gate", "bn")
     if started or not epochs:
         phases = [phase for phase in phases if phase["method"] != "dense"]
         for phase in phases:

@@ -5,7 +5,7 @@
     weight decay of GSM     what an inactive weight decays to is what it was, or a thousandth
     momentum of GSM         ** 1 / share, but no less than 0.9, at the same lr / (1 - momentum)
     growth of penalties     ** 1 / factor
-    strength of penalties   / share
+    strength of penalties   / share; that of spred no more than 3e-3
     rate of Adam and AdamW  / share, but no more than 1e-3: it is how far a weight goes in a step
 
 Weight decay elsewhere is left alone: it says what is learned, not how fast.
@@ -29,6 +29,9 @@ GOAL = 1e-3
 LEAST_MOMENTUM = 0.9
 # torch's own for Adam; above it networks with and without BatchNorm begin to be unstable.
 MOST_ADAM = 1e-3
+# A penalty is also a part of what is learned, as decay is: at 6e-2, in 192 steps, a VGG of 16
+# channels had 21 % of the images held out right, at 6e-3 80 %, without any 83 %.
+MOST_SPRED = 3e-3
 ADAMS = ("adam", "adamw")
 
 
@@ -85,7 +88,7 @@ def sabr(options: dict[str, Any], factor: float, share: float) -> dict[str, Any]
 def spred(options: dict[str, Any], share: float) -> dict[str, Any]:
     """spred's options."""
     strength = options.get("strength", Spred.strength)
-    return dict(options) | {"strength": rounded(strength / share)}
+    return dict(options) | {"strength": rounded(max(strength, min(MOST_SPRED, strength / share)))}
 
 
 def adam(fit: dict[str, Any], share: float) -> dict[str, Any]:
