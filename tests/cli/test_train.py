@@ -72,6 +72,7 @@ def test_torchrun_trains_in_several_processes(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("lenet300, gsm: accuracy") == 1
+    assert "deprecated" not in done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["accuracy"] > 0.3
 
