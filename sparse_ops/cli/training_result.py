@@ -20,6 +20,7 @@ class PhaseRun:
         uncut_top1: before the cut at the end of the phase; None where nothing was removed then.
         best_epoch, best_validation: the epoch that was best on the images held out, and its top-1
             there; None where none are.
+        last_ten_validation: mean top-1 there after the last ten epochs, or as many as there were.
         findings: what the method has to report.
         history: what there is to say of each epoch.
     """
@@ -36,6 +37,7 @@ class PhaseRun:
     seconds: float
     best_epoch: int | None
     best_validation: float | None
+    last_ten_validation: float | None
     findings: dict[str, Any]
     history: tuple[dict[str, Any], ...]
 
@@ -218,6 +220,7 @@ def _phase_run(outcome: "PhaseOutcome") -> PhaseRun:
         seconds=outcome.seconds,
         best_epoch=None if best is None else best.epoch,
         best_validation=None if best is None else best.top1,
+        last_ten_validation=None if best is None else outcome.history.mean_top1(10),
         findings=outcome.findings,
         history=tuple(asdict(row) for row in outcome.history.rows),
     )

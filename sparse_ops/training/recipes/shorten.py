@@ -114,7 +114,10 @@ def _counts(phase: Phase, factor: float) -> Phase:
 def _stronger(phase: Phase, short: Phase, factor: float, pace: Pace, given: set[str]) -> Phase:
     """`short`, with what acts in its fewer steps made stronger."""
     share = short.epochs * pace.now / (phase.epochs * pace.own)
-    fit, options = dict(short.fit), dict(short.options)
+    fit, options, schedule = dict(short.fit), dict(short.options), dict(short.schedule)
+    if schedule.get("name") == "plateau":
+        patience = schedule.get("patience", SCHEDULES["plateau"].patience)
+        schedule["patience"] = _at_least_one(patience, factor)
     if short.optimizer in strengths.ADAMS:
         fit = strengths.adam(fit, share)
     way = min(1.0, share * fit.get("lr", 1.0) / phase.fit.get("lr", 1.0))
@@ -131,7 +134,7 @@ def _stronger(phase: Phase, short: Phase, factor: float, pace: Pace, given: set[
         options = strengths.sabr(options, factor, way)
     elif short.method == "spred":
         options = strengths.spred(options, way)
-    return replace(short, fit=fit, options=options)
+    return replace(short, fit=fit, options=options, schedule=schedule)
 
 
 def _kept(stronger: Phase, short: Phase, given: Collection[str]) -> Phase:
@@ -158,9 +161,6 @@ def _schedule(schedule: dict[str, Any], factor: float, epochs: int) -> dict[str,
     if "warm_up" in found:
         scaled_up = strengths.rounded(found["warm_up"] * factor)
         found["warm_up"] = round(scaled_up) if found.get("by_epoch") else min(scaled_up, epochs / 2)
-    if found.get("name") == "plateau":
-        patience = found.get("patience", SCHEDULES["plateau"].patience)
-        found["patience"] = _at_least_one(patience, factor)
     return found
 
 
