@@ -50,6 +50,9 @@ def bench(
     if seconds <= 0:
         raise UserError(f"--seconds must be above 0, got {seconds}")
     known, missing = file_note.noted(packed), f"{packed} does not say of what model it is"
+    if not model and ":" in str(known.get("model")):
+        # A file may come from a stranger: what it names is not imported unless the user says so.
+        raise UserError(f"{packed} is of {known['model']}: --model {known['model']} runs that")
     network = network_of(known, model, input, classes, more or (), missing)
     shape, built = network.shape, network.build().eval()
     fast = sparse_ops.load(packed, built, compile=False)

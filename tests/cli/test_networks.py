@@ -64,6 +64,12 @@ def test_bench_of_a_file_that_does_not_tell_asks_for_the_model(packed):
     )
 
 
+def test_bench_runs_no_code_that_only_a_file_names(packed):
+    note(packed, {"model": "os:getcwd", "model_options": {}, "input": [1, 28, 28]})
+    output = " ".join(run("bench", packed, ok=False).output.split())
+    assert "is of os:getcwd: --model os:getcwd runs that" in output
+
+
 def test_options_of_our_models_can_be_said(tmp_path):
     model = small_vgg(14, 3, width=4)
     cut_(model, 0.9)
