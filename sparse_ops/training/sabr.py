@@ -158,6 +158,9 @@ class SABR(SparsityMethod):
         found: dict[str, float | str] = {"frozen": len(self.frozen)}
         if self.frozen:
             found["last_frozen"] = self.frozen[-1]
+        learning = [value for name, value in self.strengths.items() if name not in self.frozen]
+        if learning:
+            found |= {"least_strength": min(learning), "most_strength": max(learning)}
         return found | {f"strength:{name}": value for name, value in self.strengths.items()}
 
     def findings(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def test_each_epoch_is_told_of_without_a_terminal(few, tmp_path):
         *(f"sabr {number}/5" for number in range(1, 6)),
     ]
     assert all("right on held-out data" in line and "loss " in line for line in epochs)
-    assert "left" in epochs[0] and "frozen 0" in epochs[2]
+    assert "left" in epochs[0] and "frozen 0, least_strength " in epochs[2]
     # The log of the method, and what it will do, are there as well; results are on the other one.
     assert "sabr: sabr, 5 epochs" in lines
     assert any("weights kept, cut at" in line for line in lines)

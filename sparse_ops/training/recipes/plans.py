@@ -56,7 +56,7 @@ def planned(
         # Two standard deviations of the share of so many that is right, where nine in ten are: what
         # is within is chance. The authors' is for 2,520 images with next to none wrong.
         options.setdefault("tolerance", max(SABR.tolerance, rounded(0.6 / held_out**0.5)))
-    phases = _phases(method, 0.1 if norms else 0.05)
+    phases = _phases(method, norms)
     if method == "spred":
         # As in the recipes: the more is to go the stronger, and filters by the BatchNorm behind.
         level = float(options.get("sparsity", Spred.sparsity))
@@ -97,8 +97,8 @@ def planned(
     return made(method, content)
 
 
-def _phases(method: str, lr: float) -> list[Content]:
-    sgd = {"lr": lr, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+def _phases(method: str, norms: bool) -> list[Content]:
+    sgd = {"lr": 0.1 if norms else 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
     def learned(name: str, kind: str, epochs: int, **more: Any) -> Content:
         schedule = {"name": "cosine", "warm_up": epochs / 20}
@@ -117,8 +117,8 @@ def _phases(method: str, lr: float) -> list[Content]:
         ]
     if method == "hypersparse":
         lengths = {"warm_up": 60, "max_epochs": 200, "fine_tune": 160, "drops": [80, 120]}
-        # The authors' 0.1 is for networks with BatchNorm; 0.03 is what others of theirs learn with.
-        rate = {"lr": lr if lr == 0.1 else 0.03, "momentum": 0.9, "weight_decay": 1e-4}
+        # The authors' 0.1 is for their networks, which have BatchNorm; without it 0.03 is borne.
+        rate = {"lr": 0.1 if norms else 0.03, "momentum": 0.9, "weight_decay": 1e-4}
         options = {"strength": 5e-6, "growth": 1.05, **lengths}
         return [{"name": method, "method": method, "epochs": 420, "options": options, **rate}]
     if method == "sabr":
