@@ -22,6 +22,7 @@ class Experiment:
         source: a recipe of the package.
         network: what takes the place of the recipe's.
         changes: values in place of the recipe's, by dotted keys.
+        unset: dotted keys of what is taken out of the recipe before.
         shorten: the factor on the epochs of what the changes leave.
         published: the key of the recipe's accuracy that stands beside ours; "" for none.
         dense: the experiment whose first phase is the dense network to compare with; its own, if
@@ -36,10 +37,12 @@ class Experiment:
     shorten: float = 1.0
     published: str = "top1"
     dense: str = ""
+    unset: tuple[str, ...] = ()
 
     def recipe(self) -> Recipe:
-        recipe = replace(read(self.source, self.changes), model=self.network)
-        return shortened(recipe, self.shorten)
+        recipe = replace(read(self.source, self.changes, self.unset), model=self.network)
+        # The committed runs are of the strengths that are said here.
+        return shortened(recipe, self.shorten, counts_only=True)
 
 
 # 5,000 of Fashion-MNIST's 60,000 training images; 800 of the 8,004 digits.
@@ -50,6 +53,54 @@ COSINE = {"name": "cosine", "warm_up": 5}
 LENET300 = {"name": "lenet300", "xavier": True}
 LENET5 = {"name": "lenet5", "xavier": True}
 SMALL_VGG = {"name": "small_vgg", "width": 16}
+# What makes a phase a dense one, or one that cuts by and by, over the first half of its epochs.
+BARE = ("retrain.options",)
+
+
+def baselines(
+    name: str,
+    network: dict[str, Any],
+    changes: dict[str, Any],
+    epochs: int,
+    shorten: float,
+    *,
+    dense: str,
+) -> Iterator[Experiment]:
+    """Dense, and gradual magnitude, trained for as long as the methods beside them.
+
+    Args:
+        name: what the names begin with.
+        changes: of data, base and retrain; with the sparsity, of gradual magnitude.
+        epochs: of the phase after the base.
+        dense: as of an experiment.
+    """
+    source, common = "magnitude-lenet300-60x", {"retrain.epochs": epochs}
+    common |= {"retrain.schedule": COSINE}
+    plain = {k: v for k, v in changes.items() if k != "retrain.options.sparsity"}
+    if "retrain.options.sparsity" not in changes:
+        yield Experiment(
+            f"{name}-dense-long",
+            "dense, as long",
+            source,
+            network,
+            common | plain | {"retrain.method": "dense"},
+            shorten,
+            "",
+            dense,
+            BARE,
+        )
+        return
+    cut = {"retrain.options.begin": 0, "retrain.options.end": epochs // 2}
+    yield Experiment(
+        f"{name}-gradual-long",
+        "gradual magnitude, as long",
+        source,
+        network,
+        common | changes | cut,
+        shorten,
+        "",
+        dense,
+    )
 
 
 def lenet300() -> Iterator[Experiment]:
@@ -77,6 +128,10 @@ def lenet300() -> Iterator[Experiment]:
             0.1,
             published,
         )
+    # As long as GSM: 280 epochs after the base.
+    yield from baselines("lenet300", LENET300, base, 280, 0.1, dense="lenet300-gsm")
+    level = {"retrain.options.sparsity": 1 - 1 / 60}
+    yield from baselines("lenet300", LENET300, base | level, 280, 0.1, dense="lenet300-gsm")
 
 
 def lenet5() -> Iterator[Experiment]:
@@ -116,6 +171,10 @@ def lenet5() -> Iterator[Experiment]:
                 0.06,
                 published,
             )
+        level = {"retrain.options.sparsity": 1 - 1 / times}
+        name, same = f"lenet5-{times}x", {"dense": f"lenet5-{times}x-gsm"}
+        yield from baselines(name, LENET5, base | level, 280, 0.06, **same)
+    yield from baselines("lenet5", LENET5, base, 280, 0.06, dense="lenet5-300x-gsm")
 
 
 def predefined() -> Iterator[Experiment]:
@@ -159,7 +218,33 @@ def spred() -> Iterator[Experiment]:
             2 / 15,
             "",
             "predefined-dense",
+            # As the committed runs were: all is cut at once.
+            ("spred.options.begin", "spred.options.end", "spred.options.strength"),
         )
+    # The same cuts without a penalty, by and by before the last two epochs; and no cut at all.
+    magnitude = {"spred.options.strength": 0.0, "spred.options.begin": 7, "spred.options.end": 15}
+    for mode in ("weight", "filter"):
+        yield Experiment(
+            f"spred-{mode}-gradual-long",
+            f"gradual magnitude of {'single weights' if mode == 'weight' else 'whole filters'}",
+            "spred-resnet18-cifar10-weight-80",
+            SMALL_VGG,
+            {**FASHION, "spred.options.fine_tune": 15, "spred.options.mode": mode, **magnitude},
+            2 / 15,
+            "",
+            "predefined-dense",
+        )
+    yield Experiment(
+        "spred-dense-long",
+        "dense, as long",
+        "spred-resnet18-cifar10-weight-80",
+        SMALL_VGG,
+        {**FASHION, "spred.method": "dense"},
+        2 / 15,
+        "",
+        "predefined-dense",
+        ("spred.options",),
+    )
 
 
 def sabr() -> Iterator[Experiment]:
@@ -172,7 +257,35 @@ def sabr() -> Iterator[Experiment]:
         "base.lr": 7e-4,
         "sabr.lr": 7e-4,
     }
-    yield Experiment("sabr", "SABR", "sabr-vgg11-hg14", LENET5, changes, 0.2)
+    # As the committed runs were: from the last weights of the base.
+    last = ("sabr.from_best",)
+    yield Experiment("sabr", "SABR", "sabr-vgg11-hg14", LENET5, changes, 0.2, unset=last)
+    plain = {key: value for key, value in changes.items() if ".options." not in key}
+    yield Experiment(
+        "sabr-dense-long",
+        "dense, as long",
+        "sabr-vgg11-hg14",
+        LENET5,
+        plain | {"sabr.method": "dense"},
+        0.2,
+        "",
+        unset=(*last, "sabr.options"),
+    )
+    yield Experiment(
+        "sabr-gradual-long",
+        "gradual magnitude, as long",
+        "sabr-vgg11-hg14",
+        LENET5,
+        plain
+        | {
+            "sabr.method": "magnitude",
+            # What SABR came to, in the mean of its three seeds.
+            "sabr.options": {"sparsity": 0.89, "begin": 0, "end": 25},
+        },
+        0.2,
+        "",
+        unset=last,
+    )
 
 
 def hypersparse() -> Iterator[Experiment]:
@@ -190,6 +303,9 @@ def hypersparse() -> Iterator[Experiment]:
         "hypersparse.options.max_epochs": 300,
         "hypersparse.lr": 0.03,
     }
+    # Ten epochs in all, as those of ART have at most.
+    rate = {"base.epochs": 50, "base.lr": 0.03, "retrain.lr": 0.03}
+    alike = FASHION | {"data.batch_size": 256, "base.schedule": COSINE} | rate
     for percent in ("90", "98", "99.5"):
         for loss, method in (("hypersparse", "HyperSparse"), ("l1", "L1"), ("l2", "L2")):
             yield Experiment(
@@ -202,6 +318,10 @@ def hypersparse() -> Iterator[Experiment]:
                 "top1" if loss == "hypersparse" else "",
                 "lenet300-gsm",
             )
+        level = {"retrain.options.sparsity": float(percent) / 100}
+        name = f"hypersparse-{percent}"
+        yield from baselines(name, LENET300, alike | level, 450, 1 / 50, dense="lenet300-gsm")
+    yield from baselines("hypersparse", LENET300, alike, 450, 1 / 50, dense="lenet300-gsm")
 
 
 GROUPS = (lenet300, predefined, spred, sabr, hypersparse, lenet5)

@@ -9,7 +9,6 @@ goes on from the checkpoints in --work, and runs that begin alike share them.
 """
 
 import argparse
-import copy
 import csv
 import hashlib
 import json
@@ -30,50 +29,11 @@ from sparse_ops._files import replacing
 from sparse_ops.data import Dataset, load
 from sparse_ops.masks import prunable
 from sparse_ops.report.machine import machine
-from sparse_ops.training import Epoch, evaluate
 from sparse_ops.training.recipes import Phase, Recipe, run
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 # Where in --data each set is; the subset comes with the package.
 FOLDERS = {"fashion-mnist": "fashion-mnist", "digits": "digits", "fashion-mnist-subset": None}
-
-
-class Best:
-    """The weights of the epoch that did best on the validation images, kept in a file.
-
-    Of those epochs only that began and ended as sparse as the last one of the phase: how good a
-    network was before the last cut says nothing of what is left, and a method cuts after an epoch
-    has been evaluated.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.found: dict[str, Any] = {"phase": "", "kept": -1, "top1": -1.0, "state": {}}
-        if path.is_file():
-            self.found = torch.load(path, weights_only=True)
-
-    def __call__(self, phase: Phase, model: nn.Module, epoch: Epoch) -> None:
-        assert epoch.validation is not None
-        now = {"phase": phase.name, "kept": counts(model)[0], "top1": epoch.validation.top1}
-        alike = all(self.found[key] == now[key] for key in ("phase", "kept"))
-        if not alike:
-            now |= {"top1": -1.0, "state": {}}
-        elif now["top1"] > self.found["top1"]:
-            now |= {"state": copy.deepcopy(model.state_dict())}
-        if "state" in now:
-            self.found = now
-            with replacing(self.path) as temporary:
-                torch.save(self.found, temporary)
-
-    def test_top1(self, phase: str, model: nn.Module, data: Dataset) -> float | None:
-        """On the test images; None if there is no such epoch, or it was of another form."""
-        if (self.found["phase"], self.found["kept"]) != (phase, counts(model)[0]):
-            return None
-        other = copy.deepcopy(model)
-        if self.found["state"].keys() != other.state_dict().keys():
-            return None
-        other.load_state_dict(self.found["state"])
-        return evaluate(other, data.test).top1
 
 
 def counts(model: nn.Module) -> tuple[int, int]:
@@ -92,7 +52,6 @@ def carry_out(experiment: Experiment, seed: int, data: Dataset, work: Path) -> d
         own = folder / f"{name}.checkpoint.pt"
         if path.is_file() and not own.is_file():
             shutil.copyfile(path, own)
-    best = Best(folder / "best.pt")
     model, outcomes = run(
         recipe,
         data,
@@ -100,7 +59,6 @@ def carry_out(experiment: Experiment, seed: int, data: Dataset, work: Path) -> d
         folder=folder,
         progress=False,
         channels_last=True,
-        on_epoch=best,
     )
     for name, path in shared.items():
         own = folder / f"{name}.checkpoint.pt"
@@ -115,6 +73,8 @@ def carry_out(experiment: Experiment, seed: int, data: Dataset, work: Path) -> d
             "method": phase.method,
             **_logged(folder / f"{phase.name}.csv"),
             "top1": outcome.accuracy.top1,
+            "uncut_top1": None if outcome.uncut is None else outcome.uncut.top1,
+            "findings": outcome.findings,
         }
         for phase, outcome in zip(recipe.phases, outcomes, strict=True)
     ]
@@ -133,7 +93,6 @@ def carry_out(experiment: Experiment, seed: int, data: Dataset, work: Path) -> d
         "weights": every,
         "kept": kept,
         "top1": last.accuracy.top1,
-        "top1_best": best.test_top1(last.name, model, data),
         "epochs": sum(phase["epochs"] for phase in phases),
         "seconds": round(sum(phase["seconds"] for phase in phases), 1),
     }

@@ -1,4 +1,4 @@
-"""What `benchmarks.methods` has written, as a table: ours beside the published figure."""
+"""What `benchmarks.methods` has written, as a table; and what was published, as another."""
 
 from statistics import mean, stdev
 from typing import Any
@@ -25,53 +25,95 @@ DATA = {
 
 
 def methods_table(data: dict[str, Any]) -> str:
-    """The runs of a results file as Markdown, one line an experiment, in the order of the list."""
+    """The runs of a results file as Markdown, one line an experiment, in the order of the list.
+
+    What was published is a table of its own: it is of other networks, data and lengths.
+    """
     runs: dict[str, list[dict[str, Any]]] = {}
     for run in data["runs"]:
         runs.setdefault(run["experiment"], []).append(run)
     here = data["machine"]
     lines = [
         f"{here['cpu']}, torch {here['torch']}, float32; `{data['command']}`. Top-1 in percent on "
-        "the test images, mean ± standard deviation over the seeds: after the last epoch, and "
-        "after that which was the best on held-out images of those as sparse as the last one.",
+        "the test images after the last epoch, mean ± standard deviation over the seeds; *dense* "
+        "is the network before the method, or beside it, and *epochs* are all that a run had.",
         "",
-        "| method | network | data | images: learned + tested | kept | dense | ours | best epoch "
-        "| seeds | published: method (dense) | that on |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|---|",
+        "| method | network | data | images: learned + tested | epochs | kept | dense | top-1 "
+        "| seeds |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
-    lines += [_line(EXPERIMENTS[name], runs) for name in EXPERIMENTS if name in runs]
+    done = [EXPERIMENTS[name] for name in EXPERIMENTS if name in runs]
+    lines += [_line(experiment, runs) for experiment in done]
+    if notes := [words for experiment in done if (words := _limit(experiment, runs))]:
+        lines += ["", f"ART was stopped at its limit of epochs: {'; '.join(notes)}."]
     if absent := [name for name in EXPERIMENTS if name not in runs]:
         lines += ["", f"In the list and not run here: {', '.join(absent)}."]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_published(done)])
 
 
 def _line(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> str:
     mine = runs[experiment.name]
-    one, best = mine[0], [run["top1_best"] for run in mine]
-    kept = mean(run["kept"] for run in mine)
+    one = mine[0]
     learned = round(one["train"] * (1 - one["held_out"]))
     width = f", {one['network']['width']} wide" if "width" in one["network"] else ""
-    source = read(experiment.source)
-    published = source.published.get(experiment.published)
-    beside = source.published.get("dense_top1", source.published.get("base_validation_top1"))
     cells = (
         experiment.method,
         NETWORKS[one["network"]["name"]] + width,
         DATA[one["data"]],
         f"{learned:,} + {one['test']:,}",
-        f"{kept:,.0f} of {one['weights']:,} ({kept / one['weights']:.2%})",
+        _spread([run["epochs"] for run in mine], ".0f"),
+        f"{_spread([100 * run['kept'] / run['weights'] for run in mine], '.2f')} % "
+        f"of {one['weights']:,}",
         accuracy(dense_of(experiment, runs)),
         f"**{accuracy([run['top1'] for run in mine])}**",
-        "–" if None in best else accuracy(best),
         str(len(mine)),
-        "–"
-        if published is None
-        else f"{published:.2f}" + (f" ({beside:.2f})" if beside is not None else ""),
-        "–"
-        if published is None
-        else f"{NETWORKS[source.model['name']]}, {DATA[source.data['name']]}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _limit(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> str:
+    """In how many of its runs ART had all the epochs that it could have."""
+    planned = {phase.name: phase.epochs for phase in experiment.recipe().phases}
+    mine = runs[experiment.name]
+    phases = [p for run in mine for p in run["phases"] if p["method"] == "hypersparse"]
+    # Runs from before it was noted have at least said how many epochs there were.
+    stopped = [
+        not p.get("findings", {}).get("art_ended_by_itself", p["epochs"] < planned[p["name"]])
+        for p in phases
+    ]
+    level = experiment.name.split("-")[1] if "-" in experiment.name else experiment.name
+    return (
+        f"{experiment.method} at {level} %, {sum(stopped)} of {len(mine)}" if any(stopped) else ""
+    )
+
+
+def _published(done: list[Experiment]) -> list[str]:
+    """What the sources report, with their networks and data, in percent."""
+    lines = [
+        "Published, by the sources of these methods, on networks and data of theirs; top-1 in "
+        "percent on test images, in most after the epoch that was best on these:",
+        "",
+        "| method | network | data | kept | dense | top-1 |",
+        "|---|---|---|--:|--:|--:|",
+    ]
+    for experiment in done:
+        source = read(experiment.source)
+        if experiment.published not in source.published:
+            continue
+        sparsity = source.published.get("sparsity", source.published.get("parameters_saved", 0.0))
+        kept = 100 * (1 - sparsity) if sparsity < 1 else 100 - sparsity
+        # Validation is no test: the base of SABR is known by that alone.
+        dense = source.published.get("dense_top1")
+        cells = (
+            experiment.method,
+            NETWORKS[source.model["name"]],
+            DATA[source.data["name"]],
+            f"{kept:.2f} %",
+            "–" if dense is None else f"{dense:.2f}",
+            f"{source.published[experiment.published]:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def dense_of(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> list[float]:
@@ -86,7 +128,10 @@ def dense_of(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> l
 
 def accuracy(values: list[float]) -> str:
     """Mean and standard deviation in percent; one value has no spread, and none is a dash."""
-    if not values:
-        return "–"
-    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.2f}{spread}"
+    return _spread([100 * value for value in values], ".2f") if values else "–"
+
+
+def _spread(values: list[float], form: str) -> str:
+    """Mean ± standard deviation; values that are all alike, or one alone, have none."""
+    spread = f" ± {stdev(values):{form}}" if len(set(values)) > 1 else ""
+    return f"{mean(values):{form}}{spread}"

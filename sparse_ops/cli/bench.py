@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sparse_ops.cli.convert import MODEL_HELP
+from sparse_ops.cli.convert import MODEL_HELP, OPTION_HELP
 from sparse_ops.cli.errors import UserError, check_can_write
 
 
@@ -15,18 +15,26 @@ def bench(
     packed: Annotated[Path, typer.Argument(help="A packed file.")],
     model: Annotated[
         str,
-        typer.Option(help=MODEL_HELP + " Default: none, if the file's network is one program."),
+        typer.Option(
+            help=MODEL_HELP + " Default: as the file says; none, if its network is one program."
+        ),
     ] = "",
-    input: Annotated[str, typer.Option(help="One example's shape.")] = "1,28,28",
+    input: Annotated[
+        str, typer.Option(help="One example's shape. Default: as the file says, or 1,28,28.")
+    ] = "",
     batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable.")] = None,
-    classes: Annotated[int, typer.Option(help="Classes of one of our models.")] = 10,
+    classes: Annotated[
+        int | None, typer.Option(help="Of one of our models. Default: as the file says, or 10.")
+    ] = None,
+    more: Annotated[list[str] | None, typer.Option("--set", help=OPTION_HELP)] = None,
     seconds: Annotated[float, typer.Option(help="Seconds to spend on each batch size.")] = 5.0,
     compile: Annotated[bool, typer.Option(help="Also try torch.compile, on both sides.")] = True,
     out: Annotated[Path | None, typer.Option(help="Write the rows there as JSON.")] = None,
 ) -> None:
     """Times a packed model against the fastest dense form of what it was, on this machine."""
     import sparse_ops
-    from sparse_ops.cli import networks
+    from sparse_ops.cli import file_note, networks
+    from sparse_ops.cli.named_network import network_of
     from sparse_ops.convert import to_dense
     from sparse_ops.planning.describe import shrunk_modules
     from sparse_ops.planning.verify import check_model
@@ -46,8 +54,14 @@ def bench(
     keep_freed_memory()
     if seconds <= 0:
         raise UserError(f"--seconds must be above 0, got {seconds}")
-    shape = networks.input_shape(input)
-    built = networks.build(model, classes=classes, channels=shape[0]).eval() if model else None
+    known, missing = file_note.noted(packed), f"{packed} does not say of what model it is"
+    if not model and ":" in str(known.get("model")):
+        # A file may come from a stranger: what it names is not imported unless the user says so.
+        raise UserError(f"{packed} is of {known['model']}: --model {known['model']} runs that")
+    shape, built = networks.input_shape(input or "1,28,28"), None
+    if model or "model" in known:
+        network = network_of(known, model, input, classes, more or (), missing)
+        shape, built = network.shape, network.build().eval()
     fast = sparse_ops.load(packed, built, compile=False)
     unpacked = to_dense(fast)
     # Of a layer that lost channels the file has what is left; how fast the whole of it would be

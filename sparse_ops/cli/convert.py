@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
-from sparse_ops.cli.errors import UserError, check_can_write
+from sparse_ops.cli.errors import check_can_write
 
 MODEL_HELP = "One of ours, such as lenet300 or resnet18, or your own as package.module:function."
+
+OPTION_HELP = "An option of one of our models, such as variant=imagenet; repeatable."
 
 
 def convert(
@@ -19,9 +21,14 @@ def convert(
     masks: Annotated[
         Path | None, typer.Option(help="Masks (.safetensors). Default: the weights' zeros.")
     ] = None,
-    input: Annotated[str, typer.Option(help="One example's shape.")] = "1,28,28",
+    input: Annotated[
+        str, typer.Option(help="One example's shape. Default: from result.json, or 1,28,28.")
+    ] = "",
     batch: Annotated[int, typer.Option(help="The batch size to be fast at.")] = 1,
-    classes: Annotated[int, typer.Option(help="Classes of one of our models.")] = 10,
+    classes: Annotated[
+        int | None, typer.Option(help="Of one of our models. Default: from result.json, or 10.")
+    ] = None,
+    more: Annotated[list[str] | None, typer.Option("--set", help=OPTION_HELP)] = None,
     threshold: Annotated[float, typer.Option(help="|weight| up to this counts as zero.")] = 0.0,
     budget: Annotated[float, typer.Option(help="Seconds to spend on timing.")] = 60.0,
     plan_json: Annotated[Path | None, typer.Option(help="Write the plan there too.")] = None,
@@ -29,20 +36,18 @@ def convert(
     """Turns a pruned checkpoint into packed kernels, where they are measured faster."""
     import sparse_ops
     from sparse_ops._files import replacing
-    from sparse_ops.cli import networks
+    from sparse_ops.cli import file_note, networks
+    from sparse_ops.cli.named_network import network_of
 
     for path in (out, plan_json):
         if path is not None:
             check_can_write(path)
     run = networks.run_of(checkpoint)
-    spec = model or run.get("model")
-    if not isinstance(spec, str):
-        raise UserError(f"--model is needed: there is no result.json beside {checkpoint}")
+    missing = f"there is no result.json beside {checkpoint}"
+    network = network_of(run, model, input, classes, more or (), missing)
     state, found = networks.read_state(checkpoint)
-    shape = networks.input_shape(input)
-    example = networks.random_example(batch, shape)
-    dense = networks.build(spec, classes=classes, channels=shape[0])
-    dense = networks.load_dense(dense, state, checkpoint)
+    example = networks.random_example(batch, network.shape)
+    dense = networks.load_dense(network.build(), state, checkpoint)
     if masks is not None:
         found = sparse_ops.masks.load(masks)
     elif found:
@@ -50,6 +55,7 @@ def convert(
     plan = sparse_ops.plan(dense, example, found or None, threshold=threshold, budget_s=budget)
     typer.echo(str(plan))
     sparse_ops.save(plan.apply(dense), out)
+    file_note.note(out, network.as_data())
     if plan_json is not None:
         with replacing(plan_json) as temporary:
             temporary.write_text(plan.to_json() + "\n", encoding="utf-8")

@@ -7,35 +7,40 @@ from typing import Any
 from sparse_ops.cli.errors import UserError
 
 
-def make_method(
+def method_options(
     name: str,
     sparsity: float | None,
     pattern: str | None,
     masks: Path | None,
     more: Sequence[str],
-) -> tuple[Any, dict[str, Any]]:
-    """The training method, and its options as words."""
+) -> dict[str, Any]:
+    """The options of a training method, as a recipe says them: patterns and masks by their names.
+
+    Raises:
+        UserError: there is no such method, or it has no such option.
+        ValueError: an option is out of its range.
+        OSError: the masks cannot be read.
+    """
     import dataclasses
 
-    from sparse_ops import masks as masks_
     from sparse_ops.training import METHODS
-    from sparse_ops.training.recipes import pattern_named
+    from sparse_ops.training.recipes import Phase
 
     if name not in METHODS:
         raise UserError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
     method: Any = METHODS[name]
     takes = {field.name: field for field in dataclasses.fields(method) if field.init}
-    options: dict[str, Any] = {}
-    words: dict[str, Any] = {}
-    if sparsity is not None:
-        options["sparsity"] = words["sparsity"] = sparsity
-    if pattern is not None:
-        options["pattern"], words["pattern"] = pattern_named(pattern), pattern
-    if masks is not None:
-        options["masks"], words["masks"] = masks_.load(masks), str(masks)
+    given = {
+        "sparsity": sparsity,
+        "pattern": pattern,
+        "masks": None if masks is None else str(masks),
+    }
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     for option in options:
         if option not in takes:
             raise UserError(f"{name} takes no --{option}")
+    if "masks" in takes and masks is None:
+        raise UserError(f"{name} needs --masks, a file of at least one mask")
     kinds = {key: kind for key, field in takes.items() if (kind := _kind(field)) is not None}
     for option in more:
         key, _, text = option.partition("=")
@@ -43,8 +48,10 @@ def make_method(
             raise UserError(
                 f"{name} has no {key!r} to --set; it has {', '.join(kinds) or 'nothing'}"
             )
-        options[key] = words[key] = _said(kinds[key], key, text)
-    return method(**options), words
+        options[key] = _said(kinds[key], key, text)
+    # What cannot be made is found now, and not after the dense training.
+    Phase(name, name, 0, options).make_method({})
+    return options
 
 
 def _kind(field: Any) -> type | None:

@@ -5,10 +5,12 @@ import inspect
 import json
 import pickle
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from torch import Tensor, nn
 
 from sparse_ops._files import replacing
@@ -19,27 +21,46 @@ from sparse_ops.planning.checkpoint import read
 _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError)
 
 
-def build(spec: str, *, classes: int = 10, channels: int = 1) -> nn.Module:
+def build(
+    spec: str,
+    *,
+    classes: int = 10,
+    channels: int = 1,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """One of our models by its name, or what `package.module:function` gives without arguments.
+
+    Args:
+        classes, channels: of one of our models, where `options` do not say them.
+        options: of its function, such as {"variant": "imagenet"}.
 
     Raises:
         UserError: there is no such model, or it cannot be built.
     """
     from sparse_ops.models import MODELS
 
+    chosen = dict(options or {})
     if ":" in spec:
+        if chosen:
+            raise UserError(f"{spec} is called without arguments: it takes no {', '.join(chosen)}")
         return _imported(spec)
     if spec not in MODELS:
         raise UserError(
             f"there is no model {spec!r}; there are {', '.join(MODELS)}, "
             "and your own as package.module:function"
         )
-    options = {"num_classes": classes}
-    if "in_channels" in inspect.signature(MODELS[spec]).parameters:
-        options["in_channels"] = channels
+    known = inspect.signature(MODELS[spec]).parameters
+    if unknown := [key for key in chosen if key not in known]:
+        raise UserError(f"{spec} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    chosen.setdefault("num_classes", classes)
+    if "in_channels" in known:
+        chosen.setdefault("in_channels", channels)
     elif channels != 1:
         raise UserError(f"{spec} takes images of 1 channel, not {channels}")
-    return MODELS[spec](**options)
+    try:
+        return MODELS[spec](**chosen)
+    except TypeError as error:
+        raise UserError(f"{spec} cannot be built with {chosen}: {error}") from error
 
 
 def _imported(spec: str) -> nn.Module:
@@ -81,10 +102,10 @@ def random_example(batch: int, shape: tuple[int, ...]) -> tuple[Tensor]:
 def read_state(path: Path) -> tuple[dict[str, Tensor], Masks]:
     """A checkpoint's tensors, and the masks that pruning tools of torch's have left among them.
 
-    Reads what `torch.save(model.state_dict())` wrote, or that as "state_dict", "model_state_dict"
-    or "model" in a dict, maybe beside what a sparsifier of torch.ao.pruning has (in plain dicts:
-    torch reads no other), without running anything that is in it; safetensors files; and the HDF5
-    (.hdf5, .h5) and .npz files of the GSM authors.
+    Reads what `torch.save(model.state_dict())` wrote, or that as "state_dict", "model_state_dict",
+    "model" or "net" in a dict, maybe beside what a sparsifier of torch.ao.pruning has (in plain
+    dicts: torch reads no other), without running anything that is in it; safetensors files; and the
+    HDF5 (.hdf5, .h5) and .npz files of the GSM authors.
 
     Raises:
         UserError: the file holds no state dict, or something other than tensors.
@@ -124,7 +145,7 @@ def torch_load(path: Path) -> tuple[dict[str, Tensor], Masks]:
     if isinstance(loaded, dict):
         for beside in loaded.values():
             masks |= sparsifier_masks(beside)
-        models = [loaded.get(key) for key in ("state_dict", "model_state_dict", "model")]
+        models = [loaded.get(key) for key in ("state_dict", "model_state_dict", "model", "net")]
         loaded = next((model for model in models if isinstance(model, dict)), loaded)
     if not isinstance(loaded, dict) or not loaded:
         raise UserError(f"{path} must hold a state dict, got {type(loaded).__name__}")
@@ -142,15 +163,22 @@ def write(model: nn.Module, masks: Masks, folder: Path) -> None:
 
 
 def load_dense(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
-    """The model in eval mode with these weights.
+    """The model in eval mode with these weights; says so where they are named otherwise.
 
     Raises:
         UserError: they are not this model's.
     """
+    from sparse_ops.models.names import matched
+
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
+        match = matched(model, state)
+        model.load_state_dict(match.state, strict=False)
+    except (ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not of this model: {error}") from error
+    if match.renamed:
+        told = [f"{theirs} → {ours}" for theirs, ours in match.renamed.items()]
+        rest = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        typer.echo(f"{path.name}: layers matched {match.how}: {', '.join(told[:3])}{rest}")
     return model.eval()
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from sparse_ops.data.split import Split
 
@@ -22,10 +23,23 @@ def hold_out(split: Split, fraction: float, seed: int = 42) -> tuple[Split, Spli
     Raises:
         ValueError: fraction is out of its range, or nothing would be left of one of the two.
     """
+    held = drawn(split.labels.cpu(), fraction, seed).to(split.labels.device)
+    left, out = (
+        replace(split, images=split.images[chosen], labels=split.labels[chosen])
+        for chosen in (~held, held)
+    )
+    return left, replace(out, augment=None)
+
+
+def drawn(labels: Tensor, fraction: float, seed: int = 42) -> Tensor:
+    """Which of the images with these labels are held out, (N,) bool; arguments as of `hold_out`.
+
+    Raises:
+        ValueError: as `hold_out`.
+    """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be in (0, 1), got {fraction}")
     generator = torch.Generator().manual_seed(seed)
-    labels = split.labels.cpu()
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
@@ -36,9 +50,4 @@ def hold_out(split: Split, fraction: float, seed: int = 42) -> tuple[Split, Spli
             f"of {len(labels)} images, {fraction:g} of each class held out leaves "
             f"{int((~held).sum())} to learn from and {int(held.sum())} to look at"
         )
-    held = held.to(split.labels.device)
-    left, out = (
-        replace(split, images=split.images[chosen], labels=split.labels[chosen])
-        for chosen in (~held, held)
-    )
-    return left, replace(out, augment=None)
+    return held

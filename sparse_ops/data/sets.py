@@ -10,6 +10,7 @@ from torch import Tensor
 from sparse_ops.data.augment import Augment, Normalize
 from sparse_ops.data.cifar import CIFAR10, CIFAR100, Version, read_cifar
 from sparse_ops.data.digits import read_digit, split_digits
+from sparse_ops.data.held_out import drawn
 from sparse_ops.data.idx import read_idx
 from sparse_ops.data.images import read_images
 from sparse_ops.data.split import Dataset, Split
@@ -40,6 +41,8 @@ CLOTHES = (
     "Ankle boot",
 )
 NUMERALS = tuple("0123456789")
+# Of images that nobody has divided.
+TEST_SHARE = 0.1
 Pair = tuple[Tensor, Tensor]
 
 
@@ -60,7 +63,8 @@ def load(
             "cifar10", "cifar100": 50,000 + 10,000 images of 32×32, from the files of the Python or
                 the binary archive.
             "tiny-imagenet": 100,000 + 10,000 images of 64×64, from the folders of the archive.
-            "images": any images, from `train/<class>/` and `test/<class>/`.
+            "images": any images, from `train/<class>/` and `test/<class>/`; or from `<class>/`,
+                where a tenth of each class, drawn by a fixed seed, is to test on.
         folder: where the files are; default: `data/<name>` in the current folder.
         size: height and width that "images" are brought to, default 32; for those only.
 
@@ -106,9 +110,19 @@ def _digits(folder: Path | None, size: int) -> Dataset:
 
 def _images(folder: Path | None, size: int) -> Dataset:
     if folder is None:
-        raise ValueError("images need the folder that holds train/<class>/ and test/<class>/")
+        raise ValueError(
+            "images need the folder that holds train/<class>/ and test/<class>/, or <class>/ alone"
+        )
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
+    folders = (
+        {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else ()
+    )
+    if folders and not {"train", "test"} & set(folders):
+        images, labels, classes = read_images(folder, size)
+        tested = drawn(labels, TEST_SHARE)
+        train, test = ((images[chosen], labels[chosen]) for chosen in (~tested, tested))
+        return _dataset("images", train, test, classes)
     images, labels, classes = read_images(folder / "train", size)
     test_images, test_labels, test_classes = read_images(folder / "test", size)
     if classes != test_classes:

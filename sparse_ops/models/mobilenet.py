@@ -73,7 +73,7 @@ class Block(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """`features`, an average over the image, `classifier`."""
+    """`features`, an average over the image or its parts, `classifier`."""
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class MobileNetV2(nn.Module):
         stem_stride: int,
         block: type[CifarBlock] | type[Block],
         activation: type[nn.Module],
+        head: int,
     ) -> None:
         super().__init__()
         before = 32
@@ -94,7 +95,7 @@ class MobileNetV2(nn.Module):
                 before = after
         layers.append(nn.Sequential(*_conv_norm(before, HEAD, 1), activation()))
         self.features = nn.Sequential(*layers)
-        self.average = nn.AdaptiveAvgPool2d(1)
+        self.average = nn.AdaptiveAvgPool2d(head)
         self.flatten = nn.Flatten()
         self.classifier = nn.Sequential()
 
@@ -108,6 +109,7 @@ def mobilenet_v2(
     in_channels: int = 3,
     *,
     variant: Literal["cifar", "imagenet"] = "cifar",
+    head: int = 1,
     dropout: float | None = None,
     softmax: bool = False,
 ) -> nn.Module:
@@ -118,6 +120,8 @@ def mobilenet_v2(
         in_channels: of the images.
         variant: "cifar": strides for 32×32, ReLU, and shortcuts of 1×1, as Kundu et al. compare
             with; "imagenet": as in torchvision, with its names, for 128×128 or more.
+        head: what is left of an image's sides before the linear layer; 2 as in the published code
+            of Kundu et al. for Tiny ImageNet.
         dropout: before the linear layer; default: none for "cifar", 0.5 for "imagenet", as in the
             SABR experiments.
         softmax: whether probabilities come out, as in the authors' network of those experiments,
@@ -126,16 +130,18 @@ def mobilenet_v2(
     Raises:
         ValueError: there is no such variant, or a size is out of its range.
     """
-    at_least_one(num_classes=num_classes, in_channels=in_channels)
+    at_least_one(num_classes=num_classes, in_channels=in_channels, head=head)
     if variant == "cifar":
-        model = MobileNetV2(CIFAR_STAGES, in_channels, 1, CifarBlock, nn.ReLU)
+        model = MobileNetV2(CIFAR_STAGES, in_channels, 1, CifarBlock, nn.ReLU, head)
     elif variant == "imagenet":
-        model = MobileNetV2(STAGES, in_channels, 2, Block, nn.ReLU6)
+        model = MobileNetV2(STAGES, in_channels, 2, Block, nn.ReLU6, head)
     else:
         raise ValueError(f"variant must be cifar or imagenet, got {variant!r}")
     if dropout is None:
         dropout = 0.5 if variant == "imagenet" else 0.0
-    model.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(HEAD, num_classes))
+    model.classifier = nn.Sequential(
+        nn.Dropout(dropout), nn.Linear(HEAD * head * head, num_classes)
+    )
     if softmax:
         model.classifier.append(nn.Softmax(dim=1))
     kaiming_(model)

@@ -13,7 +13,7 @@ from sparse_ops.training.method import Dense, Epoch, Settings, SparsityMethod
 from sparse_ops.training.penalties import hypersparse, hypersparse_grad_, l1_loss, l2_loss
 from sparse_ops.training.predefined import Aperiodic, Predefined
 from sparse_ops.training.sabr import SABR, double_softmax_cross_entropy
-from sparse_ops.training.schedules import Cosine, MultiStep, Plateau, Schedule
+from sparse_ops.training.schedules import Cosine, Course, MultiStep, Plateau, Schedule
 from sparse_ops.training.spred import Spred
 
 # What a script may name on a command line, and what the contract tests run over.
@@ -33,6 +33,7 @@ __all__ = [
     "SABR",
     "Aperiodic",
     "Cosine",
+    "Course",
     "Dense",
     "Epoch",
     "Evaluation",

@@ -104,6 +104,10 @@ class HyperSparse(MaskedMethod):
     _done: int = field(init=False, repr=False, compare=False, default=0)
     _recent: list[Copy] = field(init=False, repr=False, compare=False, default_factory=list)
     _best: Copy | None = field(init=False, repr=False, compare=False, default=None)
+    _figures: dict[str, float | str] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+    _art: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
     # Not a field: it is no part of the method's state.
     _batches = None
 
@@ -143,6 +147,7 @@ class HyperSparse(MaskedMethod):
             )
         self.phase = "warm-up" if self.warm_up else "ART"
         self._done, self._recent, self._best = 0, [], None
+        self._figures, self._art = {}, {}
 
     def parameter_groups(
         self, model: nn.Module, groups: list[dict[str, Any]]
@@ -168,6 +173,7 @@ class HyperSparse(MaskedMethod):
 
     def end_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: Epoch) -> bool:
         super().end_epoch(model, optimizer, epoch)
+        self._figures = {"phase": self.phase, "strength": self.alpha}
         self._done += 1
         if self.phase == "warm-up" and self._done >= self.warm_up:
             self.phase, self._done = "ART", 0
@@ -178,6 +184,14 @@ class HyperSparse(MaskedMethod):
             for group in optimizer.param_groups:
                 group["lr"] *= 0.1
         return not (self.phase == "fine-tune" and self._done >= self.fine_tune)
+
+    def figures(self) -> dict[str, float | str]:
+        """The phase and the strength of the penalty; in ART, how good the cut copies are."""
+        return self._figures
+
+    def findings(self) -> dict[str, Any]:
+        """How many epochs ART took, whether it ended by itself, and at which strength."""
+        return self._art
 
     def finalize(self, model: nn.Module) -> Masks:
         if self.phase != "fine-tune":
@@ -219,12 +233,16 @@ class HyperSparse(MaskedMethod):
             100 * dense,
             100 * self._best["mean"],
         )
-        if self._best["mean"] > dense:
-            return True
-        if self._done >= self.max_epochs:
+        self._figures |= {"cut": accuracy, "best_cut": self._best["mean"]}
+        by_itself = self._best["mean"] > dense
+        self._art = {
+            "art_epochs": self._done,
+            "art_ended_by_itself": by_itself,
+            "art_strength": self._figures["strength"],
+        }
+        if not by_itself and self._done >= self.max_epochs:
             _log.warning("ART has not ended by itself in %d epochs", self.max_epochs)
-            return True
-        return False
+        return by_itself or self._done >= self.max_epochs
 
     def _take_best(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         assert self._best is not None

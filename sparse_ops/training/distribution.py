@@ -5,6 +5,7 @@ averaged in the backward pass, by DistributedDataParallel, before a method sees 
 process finds the same thresholds and takes the same masks, without further messages.
 """
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparse_ops.data import Batches
 from sparse_ops.training.evaluation import BatchSource
+
+# Buffers are averaged once an epoch, and not sent around before each step; how that is said has
+# changed in torch.
+_SAID = inspect.signature(DistributedDataParallel).parameters
+_NO_BUFFERS: dict[str, Any] = (
+    {"forward_sync_buffers": False}
+    if "forward_sync_buffers" in _SAID
+    else {"broadcast_buffers": False}
+)
 
 
 @dataclass(frozen=True)
@@ -99,8 +109,7 @@ class Joint:
             return self.model
         learning = tuple(id(p) for p in self.model.parameters() if p.requires_grad)
         if learning != self._learning:
-            # Buffers are averaged once an epoch instead.
-            self._wrapped = DistributedDataParallel(self.model, broadcast_buffers=False)
+            self._wrapped = DistributedDataParallel(self.model, **_NO_BUFFERS)
             self._learning = learning
         return self._wrapped
 

@@ -73,6 +73,12 @@ def small_weights(model: nn.Module) -> float:
     return small / max(1, sum(weight.numel() for weight in found))
 
 
+@torch.no_grad()
+def zeros(model: nn.Module) -> int:
+    """How many weights of Conv2d and Linear are exactly zero."""
+    return sum(w.numel() - int(w.count_nonzero()) for w in weights(model).values())
+
+
 def check_logits(logits: Tensor, labels: Tensor) -> None:
     """Raises ValueError unless logits are (N, classes) and labels (N,) of integers."""
     if logits.dim() != 2 or labels.shape != logits.shape[:1] or labels.is_floating_point():

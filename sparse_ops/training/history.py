@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class Row:
         top1, top5, validation_loss: on the validation data after the epoch; None without such.
         sparsity: fraction of the weights of Conv2d and Linear that are below 1e-5 in size, before
             the method does what it does at the end of an epoch.
+        figures: what the method has to say of the epoch; a column each in a CSV file.
     """
 
     epoch: int
@@ -35,6 +36,7 @@ class Row:
     top5: float | None = None
     validation_loss: float | None = None
     sparsity: float = 0.0
+    figures: dict[str, float | str] = field(default_factory=dict)
 
 
 @dataclass
@@ -63,6 +65,10 @@ class History:
                 sparsity,
             )
         )
+
+    def note(self, figures: dict[str, float | str]) -> None:
+        """Adds a method's figures to the last epoch."""
+        self.rows[-1] = replace(self.rows[-1], figures=dict(figures))
 
     @property
     def last(self) -> Row | None:
@@ -148,8 +154,8 @@ class Logs:
         self._write_csv()
         row = self.history.last
         if self._writer is not None and row is not None:
-            for name, value in asdict(row).items():
-                if name != "epoch" and value is not None:
+            for name, value in _flat(row).items():
+                if name != "epoch" and isinstance(value, int | float):
                     self._writer.add_scalar(name, value, row.epoch)
             self._writer.flush()
 
@@ -160,10 +166,21 @@ class Logs:
             replacing(self.csv_file) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.DictWriter(file, [f.name for f in fields(Row)])
+            rows = [_flat(row) for row in self.history.rows]
+            known = [f.name for f in fields(Row) if f.name != "figures"]
+            # In the order in which they came up.
+            more = dict.fromkeys(name for row in rows for name in row if name not in known)
+            writer = csv.DictWriter(file, [*known, *more])
             writer.writeheader()
-            writer.writerows(self.history.state_dict())
+            writer.writerows(rows)
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """A row as columns, the method's figures after the others."""
+    columns = asdict(row)
+    figures = columns.pop("figures")
+    return columns | figures

@@ -20,7 +20,7 @@ from sparse_ops.training.optimizers import MakeOptimizer, build_optimizer
 from sparse_ops.training.passes import Criterion, one_epoch
 from sparse_ops.training.precision import Precision
 from sparse_ops.training.progress import bar
-from sparse_ops.training.schedules import Plateau, Schedule
+from sparse_ops.training.schedules import Course, Plateau, Schedule
 from sparse_ops.training.state import described
 
 
@@ -49,7 +49,9 @@ def fit(
     log: str | os.PathLike[str] | None = None,
     tensorboard: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    title: str = "",
     on_epoch: Callable[[Epoch], None] | None = None,
+    before_cut: Callable[[nn.Module], None] | None = None,
 ) -> Masks:
     """Changes `model` in place and returns its masks: trains it with `method`, on its device.
 
@@ -90,8 +92,11 @@ def fit(
         history: is filled with what happened in each epoch.
         log: a CSV file, one line an epoch.
         tensorboard: a folder for TensorBoard's files.
-        progress: whether to show a bar on the error stream.
+        progress: whether to show a bar on the error stream; a line an epoch, where that is no
+            terminal.
+        title: of the bar and the lines; default: the method's name.
         on_epoch: is called after each epoch, before its checkpoint is written.
+        before_cut: is called with the model, in eval mode, before the method's last cut.
 
     Returns:
         The masks; the model's weights are exactly zero where they say so.
@@ -159,6 +164,7 @@ def fit(
             rates=[float(group["lr"]) for group in steps.param_groups],
         )
         run.history.rows.clear()
+        method.foresee(model, steps, Course(epochs, length, schedule))
         if checkpoint is not None and Path(checkpoint).is_file():
             run.resume(checkpoint)
         first = world.rank == 0
@@ -166,13 +172,14 @@ def fit(
         joint = Joint(model, world)
         total = None if length is None else epochs * length
         try:
-            with bar(progress and first, type(method).__name__, total, run.step) as shown:
+            with bar(progress and first, title or type(method).__name__, total, run.step) as shown:
                 while run.epoch < epochs and not run.finished:
                     epoch = one_epoch(
                         run, joint(), criterion, clip, epochs, length, validation, shown
                     )
                     run.finished = not method.end_epoch(model, steps, epoch)
-                    shown.end_epoch(epoch)
+                    run.history.note(method.figures())
+                    shown.end_epoch(run.history.rows[-1], epochs)
                     logs.write()
                     if on_epoch is not None:
                         on_epoch(epoch)
@@ -185,6 +192,8 @@ def fit(
             logs.close()
         steps.zero_grad()
         model.eval()
+        if before_cut is not None:
+            before_cut(model)
         return method.finalize(model)
 
 

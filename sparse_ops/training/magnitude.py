@@ -82,6 +82,9 @@ class Magnitude(MaskedMethod):
             self._cut(model, now, optimizer)
         return True
 
+    def figures(self) -> dict[str, float | str]:
+        return {"removed": self._now}
+
     def finalize(self, model: nn.Module) -> Masks:
         if not self.masks or self._now < self.sparsity:
             self._cut(model, self.sparsity, None)

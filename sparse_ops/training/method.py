@@ -3,13 +3,16 @@
     method.see_data(batches)                  what it will learn from, for methods that look back
     method.prepare(model)                     before the optimizer is built
     method.parameter_groups(model, groups)    of which the optimizer is then built
+    method.foresee(model, optimizer, course)  says what will come of it, and warns where that is bad
     loss = criterion(...) + method.penalty(model)
     loss.backward()
     method.after_backward(model)              gradients are ready, no step yet
     optimizer.step()
     method.after_step(model)
     method.end_epoch(model, optimizer, epoch) False: the method wants no more epochs
+    method.figures()                          what there is to log of the epoch that has ended
     masks = method.finalize(model)            once; the model is plain and masked
+    method.findings()                         what there is to report of the whole run
 
 A method that works in phases changes what its hooks do in `end_epoch`. A method whose optimizer is
 part of it names the settings in `settings`.
@@ -24,6 +27,7 @@ from torch import Tensor, distributed, nn
 
 from sparse_ops.masks import Masks
 from sparse_ops.training.evaluation import BatchSource, Evaluation
+from sparse_ops.training.schedules import Course
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ class SparsityMethod(ABC):
         """The optimizer's groups: as they come, those with weight decay first, or otherwise."""
         return groups
 
+    def foresee(self, model: nn.Module, optimizer: torch.optim.Optimizer, course: Course) -> None:
+        """Says, by the package's logger, what the settings will lead to; before the first step."""
+
     def penalty(self, model: nn.Module) -> Tensor | None:
         """What is added to the loss, or None."""
         return None
@@ -91,6 +98,14 @@ class SparsityMethod(ABC):
     def end_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: Epoch) -> bool:
         """Whether the method wants more epochs."""
         return True
+
+    def figures(self) -> dict[str, float | str]:
+        """What there is to log of the epoch that has ended, by name; called after `end_epoch`."""
+        return {}
+
+    def findings(self) -> dict[str, Any]:
+        """What there is to report of the run, as JSON can hold it; called after `finalize`."""
+        return {}
 
     def abandon(self, model: nn.Module) -> None:
         """Leaves the model with the parameters it came with, where `fit` ends by an error."""

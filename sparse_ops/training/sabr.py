@@ -15,7 +15,7 @@ below theta · std(the weights of gamma · std(W_l) or more) are removed. All st
 
 import logging
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,7 @@ class SABR(SparsityMethod):
     strengths: dict[str, float] = field(init=False, repr=False, compare=False, default_factory=dict)
     bad_epochs: dict[str, int] = field(init=False, repr=False, compare=False, default_factory=dict)
     frozen: list[str] = field(init=False, repr=False, compare=False, default_factory=list)
+    cuts: dict[str, float] = field(init=False, repr=False, compare=False, default_factory=dict)
     _best: float | None = field(init=False, repr=False, compare=False, default=None)
     _dropout: dict[str, float] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -104,7 +105,7 @@ class SABR(SparsityMethod):
         tensors = self._tensors(model)
         self.strengths = {n: self.strength * float(_std(w)) for n, w in tensors.items()}
         self.bad_epochs = dict.fromkeys(tensors, 0)
-        self.frozen, self._best = [], None
+        self.frozen, self._best, self.cuts = [], None, {}
         self._dropout = {n: m.p for n, m in model.named_modules() if isinstance(m, _DropoutNd)}
         for name in self._dropout:
             _set_dropout(model, name, 0.0)
@@ -152,6 +153,20 @@ class SABR(SparsityMethod):
             _log.info("%s is frozen, with %d weights that are not zero", chosen, left[chosen])
         self._best = max(best, accuracy)
 
+    def figures(self) -> dict[str, float | str]:
+        """How many tensors are frozen, which was last, and the penalties of the next epoch."""
+        found: dict[str, float | str] = {"frozen": len(self.frozen)}
+        if self.frozen:
+            found["last_frozen"] = self.frozen[-1]
+        learning = [value for name, value in self.strengths.items() if name not in self.frozen]
+        if learning:
+            found |= {"least_strength": min(learning), "most_strength": max(learning)}
+        return found | {f"strength:{name}": value for name, value in self.strengths.items()}
+
+    def findings(self) -> dict[str, Any]:
+        """What was frozen, in order, and what each tensor was cut at."""
+        return {"frozen": list(self.frozen), "thresholds": dict(self.cuts)}
+
     def abandon(self, model: nn.Module) -> None:
         """Turns dropout on again."""
         for name, p in self._dropout.items():
@@ -168,6 +183,7 @@ class SABR(SparsityMethod):
                 else torch.full_like(weight.detach().sum(), self.epsilon)
             )
             masks[name] = weight.abs() >= cut
+            self.cuts[name] = float(cut)
             _log.info(
                 "%s: %d of %d weights kept, cut at %.3g, std %.3g",
                 name,

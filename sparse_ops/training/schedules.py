@@ -1,6 +1,7 @@
 """Learning rates: a schedule gives the factor on the learning rate for each single step."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import cos, inf, pi
 from typing import Any, Protocol
 
@@ -12,8 +13,40 @@ class Schedule(Protocol):
         """For the step after `step` others."""
 
 
-def _warm_up(step: int, steps: int) -> float:
+def _warm_up(step: int, steps: float) -> float:
     return step / steps if step < steps else 1.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a run will go, as far as that is known before its first step.
+
+    Attributes:
+        epochs: at most so many.
+        steps: of an epoch; None where the batches are not counted.
+        schedule: of the learning rate; None: it stays as it is.
+    """
+
+    epochs: int
+    steps: int | None
+    schedule: Schedule | None = None
+
+    def rates(self, lr: float, parts: int = 1000) -> list[tuple[float, int]]:
+        """(rate, steps) of so many stretches of the run, each at the rate of its middle step.
+
+        Of fewer, where there are fewer steps; of none, where they are not counted.
+        """
+        total = self.epochs * (self.steps or 0)
+        parts = max(1, min(parts, total))
+        edges = [total * i // parts for i in range(parts + 1)] if total else []
+        found = []
+        for begin, end in pairwise(edges):
+            factor = 1.0
+            if self.schedule is not None:
+                middle = (begin + end - 1) // 2
+                factor = self.schedule.factor(middle, self.steps or 1, self.epochs)
+            found.append((lr * factor, end - begin))
+        return found
 
 
 @dataclass(frozen=True)
@@ -21,9 +54,9 @@ class MultiStep:
     """Multiplies by `gamma` after each of some numbers of epochs.
 
     Attributes:
-        boundaries: in epochs, ascending.
+        boundaries: in epochs and parts of them, ascending.
         gamma: above 0.
-        warm_up: in how many epochs the rate first rises, step by step.
+        warm_up: in how many epochs the rate first rises, step by step; a part of one will do.
         warm_up_from: the factor that it rises from.
         offset: epochs by which all boundaries are moved; -1 for the rates of code that steps its
             scheduler at the start of each epoch.
@@ -32,9 +65,9 @@ class MultiStep:
         ValueError: one of them is out of its range.
     """
 
-    boundaries: tuple[int, ...]
+    boundaries: tuple[float, ...]
     gamma: float = 0.1
-    warm_up: int = 0
+    warm_up: float = 0
     warm_up_from: float = 0.0
     offset: int = 0
 
@@ -45,7 +78,7 @@ class MultiStep:
             raise ValueError(f"boundaries must be ascending and not negative, got {boundaries}")
         if not self.gamma > 0:
             raise ValueError(f"gamma must be above 0, got {self.gamma}")
-        if self.warm_up < 0:
+        if not self.warm_up >= 0:
             raise ValueError(f"warm_up must be 0 or more, got {self.warm_up}")
         if not 0 <= self.warm_up_from <= 1:
             raise ValueError(f"warm_up_from must be in [0, 1], got {self.warm_up_from}")

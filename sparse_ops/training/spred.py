@@ -191,6 +191,10 @@ class Spred(MaskedMethod):
             self._cut(model, now, optimizer)
         return True
 
+    def figures(self) -> dict[str, float | str]:
+        """The share of the groups that is removed so far."""
+        return {"removed": self._now}
+
     def abandon(self, model: nn.Module) -> None:
         if self._followers is not None:
             self._followers.leave()

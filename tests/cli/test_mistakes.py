@@ -1,10 +1,14 @@
 """What a user gets wrong, by command, and the words that say so."""
 
+from pathlib import Path
+
 import pytest
+from PIL import Image
 
 from tests.cli.running import run
 
 TRAIN = ["train", "--out", "{dir}/run", "--model"]
+RECIPE = ["train", "--out", "{dir}/run", "--recipe", "gsm-lenet300-60x"]
 
 
 MISTAKES = {
@@ -69,9 +73,25 @@ MISTAKES = {
         ["train", "--recipe", "gsm-lenet300-60x", "--sparsity", "0.9", "--out", "{dir}/run"],
         "--set PHASE.options.sparsity",
     ),
-    "a change to no recipe": (
-        [*TRAIN, "lenet300", "--method", "gsm", "--set", "gsm.epochs=1"],
-        "gsm has no 'gsm.epochs' to --set",
+    "a change to no phase": (
+        [*TRAIN, "lenet300", "--method", "gsm", "--set", "sgm.epochs=1"],
+        "'sgm.epochs' must begin with data, model or a phase (base, gsm)",
+    ),
+    "nothing to unset": (
+        [*RECIPE, "--data", "fashion-mnist-subset", "--unset", "gsm.clip"],
+        "there is no 'gsm.clip' to unset",
+    ),
+    "an optimizer that GSM is not for": (
+        [*TRAIN, "lenet300", "--method", "gsm", "--optimizer", "adam"],
+        "gsm is GSM, whose momentum is that of SGD",
+    ),
+    "an unknown schedule": (
+        [*TRAIN, "lenet300", "--method", "gsm", "--schedule", "x"],
+        "there is no schedule 'x'; there are multi-step, cosine, plateau, none",
+    ),
+    "images of another size": (
+        [*RECIPE, "--data", "images", "--folder", "{images}"],
+        "lenet300 takes images of 1×28×28, images has 3×32×32: set model.name to a network that",
     ),
     "fewer epochs of no recipe": (
         [*TRAIN, "lenet300", "--method", "gsm", "--shorten", "0.1"],
@@ -97,10 +117,21 @@ MISTAKES = {
 }
 
 
+def coloured(folder: Path) -> Path:
+    """Two images of one class to learn from, and to be tested on."""
+    for split in ("train", "test"):
+        (folder / split / "one").mkdir(parents=True)
+        for name in ("a.png", "b.png"):
+            Image.new("RGB", (8, 8), "red").save(folder / split / "one" / name)
+    return folder
+
+
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_is_one_line_and_an_exit_code(case, checkpoint, packed, tmp_path):
     arguments, words = MISTAKES[case]
     names = {"pt": checkpoint, "packed": packed, "dir": tmp_path, "out": tmp_path / "out"}
+    if "{images}" in arguments:
+        names["images"] = coloured(tmp_path / "images")
     output = run(*(a.format(**names) for a in arguments), ok=False).output
     assert words in " ".join(output.split())
     assert not (tmp_path / "out").exists()

@@ -39,6 +39,9 @@ def test_a_recipe_may_hold_images_out_too(few, tmp_path):
     base, cut, ticket = result["phases"]
     assert base["best_epoch"] in (1, 2) and cut["best_epoch"] is None
     assert 0 <= ticket["best_validation"] <= 1
+    assert cut["last_ten_validation"] is None
+    validation = [row["top1"] for row in ticket["history"]]
+    assert ticket["last_ten_validation"] == pytest.approx(sum(validation) / len(validation))
     with (tmp_path / "run" / "ticket.csv").open(newline="") as file:
         assert all(row["top1"] for row in csv.DictReader(file))
 

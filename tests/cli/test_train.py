@@ -24,32 +24,44 @@ def test_a_network_is_trained_and_the_run_can_be_converted(few, tmp_path):
 
 
 def test_a_run_is_resumed_only_where_that_is_asked_for(few, tmp_path, monkeypatch):
-    from sparse_ops import training
+    from sparse_ops.training.recipes import runs
 
     out, asked = tmp_path / "run", []
-    fit = training.fit
+    fit = runs.fit
 
     def interrupted(*arguments, **options):
-        asked.append(options["checkpoint"].is_file())
+        asked.append((options["title"], options["checkpoint"].is_file()))
 
         def stop(epoch):
-            if epoch.number == 2 and len(asked) == 1:
+            if options["title"] == "gsm" and epoch.number == 2 and len(asked) == 2:
                 raise RuntimeError("interrupted")
 
-        return fit(*arguments, **options, on_epoch=stop, progress=False)
+        return fit(*arguments, **(options | {"on_epoch": stop}))
 
-    monkeypatch.setattr(training, "fit", interrupted)
-    options = ("--model", "lenet300", "--method", "gsm", "--epochs", 3, "--out", out)
+    monkeypatch.setattr(runs, "fit", interrupted)
+    options = ("--model", "lenet300", "--method", "gsm", "--epochs", 6, "--out", out)
     assert "interrupted" in run("train", *options, ok=False).output
-    assert (out / "checkpoint.pt").is_file()
+    assert (out / "gsm.checkpoint.pt").is_file() and not (out / "result.json").exists()
     run("train", *options, "--resume")
-    assert asked == [False, True]
-    assert not (out / "checkpoint.pt").exists()
+    assert asked == [("base", False), ("gsm", False), ("base", True), ("gsm", True)]
+    assert not (out / "gsm.checkpoint.pt").exists()
     resumed = torch.load(out / "model.pt")
-    run("train", *options)
-    assert asked == [False, True, False]
+    run("train", *options, "--force")
+    assert asked[4:] == [("base", False), ("gsm", False)]
     whole = torch.load(out / "model.pt")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_finished_run_is_not_written_over(few, tmp_path):
+    options = ("--model", "lenet300", "--method", "magnitude", "--epochs", 0, "--out", tmp_path)
+    run("train", *options)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for more in ((), ("--resume",)):
+        output = run("train", *options, "--seed", 1, *more, ok=False).output
+        assert "holds a finished run: --force" in " ".join(output.split())
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    run("train", *options, "--seed", 1, "--force")
+    assert before["model.pt"] != (tmp_path / "model.pt").read_bytes()
 
 
 @pytest.mark.slow
@@ -60,6 +72,7 @@ def test_torchrun_trains_in_several_processes(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("lenet300, gsm: accuracy") == 1
+    assert "deprecated" not in done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["accuracy"] > 0.3
 
@@ -111,34 +124,34 @@ def test_options_that_a_method_does_not_have_are_refused(options, words, tmp_pat
 
 def test_held_out_images_are_watched_and_not_learned_from(few, tmp_path):
     out = tmp_path / "run"
-    options = ("--model", "lenet300", "--method", "sabr", "--epochs", 2, "--validation", 0.25)
+    options = ("--model", "lenet300", "--method", "sabr", "--epochs", 7, "--validation", 0.25)
     run("train", *options, "--out", out)
     result = json.loads((out / "result.json").read_text())
-    assert result["validation"] == 0.25
-    with (out / "log.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
     watched = len(so.data.hold_out(few.train, 0.25)[1])
+    assert (result["validation"], result["held_out"]) == (0.25, watched)
+    assert result["learned"] == len(few.train) - watched
+    with (out / "sabr.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     for row in rows:
         right = float(row["top1"]) * watched
         assert right == pytest.approx(round(right), abs=1e-6)
         assert 0 <= float(row["sparsity"]) <= 1
-    message = run("train", *options[:-1], 1.5, "--out", out, ok=False).output
+    message = run("train", *options[:-1], 1.5, "--out", tmp_path / "no", ok=False).output
     assert "fraction must be in (0, 1), got 1.5" in " ".join(message.split())
 
 
 def test_options_that_are_none_by_default_can_be_set_by_name():
     from sparse_ops.cli.errors import UserError
-    from sparse_ops.cli.methods import make_method
-    from sparse_ops.training import SABR, Magnitude, Spred
+    from sparse_ops.cli.methods import method_options
 
     made = {
-        "magnitude": (["begin=1", "end=4"], Magnitude(begin=1, end=4)),
-        "spred": (["threshold=0.5", "mode=filter"], Spred(threshold=0.5, mode="filter")),
-        "sabr": (["epsilon=1e-5", "faithful=true"], SABR(epsilon=1e-5, faithful=True)),
+        "magnitude": (["begin=1", "end=4"], {"begin": 1, "end": 4}),
+        "spred": (["threshold=0.5", "mode=filter"], {"threshold": 0.5, "mode": "filter"}),
+        "sabr": (["epsilon=1e-5", "faithful=true"], {"epsilon": 1e-5, "faithful": True}),
     }
     for name, (given, expected) in made.items():
-        assert make_method(name, None, None, None, given)[0] == expected
+        assert method_options(name, None, None, None, given) == expected
     with pytest.raises(UserError, match="begin must be a int, got 'x'"):
-        make_method("magnitude", None, None, None, ["begin=x"])
+        method_options("magnitude", None, None, None, ["begin=x"])
     with pytest.raises(UserError, match="spred has no 'exempt' to --set"):
-        make_method("spred", None, None, None, ["exempt=fc"])
+        method_options("spred", None, None, None, ["exempt=fc"])

@@ -63,6 +63,22 @@ def test_an_image_that_ends_early_is_named(tmp_path):
         load("images", tmp_path)
 
 
+def test_of_images_that_nobody_has_divided_a_tenth_of_each_class_is_to_test_on(tmp_path):
+    for name, count in (("few", 10), ("many", 30)):
+        (tmp_path / name).mkdir()
+        for grey in range(count):
+            Image.new("L", (4, 4), 8 * grey).save(tmp_path / name / f"{grey:02}.png")
+    data, again = (load("images", tmp_path, size=4) for _ in range(2))
+    assert data.classes == ("few", "many")
+    assert data.train.labels.tolist() == [0] * 9 + [1] * 27
+    assert data.test.labels.tolist() == [0] + [1] * 3
+    assert torch.equal(data.test.images, again.test.images)
+    # Every image is on one side.
+    shades = torch.cat([data.train.images, data.test.images])[:, 0, 0, 0]
+    labels = torch.cat([data.train.labels, data.test.labels])
+    assert [len(shades[labels == label].unique()) for label in (0, 1)] == [10, 30]
+
+
 def test_a_folder_without_splits_is_told_what_it_must_hold(tmp_path):
     with pytest.raises(FileNotFoundError, match="it must hold one folder for each class"):
         load("images", tmp_path)

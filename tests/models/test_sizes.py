@@ -7,6 +7,7 @@ from torch import nn
 from sparse_ops import models
 from sparse_ops.masks import prunable
 from sparse_ops.report import count_macs
+from sparse_ops.training.recipes import read
 
 # model: parameters, weights of Conv2d and Linear, side of the image, multiply-accumulates.
 SIZES = {
@@ -195,6 +196,17 @@ def test_probabilities_come_out_where_they_are_asked_for():
         torch.testing.assert_close(build(softmax=True).eval()(x).sum(1), torch.ones(2))
         plain = build().eval()(x)
         assert not torch.allclose(plain.sum(1), torch.ones(2))
+
+
+def test_mobilenet_may_average_four_parts_of_an_image_as_its_code_for_tiny_imagenet_does():
+    model = models.mobilenet_v2(200, head=2).eval()
+    assert model.classifier[1].in_features == 4 * 1280
+    x = torch.randn(1, 3, 64, 64)
+    features = model.features(x)
+    # Their average pooling of 4×4.
+    parts = torch.nn.functional.avg_pool2d(features, 4).flatten(1)
+    assert torch.allclose(model(x), model.classifier(parts), atol=1e-5)
+    assert read("predefined-mobilenet-v2-tiny-imagenet-dense").model["head"] == 2
 
 
 def test_a_shortcut_of_mobilenet_is_where_the_authors_have_one():

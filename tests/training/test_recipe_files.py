@@ -14,9 +14,9 @@ from sparse_ops.patterns import PSD1_P16
 from sparse_ops.training import GSM, Dense, MultiStep, fit
 from sparse_ops.training.predefined import Aperiodic, Predefined
 from sparse_ops.training.recipes import names, pattern_named, read, run, shortened
+from sparse_ops.training.recipes.inputs import build_model, load_data
 from sparse_ops.training.recipes.phase import FIT, check_phases
 from sparse_ops.training.recipes.recipe import FOLDER, value_of
-from sparse_ops.training.recipes.runs import build_model, load_data
 from tests.data.test_cifar import CIFAR10, write_cifar
 
 SMALL = """
@@ -195,8 +195,9 @@ def test_data_may_be_normalized_as_a_recipe_says(tmp_path):
     write_cifar(tmp_path, CIFAR10)
     data = load_data(read("gsm-resnet56-10x", {"data.folder": str(tmp_path)}))
     assert data.train.normalize == data.test.normalize == Normalize((0.5,) * 3, (0.5,) * 3)
+    own = {"data.name": "fashion-mnist-subset", "data.mean": [0.5], "data.deviation": [0.5]}
     with pytest.raises(ValueError, match="comes normalized"):
-        load_data(read("gsm-resnet56-10x", {"data.name": "fashion-mnist-subset"}))
+        load_data(read("gsm-resnet56-10x", own))
 
 
 def test_overrides_and_shortening_change_what_they_name():
@@ -207,7 +208,7 @@ def test_overrides_and_shortening_change_what_they_name():
     assert recipe.data["name"] == "digits" and recipe.phases[0].epochs == 200
     short = shortened(read("gsm-lenet300-60x"), 0.1)
     assert [phase.epochs for phase in short.phases] == [20, 28]
-    assert short.phases[0].make_schedule() == MultiStep((4, 8, 12, 16))
+    assert short.phases[0].make_schedule() == MultiStep((4, 8, 12, 16), warm_up=0.5)
     assert [phase.epochs for phase in shortened(recipe, 0.0001).phases] == [1, 1]
     (hyper,) = shortened(read("hypersparse-vgg19-cifar10-99.5"), 0.05).phases
     method = hyper.make_method()
@@ -284,7 +285,7 @@ def test_what_is_not_there_is_answered_with_what_is():
 
 
 def test_a_network_for_grey_images_is_not_given_colour():
-    with pytest.raises(ValueError, match="takes images of 1 channel, not 3"):
+    with pytest.raises(ValueError, match="lenet300 takes images of 1×28×28, some has 3×32×32: set"):
         build_model(read("gsm-lenet300-60x"), images(32, 3), 0)
 
 

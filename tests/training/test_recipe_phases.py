@@ -8,7 +8,7 @@ import torch
 from sparse_ops.masks import check
 from sparse_ops.training import Spred
 from sparse_ops.training.recipes import names, read, run, shortened
-from sparse_ops.training.recipes.runs import build_model
+from sparse_ops.training.recipes.inputs import build_model
 from tests.training.test_recipe_files import SMALL, images
 
 

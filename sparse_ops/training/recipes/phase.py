@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparse_ops.masks import Masks
+from sparse_ops.masks import Masks, load
 from sparse_ops.patterns import NAMED, Periodic
 from sparse_ops.training import METHODS, Dense, Fixed, SparsityMethod
 from sparse_ops.training.optimizers import MakeOptimizer
@@ -23,6 +23,7 @@ OPTIMIZERS: dict[str, Any] = {
     "adagrad": torch.optim.Adagrad,
 }
 OPTIMIZER_SETTINGS = ("lr", "weight_decay")
+SWITCHES = ("restart", "from_best")
 # The method that takes its masks from the phase before it.
 UNDER_MASKS = "fixed"
 FIT = {
@@ -42,9 +43,12 @@ class Phase:
     """One call of `fit`.
 
     Attributes:
-        method: a name in METHODS, or "dense"; "fixed" is under the masks of the phase before it.
+        method: a name in METHODS, or "dense"; "fixed" is under the masks of the phase before it, or
+            of the file that its option `masks` names.
         options: of the method.
         restart: whether it begins with the network's first weights, not with those it is left.
+        from_best: whether it begins with the weights of that epoch of the phase before which was
+            best on the images held out, not with those of the last.
         optimizer: "sgd" or a name in OPTIMIZERS.
         schedule: "name" and options, or nothing.
         label_smoothing: of the cross-entropy.
@@ -56,6 +60,7 @@ class Phase:
     epochs: int
     options: dict[str, Any] = field(default_factory=dict)
     restart: bool = False
+    from_best: bool = False
     optimizer: str = "sgd"
     schedule: dict[str, Any] = field(default_factory=dict)
     label_smoothing: float = 0.0
@@ -68,6 +73,8 @@ class Phase:
             ValueError: there is no such method, it does not take these options, or lacks masks.
         """
         if self.method == UNDER_MASKS:
+            if set(self.options) == {"masks"}:
+                return Fixed(load(self.options["masks"]))
             if self.options or not masks:
                 raise ValueError(
                     f"{self.name} is under the masks of the phase before it, and takes no others: "
@@ -142,19 +149,20 @@ def phase_of(content: Mapping[str, Any]) -> Phase:
     Raises:
         ValueError, TypeError, KeyError: it says what no phase can, or too little.
     """
-    known = ["name", "method", "epochs", "options", "restart", "optimizer", "schedule"]
+    known = ["name", "method", "epochs", "options", *SWITCHES, "optimizer", "schedule"]
     only(content, {*known, "label_smoothing", *FIT}, "a phase")
-    epochs, restart = content["epochs"], content.get("restart", False)
+    epochs, switches = content["epochs"], {key: content.get(key, False) for key in SWITCHES}
     if type(epochs) is not int or epochs < 0:
         raise ValueError(f"epochs must be a whole number of 0 or more, got {epochs!r}")
-    if type(restart) is not bool:
-        raise ValueError(f"restart must be true or false, got {restart!r}")
+    for key, value in switches.items():
+        if type(value) is not bool:
+            raise ValueError(f"{key} must be true or false, got {value!r}")
     return Phase(
         name=str(content["name"]),
         method=str(content["method"]),
         epochs=epochs,
         options=dict(content.get("options", {})),
-        restart=restart,
+        **switches,
         optimizer=str(content.get("optimizer", "sgd")),
         schedule=dict(content.get("schedule", {})),
         label_smoothing=float(content.get("label_smoothing", 0.0)),
@@ -168,11 +176,13 @@ def check_phases(phases: tuple[Phase, ...]) -> None:
     Raises:
         ValueError: there is no phase, two have one name, or something in one cannot be made.
     """
+    if phases and phases[0].from_best:
+        raise ValueError(f"{phases[0].name} is the first phase: there is no best epoch before it")
     if not phases or len({phase.name for phase in phases}) < len(phases):
         raise ValueError(f"phases must be at least one, of different names, got {len(phases)}")
     before = "dense"
     for phase in phases:
-        if phase.method != UNDER_MASKS:
+        if phase.method != UNDER_MASKS or "masks" in phase.options:
             phase.make_method()
         elif before == "dense" or phase.options:
             raise ValueError(

@@ -1,28 +1,26 @@
 """A recipe as it is carried out, phase by phase."""
 
 import copy
-import inspect
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from sparse_ops import data as sets
-from sparse_ops.data import Dataset, Normalize, hold_out
+from sparse_ops._files import replacing
+from sparse_ops.data import Dataset, hold_out
 from sparse_ops.masks import Masks, sparsity
-from sparse_ops.models import MODELS
-from sparse_ops.training.evaluation import Evaluation, evaluate
+from sparse_ops.training.evaluation import Evaluation, evaluate, zeros
 from sparse_ops.training.history import History
 from sparse_ops.training.loop import fit
 from sparse_ops.training.method import Epoch
+from sparse_ops.training.recipes.inputs import build_model, load_data
 from sparse_ops.training.recipes.phase import Phase
 from sparse_ops.training.recipes.recipe import Recipe
-from sparse_ops.training.recipes.small import fresh
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +28,11 @@ class PhaseOutcome:
     """What one phase has left.
 
     Attributes:
+        epochs: that there were; a method may have ended before those that were planned.
         accuracy: on the test split, after the phase's cut, of its last weights.
+        uncut: the same before that cut; None where nothing was removed at the end.
         masks, sparsity: none and 0 for a dense phase.
+        findings: what the method reports of the run.
         seconds: of this process; less than the whole if it was resumed.
         history: of its epochs; validation in it is of the images held out, if there are such.
     """
@@ -39,58 +40,53 @@ class PhaseOutcome:
     name: str
     method: str
     epochs: int
+    planned: int
     accuracy: Evaluation
+    uncut: Evaluation | None
     masks: Masks
     sparsity: float
     seconds: float
     history: History
+    findings: dict[str, Any]
 
 
-def build_model(recipe: Recipe, data: Dataset, seed: int) -> nn.Module:
-    """The recipe's network for that data, with first weights of that seed.
+class Best:
+    """The weights of the epoch that was best on the images held out; in a file, where there is one.
 
-    Raises:
-        ValueError: the network does not take images of so many channels.
+    A run that is resumed finds them there.
     """
-    options = {key: value for key, value in recipe.model.items() if key != "name"}
-    make = MODELS[recipe.model["name"]]
-    channels = data.train.images.shape[1]
-    if "in_channels" in inspect.signature(make).parameters:
-        options.setdefault("in_channels", channels)
-    elif channels != 1:
-        raise ValueError(f"{recipe.model['name']} takes images of 1 channel, not {channels}")
-    options.setdefault("num_classes", len(data.classes))
-    return fresh(lambda: make(**options), seed)
 
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.top1, self.epoch = path, -1.0, 0
+        self.state: dict[str, torch.Tensor] = {}
+        if path is not None and path.is_file():
+            found = torch.load(path, weights_only=True)
+            self.top1, self.epoch, self.state = found["top1"], found["epoch"], found["state"]
 
-def load_data(recipe: Recipe) -> Dataset:
-    """The recipe's data, normalized as it says.
-
-    Raises:
-        ValueError: mean and deviation are given for images that are not bytes; and as `load`.
-        OSError: as `load`.
-    """
-    size = {key: value for key, value in recipe.data.items() if key == "size"}
-    data = sets.load(recipe.data["name"], recipe.data.get("folder"), **size)
-    if "mean" not in recipe.data and "deviation" not in recipe.data:
-        return data
-    if data.train.normalize is None:
-        raise ValueError(f"{data.name} comes normalized: mean and deviation are not for it")
-    normalize = Normalize(recipe.data["mean"], recipe.data["deviation"])
-    train, test = (replace(split, normalize=normalize) for split in (data.train, data.test))
-    return replace(data, train=train, test=test)
+    def __call__(self, model: nn.Module, epoch: Epoch) -> None:
+        assert epoch.validation is not None
+        if epoch.number == 1 or epoch.validation.top1 > self.top1:
+            self.top1, self.epoch = epoch.validation.top1, epoch.number
+            self.state = copy.deepcopy(model.state_dict())
+            if self.path is not None:
+                content = {"top1": self.top1, "epoch": self.epoch, "state": self.state}
+                with replacing(self.path) as temporary:
+                    torch.save(content, temporary)
 
 
 def run(
     recipe: Recipe,
     data: Dataset | None = None,
     *,
+    model: nn.Module | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
     channels_last: bool = False,
+    amp: str | None = None,
     on_epoch: Callable[[Phase, nn.Module, Epoch], None] | None = None,
+    before_cut: Callable[[Phase, nn.Module], None] | None = None,
 ) -> tuple[nn.Module, list[PhaseOutcome]]:
     """Carries out a recipe; the test split is only reported on.
 
@@ -99,13 +95,17 @@ def run(
     Args:
         recipe: what to do.
         data: default: what the recipe names.
+        model: to learn, in place; default: the recipe's, with first weights of that seed.
         seed: of the first weights, the order of the images and their crops.
         device: where to train.
-        folder: where `<phase>.checkpoint.pt` and `<phase>.csv` are written after each epoch; a run
-            goes on from the checkpoints it finds there.
+        folder: where `<phase>.checkpoint.pt` and `<phase>.csv` are written after each epoch, and
+            `<phase>.best.pt` where the next phase begins with the best; a run goes on from the
+            checkpoints it finds there.
         progress: whether to show bars.
         channels_last: whether weights are laid out so; most convolutions learn faster then.
+        amp: of all phases that do not say their own.
         on_epoch: is called with the phase, the network and what is known after each epoch.
+        before_cut: is called with the phase and the network before the phase's last cut.
 
     Returns:
         The network after the last phase, and what each has left.
@@ -118,45 +118,86 @@ def run(
     learned, validation = data.train, None
     if "validation" in recipe.data:
         learned, validation = hold_out(data.train, recipe.data["validation"])
-    model = build_model(recipe, data, seed).to(device)
+    model = (build_model(recipe, data, seed) if model is None else model).to(device)
     if channels_last:
         # torch's type stubs do not know this form of `to`.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place = None if folder is None else Path(folder)
     first = copy.deepcopy(model.state_dict())
     masks: Masks = {}
+    best: Best | None = None
     outcomes = []
-    for phase in recipe.phases:
+    for phase, after in zip(recipe.phases, (*recipe.phases[1:], None), strict=True):
         begin, history = time.perf_counter(), History()
         if phase.restart:
             model.load_state_dict(first)
+        elif phase.from_best and best is not None and best.state:
+            model.load_state_dict(best.state)
+        best = None
+        if after is not None and after.from_best:
+            best = Best(None if place is None else place / f"{phase.name}.best.pt")
+        watch = _Watch(phase, model, data, best, on_epoch, before_cut)
+        method = phase.make_method(masks)
         masks = fit(
             model,
             learned,
-            phase.make_method(masks),
+            method,
             epochs=phase.epochs,
             schedule=phase.make_schedule(),
             batch_size=int(recipe.data.get("batch_size", 128)),
             validation=validation,
             seed=seed,
             history=history,
-            checkpoint=None if folder is None else Path(folder) / f"{phase.name}.checkpoint.pt",
-            log=None if folder is None else Path(folder) / f"{phase.name}.csv",
+            checkpoint=None if place is None else place / f"{phase.name}.checkpoint.pt",
+            log=None if place is None else place / f"{phase.name}.csv",
             progress=progress,
-            on_epoch=None if on_epoch is None else partial(on_epoch, phase, model),
-            **phase.arguments(),
+            title=phase.name,
+            on_epoch=watch.epoch,
+            before_cut=watch.before_cut,
+            **({"amp": amp} | phase.arguments()),
         )
-        seconds = time.perf_counter() - begin
-        accuracy = evaluate(model, data.test)
         outcomes.append(
             PhaseOutcome(
-                phase.name,
-                phase.method,
-                phase.epochs,
-                accuracy,
-                masks,
-                sparsity(masks),
-                seconds,
-                history,
+                name=phase.name,
+                method=phase.method,
+                epochs=len(history.rows),
+                planned=phase.epochs,
+                accuracy=evaluate(model, data.test),
+                uncut=watch.uncut if zeros(model) > watch.zeros else None,
+                masks=masks,
+                sparsity=sparsity(masks),
+                seconds=time.perf_counter() - begin,
+                history=history,
+                findings=method.findings(),
             )
         )
     return model, outcomes
+
+
+class _Watch:
+    """What is looked at while a phase is carried out."""
+
+    def __init__(
+        self,
+        phase: Phase,
+        model: nn.Module,
+        data: Dataset,
+        best: Best | None,
+        on_epoch: Callable[[Phase, nn.Module, Epoch], None] | None,
+        told: Callable[[Phase, nn.Module], None] | None,
+    ) -> None:
+        self.phase, self.model, self.data = phase, model, data
+        self.best, self.on_epoch, self.told = best, on_epoch, told
+        self.zeros = 0
+        self.uncut: Evaluation | None = None
+
+    def epoch(self, epoch: Epoch) -> None:
+        if self.best is not None:
+            self.best(self.model, epoch)
+        if self.on_epoch is not None:
+            self.on_epoch(self.phase, self.model, epoch)
+
+    def before_cut(self, model: nn.Module) -> None:
+        self.zeros, self.uncut = zeros(model), evaluate(model, self.data.test)
+        if self.told is not None:
+            self.told(self.phase, model)
