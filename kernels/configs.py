@@ -39,6 +39,50 @@ class LinearConfig(NamedTuple):
     num_stages: int
 
 
+class TapConfig(NamedTuple):
+    """For periodic_conv2d in CUDA; `cuda/periodic_conv2d.cuh` says what the numbers are.
+
+    Attributes:
+        eights: filters of a group, in eights: 1, 2, 4 or 8.
+        groups: groups of a warp, at most 8.
+        pixel_warps: warps of a block over pixels, 64 each.
+        filter_warps: warps of a block over filters.
+        chunk: channels that are in shared memory at once, times two.
+        blocks: blocks that a multiprocessor is to hold.
+    """
+
+    eights: int
+    groups: int
+    pixel_warps: int
+    filter_warps: int
+    chunk: int
+    blocks: int
+
+    @property
+    def width(self) -> int:
+        """Filters of a group."""
+        return 8 * self.eights
+
+    @property
+    def slice(self) -> int:
+        """Filters of a block."""
+        return self.width * self.groups * self.filter_warps
+
+    @property
+    def tile(self) -> int:
+        """Pixels of a block."""
+        return 64 * self.pixel_warps
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.pixel_warps * self.filter_warps
+
+    @property
+    def pitch(self) -> int:
+        """Bytes of a position in shared memory."""
+        return 2 * self.chunk + 16
+
+
 def capability(device: torch.device) -> tuple[int, int]:
     """Of a card; (8, 0) where there is none, as in the interpreter."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (8, 0)
