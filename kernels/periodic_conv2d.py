@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _driver, _nvrtc
-from ._launch import INT32_MAX, Geometry, is_channels_last
+from ._geometry import Geometry, is_channels_last
 from .configs import TapConfig
 from .tap_choice import OTHER_SHARED, SHARED, Maps, shared_bytes
 from .tap_tables import Tables
@@ -66,16 +66,6 @@ def on_card(x: Tensor, config: TapConfig, blocks: int, shared: int, problem: Pro
         _driver.driver().launch(device, function, blocks, config.threads, shared, stream, problem)
 
 
-def too_large(x: Tensor, filters: int, geometry: Geometry) -> str | None:
-    """Why the numbers of pixels are too large for 32 bits, or None. Elements may be over 2^31."""
-    maps = Maps.of(x, geometry)
-    high, wide = maps.padded
-    most = max((x.shape[0] + 1) * high * wide, maps.pixels + 256)
-    if most > INT32_MAX:
-        return f"x {tuple(x.shape)} has {most} pixels with its padding, over 2^31"
-    return None
-
-
 def entries_for(tables: Tables, config: TapConfig, maps: Maps) -> Tensor:
     """int32: the kernel's entries, offsets and sets of groups in one."""
     at = tables.steps * 32 + maps.shift(tables.taps) * config.pitch
@@ -100,7 +90,7 @@ def periodic_conv2d(
     geometry: Geometry,
     activation: int,
     capability: tuple[int, int],
-    launch: Launch = on_card,
+    launch: Launch | None = None,
 ) -> Tensor:
     """y = activation(conv(x) + bias + residual).
 
@@ -111,6 +101,7 @@ def periodic_conv2d(
         bias: (O), or None.
         residual: of y's shape, any strides, or None.
         activation: see `_device.activated`.
+        launch: what queues the kernel: `on_card`, but for tests.
 
     Returns:
         (N, O, H', W'), all of it written; channels_last if x is.
@@ -134,5 +125,6 @@ def periodic_conv2d(
         numbers += (*maps.size, *maps.out, *geometry.stride, *geometry.padding, activation)
         problem = Problem(*(None if t is None else t.data_ptr() for t in tensors), *numbers)
         blocks = slices * -(-maps.pixels // config.tile)
+        launch = launch or on_card
         launch(x, config, blocks, shared_bytes(config, positions, capability), problem)
     return y if last else y.contiguous()

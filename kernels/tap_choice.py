@@ -5,14 +5,12 @@ arithmetic, what a block asks of tensor cores, shared memory and L2 by the figur
 """
 
 import itertools
-import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ._launch import Geometry
+from ._geometry import INT32_MAX, Geometry
 from .configs import TapConfig
 from .tap_tables import Alike, by_warp, groups_of
 
@@ -53,16 +51,40 @@ class Maps(NamedTuple):
     def positions(self, tile: int) -> int:
         """The most positions that a tile of so many pixels reads, first to last."""
         (out_h, out_w), (stride_h, stride_w) = self.out, self.geometry.stride
-        in_image, (high, wide) = out_h * out_w, self.padded
-        # Where tiles begin repeats after so many of them.
-        count = min(-(-self.pixels // tile), in_image // math.gcd(tile, in_image))
-        first = torch.arange(count) * tile
-        both = torch.stack([first, (first + tile - 1).clamp(max=self.pixels - 1)])
-        image, row, column = both // in_image, both % in_image // out_w, both % out_w
-        at = (image * high + row * stride_h) * wide + column * stride_w
-        spans = at[1] - at[0]
-        reach = int(self.shift(torch.tensor(math.prod(self.geometry.kernel) - 1)))
-        return int(spans.max()) + reach + 1
+        high, wide = self.padded
+        steps = min(tile, self.pixels) - 1
+        # From a pixel to the next it is stride_w, and at the end of a row or an image that much
+        # more (less, in a row whose last window begins in the padding).
+        row = stride_h * wide - out_w * stride_w
+        image = (high - (out_h - 1) * stride_h) * wide - out_w * stride_w
+        rows, images = -(-steps // out_w), -(-steps // (out_h * out_w))
+        more = max(0, row) * rows + max(0, image - max(0, row)) * images
+        return steps * stride_w + more + self.reach + 1
+
+    @property
+    def reach(self) -> int:
+        """How many positions the last tap is away from the first one."""
+        (kernel_h, kernel_w), (down, right) = self.geometry.kernel, self.geometry.dilation
+        return (kernel_h - 1) * down * self.padded[1] + (kernel_w - 1) * right
+
+
+def refuses_maps(maps: Maps, capability: tuple[int, int]) -> str | None:
+    """Why there is no configuration for maps of such sizes, or None if there is one."""
+    geometry = maps.geometry
+    sides = (geometry.kernel, geometry.padding, geometry.dilation)
+    for kernel, padding, dilation in zip(*sides, strict=True):
+        if padding > (reach := dilation * (kernel - 1)):
+            return f"a padding of {padding} is more than the {reach} that the kernel reaches"
+    high, wide = maps.padded
+    most = max((maps.images + 1) * high * wide, maps.pixels + 256)
+    if most > INT32_MAX:
+        return f"there are {most} pixels, padding included: over 2^31"
+    least = TapConfig(1, 1, 1, 1, CHUNKS[-1], 1)
+    if (taken := shared_bytes(least, maps.positions(least.tile), capability)) > (
+        have := SHARED.get(capability, OTHER_SHARED)
+    ):
+        return f"a tile of the output reads {taken} bytes of x, and a block has {have}"
+    return None
 
 
 def shared_bytes(config: TapConfig, positions: int, capability: tuple[int, int]) -> int:

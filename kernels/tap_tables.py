@@ -17,6 +17,8 @@ from .configs import TapConfig
 
 # Channels of a product.
 DEPTH = 16
+# The most of all weights that may be left: beyond, a dense convolution has less to read.
+MOST_KEPT = 0.75
 
 
 class Alike(NamedTuple):
@@ -25,6 +27,7 @@ class Alike(NamedTuple):
     Attributes:
         order: (I), int64: which channel of x stands where once x is sorted; None: x as it is.
         channels: (steps, 16): the channels of each step, those of x unsorted, or -1.
+        channel_classes: how many classes of channels there are.
         classes: (O): the class of each filter; like classes have near numbers.
         runs: (O / 8): the class of each eight neighbouring filters; None: they are of several.
         kept: (O + 1, steps, taps), bool: whether a filter keeps any weight there; the last is none.
@@ -32,6 +35,7 @@ class Alike(NamedTuple):
 
     order: Tensor | None
     channels: Tensor
+    channel_classes: int
     classes: Tensor
     runs: Tensor | None
     kept: Tensor
@@ -109,7 +113,23 @@ def alike(table: Tensor, taps: int) -> Alike:
     # A filter and a channel of nothing, for -1.
     union = pad(kept, (0, 0, 0, 1, 0, 1))[:, channels].any(2)
     classes = classes_of(kept)
-    return Alike(order, channels, classes, _runs(classes), union)
+    return Alike(order, channels, int(own.max()) + 1, classes, _runs(classes), union)
+
+
+def refuses_alike(found: Alike) -> str | None:
+    """Why a weight is not for products of 8 filters by 16 channels, or None if it is."""
+    filters, channels = len(found.classes), int((found.channels >= 0).sum())
+    for what, count, classes in (
+        ("filters", filters, int(found.classes.max()) + 1),
+        ("input channels", channels, found.channel_classes),
+    ):
+        if classes * 4 > count:
+            return f"the {count} {what} are of {classes} kinds: at least 4 must be alike"
+    # (O / 8, steps, taps): what would be multiplied, if by the least of groups.
+    eights = found.kept[found.classes.argsort(stable=True)].unflatten(0, (-1, 8)).any(1)
+    if (part := float(eights.float().mean())) > MOST_KEPT:
+        return f"its classes are too narrow: together they keep {part:.0%} of all weights"
+    return None
 
 
 def groups_of(found: Alike, config: TapConfig) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,7 +35,7 @@ struct Fiber {
   ucontext_t context;
   State state;
   int line;
-  const void* brought[4];
+  const void* brought[2];
   std::vector<Copy> copies;
   std::vector<char> stack;
 };
@@ -90,14 +90,14 @@ inline void enter() {
   pause(DONE, 0);
 }
 
-// Where lanes meet: each brings something, and sees what the others brought.
+// Where lanes meet for an instruction: each brings something, and sees what the others brought.
 template <class F>
-void together(F use, const void* a, const void* b = nullptr, const void* c = nullptr) {
-  current->brought[0] = a, current->brought[1] = b, current->brought[2] = c;
+void together(int instruction, F use, const void* a, const void* b = nullptr) {
+  current->brought[0] = a, current->brought[1] = b;
   Fiber* warp = &fibers[thread / 32 * 32];
-  pause(AT_WARP, 0);
+  pause(AT_WARP, 2 * instruction);
   use(warp);
-  pause(AT_WARP, 1);
+  pause(AT_WARP, 2 * instruction + 1);
 }
 
 inline void run_block(unsigned number, unsigned threads) {
@@ -209,6 +209,7 @@ inline uint16_t to_fp16(float v) {
 
 inline void ldmatrix(unsigned (&a)[4], unsigned row) {
   together(
+      1,
       [&](Fiber* warp) {
         for (int m = 0; m < 4; m++) {
           const unsigned at = *(const unsigned*)warp[8 * m + thread % 32 / 4].brought[0];
@@ -231,6 +232,7 @@ template <bool BF16>
 void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   const unsigned b[2] = {b0, b1};
   together(
+      2,
       [&](Fiber* warp) {
         const int lane = thread % 32;
         for (int i = 0; i < 4; i++) {
@@ -250,6 +252,7 @@ void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
 inline void mma884(float (&d)[8], unsigned a0, unsigned a1, unsigned b0, unsigned b1) {
   const unsigned a[2] = {a0, a1}, b[2] = {b0, b1};
   together(
+      3,
       [&](Fiber* warp) {
         const int lane = thread % 32, pair = lane & 12;
         for (int i = 0; i < 8; i++) {
