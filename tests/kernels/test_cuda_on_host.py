@@ -1,5 +1,8 @@
-"""The CUDA kernel's own text, run on a CPU by our own launcher: exact on edge shapes, and what would
-go wrong on a card is caught. Products follow PTX's documentation; no card has run any of it."""
+"""The CUDA kernel's own text, run on a CPU by our own launcher.
+
+It is exact on edge shapes, and what would go wrong on a card is caught. Products follow PTX's
+documentation; no card has run any of it.
+"""
 
 import os
 import re
