@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks._gpu_clock import ratios
+from benchmarks._gpu_clock import graphed, ratios
 from benchmarks._gpu_packs import SOME, SPARSITIES, packs
 from benchmarks._gpu_setting import (
     BATCHES,
@@ -84,19 +84,10 @@ def guarded(what: dict, row: Callable[[], dict]) -> dict:
 
 def replayed(call: Callable[[], object]) -> Callable[[], object]:
     """The call as a CUDA graph; in a dry run, the call."""
+    if not DRY:
+        return graphed(call)
     call()
-    if DRY:
-        return call
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
+    return call
 
 
 def smoke(precisions: Sequence[str] = tuple(PRECISIONS)) -> Iterator[dict]:
