@@ -23,6 +23,17 @@ for _name in _OPERATORS:
     torch.library.register_fake(f"sparse_ops::{_name}_cuda", _native.conv_fake, lib=_native.LIBRARY)
 
 
+def _module(name: str) -> Any:
+    """One of the kernels' modules, or None where there are none; at import, for torch.compile."""
+    try:
+        return kernels(name)
+    except ImportError:
+        return None
+
+
+_geometry, _choice = _module("_geometry"), _module("tap_choice")
+
+
 def _load() -> tuple[str | None, frozenset[int]]:
     if not torch.version.cuda:
         return "this torch was built without CUDA", frozenset()
@@ -84,10 +95,8 @@ def refuses(
         return "x is not channels_last"
     if 0 in x.shape:
         return None
-    own = kernels("_geometry").Geometry.of(list(weight.shape), *geometry[:3])
-    reason: str | None = kernels("tap_choice").refuses_maps(
-        kernels("tap_choice").Maps.of(x, own), capability
-    )
+    own = _geometry.Geometry.of(list(weight.shape), *geometry[:3])
+    reason: str | None = _choice.refuses_maps(_choice.Maps.of(x, own), capability)
     if reason is not None:
         return reason
     if torch.compiler.is_compiling():

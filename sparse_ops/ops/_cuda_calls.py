@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
 from sparse_ops.ops._kernels import kernels
-from sparse_ops.ops._once import once
+from sparse_ops.ops._once import once, recorded
 
 
 def _found(crow: Tensor, col: Tensor, nnz: int, shape: list[int]) -> tuple[Tensor, Any]:
@@ -90,8 +90,7 @@ def laid_out(values: Tensor, source: Tensor) -> Tensor:
         padded = torch.nn.functional.pad(values.detach(), (0, 1))
         return padded[source.long()]
 
-    recorded = values.is_cuda and torch.cuda.is_current_stream_capturing()
-    if torch.is_grad_enabled() or recorded or values.is_inference():
+    if torch.is_grad_enabled() or recorded(values) or values.is_inference():
         return work()
     return once("blocks", (values, source), work)
 

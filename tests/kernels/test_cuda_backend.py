@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
-from sparse_ops.ops import _cuda, _kernels, csr_conv2d, periodic_conv2d
+from sparse_ops.ops import _cuda, _kernels, _once, csr_conv2d, periodic_conv2d
 from sparse_ops.ops._conv2d import Geometry
 from sparse_ops.patterns import PSD2_P8, PSD4_P16
 from tests.processes import without_a_backend
@@ -115,3 +115,30 @@ def test_shapes_and_layouts_are_known_without_a_card():
         moved = [g.to("meta") if isinstance(g, torch.Tensor) else g for g in given]
         y = torch.ops.sparse_ops.periodic_conv2d_cuda(x.to("meta"), *moved)
         assert y.shape == (2, 16, 3, 3) and y.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_its_reasons_can_be_asked_for_under_torch_compile(dynamic):
+    weight = periodic(64, 64)
+
+    def asked(x):
+        reason = _cuda.refuses(x, weight, GEOMETRY, (8, 0))
+        return x + (1 if reason is None else 2)
+
+    call = torch.compile(asked, fullgraph=True, backend="eager", dynamic=dynamic)
+    for side in (4, 6):
+        x = last(2, 64, side, side)
+        assert bool((call(x) == 1).all()) and bool((call(x.contiguous()) == 2).all())
+
+
+def test_a_weight_that_is_recorded_is_worked_out_anew_unless_it_cannot_change(monkeypatch):
+    class Weight:
+        is_cuda = True
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert _once.recorded(Weight())
+    with torch.no_grad():
+        assert _once.recorded(Weight())
+    with torch.inference_mode():
+        assert not _once.recorded(Weight())
+    assert not _once.recorded(torch.ones(1))

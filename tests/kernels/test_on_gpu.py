@@ -198,6 +198,26 @@ def test_a_recorded_graph_sees_a_new_weight(name):
         torch.testing.assert_close(y, 2 * before)
 
 
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_under_inference_mode_a_recorded_graph_keeps_the_packed_weight(backend):
+    run, weight = packed("periodic", ConvCase(2, 64, 128, (6, 5)), torch.float16)
+    x = torch.randn(2, 64, 6, 5, dtype=torch.float16, device="cuda")
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            expected = run(x, weight, None, 1, 1, backend=backend)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = run(x, weight, None, 1, 1, backend=backend)
+        graph.replay()
+        torch.testing.assert_close(y, expected)
+        weight.values.mul_(2)
+        graph.replay()
+        torch.testing.assert_close(y, expected)
+
+
 @pytest.mark.parametrize("name", ["periodic", "csr", "channel_pruned"])
 def test_compiled_whole(name):
     case = ConvCase(2, 16, 32, (6, 5))
