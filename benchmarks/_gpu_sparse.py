@@ -36,6 +36,12 @@ from sparse_ops.functional import csr_linear
 # A small choice, for a short visit; `tuning.CANDIDATES` is the whole list.
 CANDIDATES = {
     "merged": [(1,), (2,), (4,), (8,)],
+    "tap": [
+        (eights, groups, *warps, chunk, 1)
+        for eights, groups in ((4, 1), (4, 2), (2, 4), (8, 1))
+        for warps in ((2, 4), (4, 2), (4, 1))
+        for chunk in (64, 128)
+    ],
     "row": [(64, 8, 4, 1)] if DRY else [(128, 8, 4, 1), (256, 8, 4, 1), (128, 16, 4, 1)],
     "set": [(16, 16, 16, 4, 1)]
     if DRY

@@ -156,31 +156,39 @@ def estimate(config: TapConfig, work: Work, blocks: int, span: int, processors: 
     return (rounds * config.blocks + -(-rest // processors)) * block
 
 
+def resident(config: TapConfig, maps: Maps, capability: tuple[int, int]) -> int:
+    """How many blocks a multiprocessor can hold; 0 if a block does not fit, or is none."""
+    together, most = config.eights * config.groups, SHARED.get(capability, OTHER_SHARED)
+    if together > (8 if capability >= (8, 0) else 4) or config.threads % (config.chunk // 8):
+        return 0
+    # 128 registers a thread for 32 filters a warp, all of 255 for 64 (or on Volta).
+    threads = 512 if together <= 4 and capability >= (7, 5) else 256
+    shared = shared_bytes(config, maps.positions(config.tile), capability)
+    if config.threads > threads or shared > most:
+        return 0
+    # A block takes 1 KiB more than it asks for.
+    return max(1, min(threads // config.threads, (most + 1024) // (shared + 1024)))
+
+
 def choose(
     found: Alike, maps: Maps, channels: int, capability: tuple[int, int], processors: int
 ) -> TapConfig | None:
     """The configuration of the least estimate; None if x is too wide for shared memory."""
-    most, filters = SHARED.get(capability, OTHER_SHARED), len(found.classes)
+    filters = len(found.classes)
     best: tuple[float, TapConfig] | None = None
-    positions = {64 * warps: maps.positions(64 * warps) for warps in PIXEL_WARPS}
     for shape in shapes(filters, capability):
         work = work_of(found, shape)
         for chunk, warps in itertools.product(CHUNKS, PIXEL_WARPS):
-            config = shape._replace(chunk=chunk, pixel_warps=warps)
-            # 128 registers a thread for 32 filters a warp, all of 255 for 64 (or on Volta).
-            small = shape.eights * shape.groups <= 4 and capability >= (7, 5)
-            threads = 512 if small else 256
-            shared = shared_bytes(config, positions[config.tile], capability)
-            too_deep = chunk > 16 and chunk >= 2 * channels
-            if config.threads > threads or shared > most or too_deep:
+            if chunk > 16 and chunk >= 2 * channels:
                 continue
-            # A block takes 1 KiB more than it asks for.
-            blocks = max(1, min(threads // config.threads, (most + 1024) // (shared + 1024)))
+            config = shape._replace(chunk=chunk, pixel_warps=warps)
+            blocks = resident(config, maps, capability)
+            if not blocks:
+                continue
             config = config._replace(blocks=blocks)
-            slices = -(-filters // config.slice)
-            tiles = -(-maps.pixels // config.tile)
-            span = positions[config.tile] * channels
-            cycles = estimate(config, work, slices * tiles, span, processors)
+            count = -(-filters // config.slice) * -(-maps.pixels // config.tile)
+            span = maps.positions(config.tile) * channels
+            cycles = estimate(config, work, count, span, processors)
             if best is None or cycles < best[0]:
                 best = cycles, config
     return best and best[1]

@@ -8,6 +8,7 @@ from torch import Tensor
 from sparse_ops.formats import CSRWeight, PeriodicWeight
 from sparse_ops.ops._kernels import kernels
 from sparse_ops.ops._once import once, recorded
+from sparse_ops.ops._tuned import config as tuned
 
 
 def _found(crow: Tensor, col: Tensor, nnz: int, shape: list[int]) -> tuple[Tensor, Any]:
@@ -64,7 +65,11 @@ def _run(
         count = properties.multi_processor_count
         return choice.choose(found, maps, shape[1], capability, count)
 
-    config = once(("cut", nnz, size, maps, capability), (crow, col), chosen)
+    measured = tuned("tap", x, shape, nnz, *geometry)
+    config = measured and kernels("configs").TapConfig(*measured)
+    # A file of measurements may be of another version: what does not fit is not believed.
+    if config is None or not config.blocks <= choice.resident(config, maps, capability):
+        config = once(("cut", nnz, size, maps, capability), (crow, col), chosen)
     if config is None:
         raise RuntimeError(f"no configuration fits x {tuple(x.shape)} and a weight {size}")
 

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
-from sparse_ops.ops import _cuda_calls
+from sparse_ops.ops import _cuda_calls, _tuned
 from sparse_ops.ops._activation import ACTIVATIONS
 from sparse_ops.ops._native import ACTIVATION_CODES
 from sparse_ops.patterns import PS1_P9, PS2_P6, PS4_P4, PSD1_P8, PSD2_P8, PSD4_P16, Periodic
@@ -247,4 +247,13 @@ def test_the_operator_finds_its_own_way(monkeypatch, libraries, kind):
         empty = _cuda_calls.periodic_conv2d(
             x[:0], *indices, packed.values, bias, None, list(shape), *steps, 1, 0
         )
-    assert empty.shape == (0, 32, 5, 6) and len(used) == 2
+        # What was measured is believed, if it fits.
+        for numbers, fits in (((1, 2, 1, 2, 32, 1), True), ((2, 1, 1, 2, 32, 16), False)):
+            with _tuned.trying("tap", numbers):
+                y = _cuda_calls.periodic_conv2d(
+                    x, *indices, packed.values, bias, residual, list(shape), *steps, 1, 0
+                )
+            assert_within_rounding(y, exact, magnitude, 16 * 9 + 2)
+            assert (tuple(used[-1]) == numbers) == fits
+            assert used[-1] == used[0] or fits
+    assert empty.shape == (0, 32, 5, 6) and len(used) == 4
