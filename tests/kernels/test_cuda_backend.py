@@ -100,7 +100,7 @@ def test_rows_that_are_not_alike_are_refused_and_sorted_ones_are_not():
 
 def test_the_kernels_are_in_the_package():
     sources = _kernels.kernels("_nvrtc").sources()
-    assert set(sources) == {"periodic_conv2d.cuh", "ptx.cuh"}
+    assert set(sources) == {"fragments.cuh", "periodic_conv2d.cuh", "ptx.cuh"}
     for name, text in sources.items():
         assert "#include <" not in text, f"{name} needs a header that NVRTC may not have"
         assert name == "ptx.cuh" or "asm" not in text, f"assembly in {name}"
