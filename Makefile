@@ -19,15 +19,17 @@ test-portable: $(VENV)/ready
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "portable and not slow"
 
 test-all: test-gpu-interpreter
-	$(BIN)/python -m pytest -q -n auto --ignore tests/kernels/test_compiled.py --ignore tests/kernels/test_launched.py --ignore tests/kernels/test_gpu_run.py
+	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore tests/kernels/test_,compiled.py launched.py gpu_run.py gpu_results.py device_benchmarks.py cuda_on_host.py cuda_compiled.py)
 
-# The Triton kernels without a GPU: interpreted, and compiled for four kinds of card; in processes of
-# their own, because Triton reads the variable once.
+# The GPU's kernels without a GPU. Triton's are interpreted, and compiled for four kinds of card, in
+# processes of their own, because Triton reads the variable once; the CUDA kernel runs as C++ on the
+# CPU, and is compiled by NVRTC for six.
 test-gpu-interpreter: $(VENV)/ready
 	@if $(BIN)/python -c "import triton"; then \
 	  TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -rs -n auto tests/kernels/interpreted && \
-	  $(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_compiled.py tests/kernels/test_launched.py tests/kernels/test_gpu_run.py; \
+	  $(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_compiled.py tests/kernels/test_launched.py tests/kernels/test_gpu_run.py tests/kernels/test_gpu_results.py tests/kernels/test_device_benchmarks.py; \
 	else echo "skipped: there is no Triton for this machine"; fi
+	$(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_cuda_on_host.py tests/kernels/test_cuda_compiled.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

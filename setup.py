@@ -109,7 +109,8 @@ setup(
         *find_packages(include=["sparse_ops", "sparse_ops.*"]),
         # kernels/ is installed as sparse_ops.kernels: a plain `kernels` would collide with others.
         "sparse_ops.kernels",
-        # Files without code: to setuptools a folder in a package is one, too.
+        # Files without code to import: to setuptools a folder in a package is one, too.
+        "sparse_ops.kernels.cuda",
         "sparse_ops.data.fashion_mnist_subset",
     ],
     package_dir={"sparse_ops.kernels": "kernels"},

@@ -1,6 +1,7 @@
 """A race of one sparse convolution, as the three benchmarks of convolutions run it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.dense import conv2d_forms
 from benchmarks.layers import Conv
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import Geometry
@@ -16,15 +16,19 @@ from sparse_ops.ops._conv2d import Geometry
 Call = Callable[..., Tensor]
 
 
+def layouts(x: Tensor) -> dict[str, Tensor]:
+    """The images in either layout."""
+    return {"contiguous": x, "channels_last": x.contiguous(memory_format=torch.channels_last)}
+
+
 def packed_forms(
-    run: Call, x: Tensor, weight: Any, bias: Tensor, layer: Conv, backend: str
+    run: Call, x: Tensor, weight: Any, bias: Tensor | None, layer: Conv, backend: str
 ) -> dict[str, Callable[[], Tensor]]:
     """form -> a call of a packed convolution, in either layout of its images."""
-    padding = layer.kernel // 2
-    last = x.contiguous(memory_format=torch.channels_last)
+    steps = layer.stride, layer.kernel // 2
     return {
-        "contiguous": lambda: run(x, weight, bias, layer.stride, padding, backend=backend),
-        "channels_last": lambda: run(last, weight, bias, layer.stride, padding, backend=backend),
+        form: partial(run, given, weight, bias, *steps, backend=backend)
+        for form, given in layouts(x).items()
     }
 
 
@@ -40,16 +44,24 @@ def race_conv(
     what: str,
 ) -> None:
     """Packs a random weight with the mask and races the backend against the dense forms."""
-    generator = torch.Generator().manual_seed(0)
+    place, generator = race.place, torch.Generator().manual_seed(0)
     padding = layer.kernel // 2
-    x = torch.randn(batch, layer.channels, layer.size, layer.size, generator=generator)
-    weight = torch.randn(mask.shape, generator=generator) * mask
-    bias = torch.randn(layer.filters, generator=generator)
-    packed = kind.pack(weight, mask)
+    x = place.put(torch.randn(batch, layer.channels, layer.size, layer.size, generator=generator))
+    weight = place.put(torch.randn(mask.shape, generator=generator) * mask)
+    bias = place.bias(layer.filters, generator)
+    packed = kind.pack(weight, mask.to(weight.device))
     stride, around = (layer.stride, layer.stride), (padding, padding)
-    if reason := backend.refuses(x, packed, bias, Geometry(stride, around, (1, 1), 1), None):
-        pytest.skip(reason)
-    exact = F.conv2d(x.double(), weight.double(), bias.double(), layer.stride, padding)
+    # Some kernels are for one of the layouts.
+    reasons, forms = [], packed_forms(run, x, packed, bias, layer, backend.name)
+    for form, given in layouts(x).items():
+        geometry = Geometry(stride, around, (1, 1), 1)
+        if reason := backend.refuses(given, packed, bias, geometry, None, None):
+            reasons.append(reason)
+            del forms[form]
+    if not forms:
+        pytest.skip(reasons[-1])
+    shift = None if bias is None else bias.double()
+    exact = F.conv2d(x.double(), weight.double(), shift, layer.stride, padding)
     dense_macs = layer.macs * batch
     row = {
         "operator": operator,
@@ -63,9 +75,9 @@ def race_conv(
     }
     race(
         row,
-        conv2d_forms(x, weight, bias, layer.stride, padding),
-        packed_forms(run, x, packed, bias, layer, backend.name),
+        place.conv_forms(x, weight, bias, layer.stride, padding),
+        forms,
         exact,
         int(dense_macs * packed.nnz / mask.numel()),
-        4 * (x.numel() + exact.numel() + packed.nnz),
+        place.itemsize * (x.numel() + exact.numel() + packed.nnz),
     )

@@ -19,6 +19,21 @@ def rounds_on_host(*calls: Call, rounds: int = 1) -> list[list[float]]:
     return found
 
 
+def graphed(call: Call) -> Call:
+    """The call, recorded as a CUDA graph: what comes back replays it."""
+    call()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
 def medians(found: list[list[float]]) -> list[float]:
     return [statistics.median(own) for own in found]
 

@@ -1,5 +1,6 @@
 """The dense side of gpu_run.py: what the card can do, and what cuDNN makes of it."""
 
+import itertools
 from collections.abc import Iterator
 from functools import partial
 
@@ -8,12 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks._gpu_setting import (
+    BATCHES,
+    CONVS,
     DEVICE,
     DRY,
-    LINES,
     PRECISIONS,
-    conv_problems,
+    conv_problem,
     in_time,
+    last,
     milliseconds,
     use,
 )
@@ -30,40 +33,18 @@ def ceilings() -> Iterator[dict]:
     yield {"what": "copy", "terabytes_per_second": 2 * words * 4 / copy / 1e9}
 
 
-def dense() -> Iterator[dict]:
-    """cuDNN on every layer, eager, in both layouts; and cuBLAS on the linear ones."""
-    for what, layer, x, weight in conv_problems():
-        plain, wplain = x.contiguous(), weight.contiguous()
-        with torch.inference_mode():
-            nchw, nhwc = milliseconds(
-                partial(F.conv2d, plain, wplain, None, layer.stride, 1),
-                partial(F.conv2d, x, weight, None, layer.stride, 1),
-            )
-        yield what | {"nchw_ms": nchw, "channels_last_ms": nhwc}
-    for precision in PRECISIONS:
-        dtype = use(precision)
-        for line in LINES:
-            for batch in (1, 16, 128, 1024):
-                if not in_time():
-                    return
-                x = torch.randn(batch, line.in_features, device=DEVICE, dtype=dtype)
-                weight = torch.randn(
-                    line.out_features, line.in_features, device=DEVICE, dtype=dtype
-                )
-                with torch.inference_mode():
-                    (found,) = milliseconds(partial(F.linear, x, weight))
-                what = {"network": line.network, "layer": line.label, "precision": precision}
-                yield what | {"batch": batch, "linear_ms": found}
-
-
 def compiled() -> Iterator[dict]:
     """The dense layers again, as torch.compile in mode max-autotune has them.
 
     It compiles for seconds a layer: what is not done when the time is up is missing, and a second
     run takes up from the first one's cache.
     """
-    for what, layer, x, weight in conv_problems():
-        stride = layer.stride
+    for precision, batch, layer in itertools.product(PRECISIONS, BATCHES, CONVS):
+        if not in_time():
+            return
+        dtype, stride = use(precision), layer.stride
+        x, what = conv_problem(layer, batch, dtype)
+        weight = last(torch.randn(layer.filters, layer.channels, 3, 3, device=DEVICE).to(dtype))
 
         def plain(x: Tensor, weight: Tensor, stride: int = stride) -> Tensor:
             return F.conv2d(x, weight, None, stride, 1)

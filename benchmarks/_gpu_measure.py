@@ -34,6 +34,7 @@ def env() -> Iterator[dict]:
         row["driver, power, clocks"] = said("nvidia-smi", *SMI)
     try:
         row["kernels"] = import_module("sparse_ops.ops._triton").MISSING or "here"
+        row["cuda kernels"] = import_module("sparse_ops.ops._cuda").MISSING or "here"
     except ImportError as error:
         row["kernels"] = str(error)
     yield row
@@ -49,16 +50,16 @@ def said(*command: str) -> str:
 
 # stage -> where it is; only what a stage needs is imported: the dense side needs torch alone.
 STAGES = {
-    **dict.fromkeys(("ceilings", "dense", "compiled"), "_gpu_dense"),
-    **dict.fromkeys(("smoke", "ours", "linear", "graphs", "tune", "profile"), "_gpu_sparse"),
-    "build": "_gpu_build",
+    **dict.fromkeys(("ceilings", "compiled"), "_gpu_dense"),
+    **dict.fromkeys(("layers", "rest", "small"), "_gpu_ours"),
+    **dict.fromkeys(("smoke", "linear", "tune", "profile"), "_gpu_sparse"),
 }
 
 
-def prepared(name: str) -> None:
+def prepared() -> None:
     """Makes sure that our kernels can run; exits with the reason if not."""
     missing = import_module("sparse_ops.ops._triton").MISSING
-    if missing is not None and name != "build":
+    if missing is not None:
         sys.exit(f"no kernels to run: {missing}")
     if DRY and missing is None:
         # As it comes, the interpreter neither multiplies bfloat16 nor runs with numpy 2.4.
@@ -68,7 +69,7 @@ def prepared(name: str) -> None:
 if __name__ == "__main__":
     name = sys.argv[1]
     if name != "env" and STAGES[name] != "_gpu_dense":
-        prepared(name)
+        prepared()
     stage = env if name == "env" else getattr(import_module(f"benchmarks.{STAGES[name]}"), name)
     found: list[dict] = []
     for row in stage():

@@ -7,7 +7,7 @@ if there is a Triton, on shapes so small that nothing can be learnt from its tim
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,15 +28,20 @@ DRY = os.environ.get("SPARSE_OPS_DRY") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not DRY else "cpu"
 DEADLINE = time.monotonic() + float(os.environ.get("SPARSE_OPS_SECONDS", "60"))
 CONVS = [Conv("dry", 8, 16, 3)] if DRY else [*RESNET18_IMAGENET, *VGG16_CIFAR, *RESNET18_CIFAR]
+# Six of ResNet-18, for the first minutes.
+FIRST_CONVS = CONVS if DRY else [c for c in RESNET18_IMAGENET if c.label != "64→128 3×3 @56 /2"]
 LINES = [Linear("dry", 9, 5)] if DRY else LINEARS
-BATCHES = (1,) if DRY else (32, 256)
+# The larger first: there, a kernel shows what it can do.
+BATCHES = (1,) if DRY else (256, 32)
 # name -> type, and whether torch may use TF32 for float32.
 PRECISIONS = {
     "bf16": (torch.bfloat16, True),
-    "tf32": (torch.float32, True),
     "fp16": (torch.float16, True),
+    "tf32": (torch.float32, True),
     "fp32": (torch.float32, False),
 }
+if DRY:
+    PRECISIONS = {name: PRECISIONS[name] for name in ("bf16", "fp32")}
 # The most that a result may be off, of the largest exact one: 4 units of its type's rounding.
 OFF = {torch.float32: 2e-3, torch.float16: 4 * 2.0**-11, torch.bfloat16: 4 * 2.0**-8}
 
@@ -68,28 +73,19 @@ def last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def conv_problems(
-    batches: tuple[int, ...] = BATCHES, layers: list[Conv] = CONVS
-) -> Iterator[tuple[dict, Conv, Tensor, Tensor]]:
-    """(what it is, layer, x, weight), fresh random numbers, until the time is up.
+def conv_problem(layer: Conv, batch: int, dtype: torch.dtype) -> tuple[Tensor, dict]:
+    """(x in channels_last, fresh random numbers; what it is).
 
-    Without a bias: cuDNN would add one in a kernel of its own, and ours in the same.
+    Layers have no bias: cuDNN would add one in a kernel of its own, and ours in the same.
     """
-    for batch in batches:
-        for precision in PRECISIONS:
-            dtype = use(precision)
-            for layer in layers:
-                if not in_time():
-                    return
-                x = torch.randn(batch, layer.channels, layer.size, layer.size, device=DEVICE)
-                weight = torch.randn(layer.filters, layer.channels, 3, 3, device=DEVICE)
-                what = {
-                    "network": layer.network,
-                    "layer": layer.label,
-                    "precision": precision,
-                    "batch": batch,
-                }
-                yield what, layer, last(x.to(dtype)), last(weight.to(dtype))
+    precision = next(name for name, of in PRECISIONS.items() if of == (dtype, _tf32()))
+    what = {"network": layer.network, "layer": layer.label, "precision": precision, "batch": batch}
+    x = torch.randn(batch, layer.channels, layer.size, layer.size, device=DEVICE)
+    return last(x.to(dtype)), what
+
+
+def _tf32() -> bool:
+    return torch.backends.cuda.matmul.allow_tf32
 
 
 def off(y: Tensor, exact: Tensor) -> float:
@@ -97,8 +93,14 @@ def off(y: Tensor, exact: Tensor) -> float:
     return float((y.double() - exact).abs().max() / exact.abs().max())
 
 
+def card() -> str:
+    """What the rows were measured on."""
+    return torch.cuda.get_device_name() if DEVICE == "cuda" else "no card"
+
+
 def write(rows: list[dict]) -> None:
     """Puts the rows where gpu_run.py looks for them: all so far, whole or not at all."""
+    rows = [row | {"card": card()} for row in rows]
     if path := os.environ.get("SPARSE_OPS_RESULT"):
         partial = Path(path + ".partial")
         partial.write_text(json.dumps({"rows": rows}))

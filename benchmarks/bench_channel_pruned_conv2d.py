@@ -17,6 +17,13 @@ FULL = [
     for backend in BACKENDS[:-1]
     if (layer, removed, batch, backend) not in SHOWN
 ]
+CARD = [
+    (layer, 0.5, batch, backend)
+    for layer in RESNET18_IMAGENET
+    for batch in (256, 32)
+    for backend in BACKENDS
+    if backend.name == "triton"
+]
 
 
 def evenly(size: int, removed: float) -> tuple[int, ...]:
@@ -27,9 +34,12 @@ def evenly(size: int, removed: float) -> tuple[int, ...]:
 
 @pytest.mark.parametrize(
     ("layer", "removed", "batch", "backend"),
-    SHOWN + [pytest.param(*case, marks=pytest.mark.full) for case in FULL],
+    SHOWN
+    + [pytest.param(*case, marks=pytest.mark.full) for case in FULL]
+    + [pytest.param(*case, marks=pytest.mark.on_card) for case in CARD],
 )
 def bench_channel_pruned_conv2d(race, layer, removed, batch, backend):
+    layer, batch = race.place.small(layer, batch)
     pattern = Channels(evenly(layer.filters, removed), evenly(layer.channels, removed))
     mask = pattern.mask((layer.filters, layer.channels, layer.kernel, layer.kernel))
     race_conv(

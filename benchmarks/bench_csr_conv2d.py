@@ -17,13 +17,24 @@ FULL = [
     for backend in BACKENDS[:-1]
     if (layer, sparsity, batch, backend) not in SHOWN
 ]
+CARD = [
+    (layer, sparsity, batch, backend)
+    for layer in RESNET18_IMAGENET
+    for sparsity in (0.95, 0.99)
+    for batch in (256, 32)
+    for backend in BACKENDS
+    if backend.name == "triton"
+]
 
 
 @pytest.mark.parametrize(
     ("layer", "sparsity", "batch", "backend"),
-    SHOWN + [pytest.param(*case, marks=pytest.mark.full) for case in FULL],
+    SHOWN
+    + [pytest.param(*case, marks=pytest.mark.full) for case in FULL]
+    + [pytest.param(*case, marks=pytest.mark.on_card) for case in CARD],
 )
 def bench_csr_conv2d(race, layer, sparsity, batch, backend):
+    layer, batch = race.place.small(layer, batch)
     shape = (layer.filters, layer.channels, layer.kernel, layer.kernel)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) >= sparsity
     race_conv(race, "csr", backend, csr_conv2d, CSRWeight, layer, mask, batch, f"{sparsity:.1%}")

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks.dense import linear_forms
 from benchmarks.layers import LINEARS
 from sparse_ops.formats import CSRWeight
 from sparse_ops.ops.csr_linear import BACKENDS, csr_linear
@@ -23,24 +22,37 @@ FULL = [
     for backend in BACKENDS[:-1]
     if (layer, sparsity, batch, backend) not in SHOWN
 ]
+CARD = [
+    (layer, sparsity, batch, backend)
+    for layer in LINEARS
+    for sparsity in (0.9, 0.95, 0.99)
+    for batch in (1, 8, 16)
+    for backend in BACKENDS
+    if backend.name == "triton"
+]
 
 
 @pytest.mark.parametrize("against", ["dense", "torch.sparse_csr"])
 @pytest.mark.parametrize(
     ("layer", "sparsity", "batch", "backend"),
-    SHOWN + [pytest.param(*case, marks=pytest.mark.full) for case in FULL],
+    SHOWN
+    + [pytest.param(*case, marks=pytest.mark.full) for case in FULL]
+    + [pytest.param(*case, marks=pytest.mark.on_card) for case in CARD],
 )
 def bench_csr_linear(race, layer, sparsity, batch, backend, against):
-    generator = torch.Generator().manual_seed(1)
+    place, generator = race.place, torch.Generator().manual_seed(1)
+    layer, batch = place.small(layer, batch)
     shape = (layer.out_features, layer.in_features)
     mask = torch.rand(shape, generator=generator) >= sparsity
-    weight = torch.randn(shape, generator=generator) * mask
-    x = torch.randn(batch, layer.in_features, generator=generator)
-    bias = torch.randn(layer.out_features, generator=generator)
-    packed = CSRWeight.pack(weight, mask)
-    if reason := backend.refuses(x, packed, bias, None):
+    weight = place.put(torch.randn(shape, generator=generator) * mask)
+    x = place.put(torch.randn(batch, layer.in_features, generator=generator))
+    bias = place.put(torch.randn(layer.out_features, generator=generator))
+    packed = CSRWeight.pack(weight, mask.to(weight.device))
+    if reason := backend.refuses(x, packed, bias, None, None):
         pytest.skip(reason)
-    forms = linear_forms(x, weight, bias)
+    forms = place.linear_forms(x, weight, bias)
+    if against != "dense" and place.device == "cuda":
+        pytest.skip("on a card, cuBLAS is what there is to beat")
     if against != "dense":
         torch_csr = weight.to_sparse_csr()
 
@@ -66,5 +78,5 @@ def bench_csr_linear(race, layer, sparsity, batch, backend, against):
         {"contiguous": lambda: csr_linear(x, packed, bias, backend=backend.name)},
         F.linear(x.double(), weight.double(), bias.double()),
         packed.nnz * batch,
-        4 * (x.numel() + batch * layer.out_features) + 8 * packed.nnz,
+        place.itemsize * (x.numel() + batch * layer.out_features + packed.nnz) + 4 * packed.nnz,
     )

@@ -1,73 +1,48 @@
 #!/usr/bin/env python3
 """Everything that a GPU is wanted for, by one command, from a bare clone, within nine minutes.
 
-python benchmarks/gpu_run.py                 all stages; results in ./gpu-run/, the table last
-python benchmarks/gpu_run.py smoke dense     these stages only; one alone has all of the time
-python benchmarks/gpu_run.py --out FOLDER    or OUT=FOLDER
+python benchmarks/gpu_run.py                 all stages; the table last
+python benchmarks/gpu_run.py --first         what matters most, 270 s
+python benchmarks/gpu_run.py --second        the rest, 380 s; results go beside the first one's
+python benchmarks/gpu_run.py linear tests    these stages only; one alone has all of the time
+python benchmarks/gpu_run.py --out FOLDER    or OUT=FOLDER: four files; by default in ./gpu-run/
+python benchmarks/gpu_run.py --work FOLDER   caches and logs; by default in the system's for such
 
 Wants a python with torch for CUDA, Triton, safetensors, rich, and pytest for the tests; of the
 package itself, nothing is installed or built. Each stage is a group of processes with a deadline of
 its own: when one crashes or hangs, the others still run; what would start too late is left out, and
 said so. Every figure is written down as soon as it is known, and kept when its stage is stopped.
-Run again with the same --out, Triton and torch.compile take up from what they have compiled.
-Without a GPU this is a dry run: the same code, on the CPU, on shapes that nothing can be learnt
-from.
+Run again with the same --work, Triton, NVRTC and torch.compile take up from what they have
+compiled; with the same --out, of the same commit (SPARSE_OPS_COMMIT where there is no git) and on
+the same card, new rows join the old. Without a GPU this is a dry run: the same code, on the CPU, on
+shapes that nothing can be learnt from.
 """
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# Under the nine minutes by what stopping the last stage may take.
-BUDGET_S = 525.0
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
 
-
-class Stage(NamedTuple):
-    """One step.
-
-    Attributes:
-        most_s: its deadline; all of them together are more than the budget, but few take theirs.
-        least_s: with less time left than this it is not worth starting.
-        command: what is run; `python` is this one.
-        kernels: whether it runs our kernels.
-    """
-
-    name: str
-    most_s: float
-    least_s: float
-    command: tuple[str, ...]
-    kernels: bool = False
-
-
-MEASURE = ("python", "benchmarks/_gpu_measure.py")
-NCU = ("ncu", "--clock-control", "none", "--set", "detailed", "--launch-count", "8")
-NCU = (*NCU, "-k", "regex:conv2d|csr_linear")
-CHECK = ("compute-sanitizer", "--error-exitcode", "9", "--tool")
-STAGES = (
-    Stage("env", 30, 5, (*MEASURE, "env")),
-    Stage("ceilings", 25, 10, (*MEASURE, "ceilings")),
-    Stage("dense", 70, 30, (*MEASURE, "dense")),
-    Stage("smoke", 60, 15, (*MEASURE, "smoke"), True),
-    Stage("build", 60, 20, (*MEASURE, "build"), True),
-    Stage("ours", 120, 20, (*MEASURE, "ours"), True),
-    Stage("compiled", 70, 30, (*MEASURE, "compiled")),
-    Stage("linear", 25, 15, (*MEASURE, "linear"), True),
-    Stage("graphs", 30, 15, (*MEASURE, "graphs"), True),
-    Stage("tests", 80, 30, ("python", "benchmarks/_gpu_tests.py"), True),
-    Stage("tune", 60, 30, (*MEASURE, "tune"), True),
-    Stage("ncu", 40, 20, (*NCU, *MEASURE, "profile"), True),
-    Stage("memcheck", 45, 20, (*CHECK, "memcheck", *MEASURE, "smoke"), True),
-    Stage("racecheck", 45, 20, (*CHECK, "racecheck", *MEASURE, "smoke"), True),
+# Run as a script, it is not in a package.
+from benchmarks import _gpu_results as results  # noqa: E402
+from benchmarks._gpu_stages import (  # noqa: E402
+    BUDGET_S,
+    FIRST_S,
+    SECOND_S,
+    STAGES,
+    Stage,
+    command_of,
+    missing,
 )
 
 
@@ -80,31 +55,6 @@ def has_gpu() -> bool:
     except subprocess.TimeoutExpired:
         print("asked whether there is a GPU, torch did not answer in 90 s")
         return False
-
-
-def commit() -> str | None:
-    """Of this checkout, or None where it is none."""
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-def missing(stage: Stage, gpu: bool) -> str | None:
-    """What a stage wants and is not here, in words, or None."""
-    tool = stage.command[0]
-    if tool != "python" and not (gpu and shutil.which(tool)):
-        return f"dry run: {tool} is not run" if not gpu else f"{tool} is not here"
-    wanted = ("triton", "safetensors", "rich") if stage.kernels else ()
-    if stage.name == "tests":
-        wanted = (*wanted, "pytest")
-    names = {"triton": "Triton"}
-    for module in wanted:
-        if importlib.util.find_spec(module) is None:
-            return f"there is no {names.get(module, module)}"
-    return None
 
 
 def waited(command: list[str], seconds: float, environment: dict[str, str], log: Path) -> str:
@@ -145,9 +95,9 @@ def figures_of(result: Path) -> dict | None:
     return found if isinstance(found, dict) and isinstance(found.get("rows"), list) else None
 
 
-def run_stage(stage: Stage, seconds: float, out: Path, gpu: bool) -> dict:
+def run_stage(stage: Stage, seconds: float, work: Path, gpu: bool) -> dict:
     """Runs one stage; its words go to a file, its figures come from one that it writes."""
-    result = out / f"{stage.name}.json"
+    result = work / f"{stage.name}.json"
     result.unlink(missing_ok=True)
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
@@ -155,9 +105,10 @@ def run_stage(stage: Stage, seconds: float, out: Path, gpu: bool) -> dict:
         "PYTHONUNBUFFERED": "1",
         "SPARSE_OPS_RESULT": str(result),
         "SPARSE_OPS_SECONDS": str(max(1.0, seconds - 5)),
-        "SPARSE_OPS_TUNED": str(out / "tuned.json"),
-        "TRITON_CACHE_DIR": str(out / "triton-cache"),
-        "TORCHINDUCTOR_CACHE_DIR": str(out / "inductor-cache"),
+        "SPARSE_OPS_TUNED": str(work / "tuned.json"),
+        "SPARSE_OPS_CACHE": str(work / "cache"),
+        "TRITON_CACHE_DIR": str(work / "triton-cache"),
+        "TORCHINDUCTOR_CACHE_DIR": str(work / "inductor-cache"),
     }
     environment.pop("TRITON_INTERPRET", None)
     environment.pop("SPARSE_OPS_DRY", None)
@@ -166,10 +117,12 @@ def run_stage(stage: Stage, seconds: float, out: Path, gpu: bool) -> dict:
     if stage.name in ("memcheck", "racecheck"):
         # Else torch's own pool of memory would hide what is read beyond the end of a tensor.
         environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
-    command = [sys.executable if word == "python" else word for word in stage.command]
+    command = command_of(stage, sys.executable, str(work))
     start = time.monotonic()
-    state = waited(command, seconds, environment, out / f"{stage.name}.log")
+    state = waited(command, seconds, environment, work / f"{stage.name}.log")
     figures = figures_of(result)
+    if stage.name == "ncu" and (measured := work / "ncu.csv").exists():
+        figures = {"rows": results.from_ncu(measured.read_text(errors="replace"))}
     rows = figures["rows"] if figures else []
     bad = sum("failed" in row for row in rows)
     if bad and state == "done":
@@ -179,10 +132,13 @@ def run_stage(stage: Stage, seconds: float, out: Path, gpu: bool) -> dict:
     return {"state": state, "seconds": round(time.monotonic() - start, 1), "figures": figures}
 
 
+SHOWN = ("ceilings", "dense", "compiled", "ours", "linear", "small", "tests", "tune")
+
+
 def show(rows: dict[str, dict]) -> None:
     """The figures, then what became of each stage."""
-    for name in ("ceilings", "dense", "compiled", "ours", "linear", "graphs", "tests", "tune"):
-        for row in (rows.get(name, {}).get("figures") or {}).get("rows", []):
+    for name in SHOWN:
+        for row in results.rows_of(rows, name):
             words = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
             print(f"{name}  " + "  ".join(words))
     print(f"\n{'stage':10} {'seconds':>8}  state")
@@ -190,42 +146,67 @@ def show(rows: dict[str, dict]) -> None:
         print(f"{name:10} {row['seconds']:8.1f}  {row['state']}")
 
 
-def main() -> int:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="*", help=", ".join(s.name for s in STAGES))
+    parser.add_argument("--first", action="store_true", help="what matters most")
+    parser.add_argument("--second", action="store_true", help="the rest")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "gpu-run")))
+    own = Path(tempfile.gettempdir()) / f"sparse_ops-gpu-run-{os.getuid()}"
+    parser.add_argument("--work", type=Path, default=own)
     given = parser.parse_args()
     if unknown := set(given.stages) - {s.name for s in STAGES}:
         have = ", ".join(s.name for s in STAGES)
         parser.error(f"no stage {', '.join(sorted(unknown))}; have {have}")
-    out = given.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    if bool(given.stages) + given.first + given.second > 1:
+        parser.error("one of --first, --second and names of stages")
+    return given
+
+
+def main() -> int:
+    given = arguments()
+    out, work = given.out.resolve(), given.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    # Of an earlier run, in the same folder: only what is compiled is still wanted.
+    for stale in [*work.glob("*.log"), *work.glob("*.json"), *work.glob("ncu.csv")]:
+        if stale.name != "tuned.json":
+            stale.unlink()
     # Ended from outside, it still ends its stage's processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    start, rows = time.monotonic(), {}
-    gpu, of = has_gpu(), commit()
+    start, ran = time.monotonic(), set()
+    gpu, of = has_gpu(), results.commit()
+    whole = {"commit": of, "gpu": gpu, "stages": {}}
+    old = results.earlier(out, of, gpu)
+    budget = FIRST_S if given.first else SECOND_S if given.second else BUDGET_S
+    # A dry run is on whatever machine there is, which may be busy.
+    slack = 1 if gpu else 6
     for stage in STAGES:
         if given.stages and stage.name not in given.stages:
             continue
-        left = BUDGET_S - (time.monotonic() - start)
+        # Whatever is run names the card first.
+        if (given.first and not stage.first) or (
+            given.second and stage.first and stage.name != "env"
+        ):
+            continue
+        left = slack * budget - (time.monotonic() - start)
         if (reason := missing(stage, gpu)) is not None:
-            rows[stage.name] = {"state": reason, "seconds": 0.0, "figures": None}
+            row = {"state": reason, "seconds": 0.0, "figures": None}
         elif left < stage.least_s:
-            rows[stage.name] = {"state": "no time left", "seconds": 0.0, "figures": None}
+            row = {"state": "no time left", "seconds": 0.0, "figures": None}
         else:
-            seconds = left if len(given.stages) == 1 else min(stage.most_s, left)
-            rows[stage.name] = run_stage(stage, seconds, out, gpu)
-        print(f"{stage.name}: {rows[stage.name]['state']}", flush=True)
+            seconds = left if len(given.stages) == 1 else min(slack * stage.most_s, left)
+            row = run_stage(stage, seconds, work, gpu)
+        ran.add(stage.name)
+        results.add(whole, stage.name, row)
+        print(f"{stage.name}: {row['state']}", flush=True)
         # Written after each stage: whatever happens next, what was found is kept.
-        whole = {"commit": of, "gpu": gpu, "stages": rows}
-        partial = out / "gpu.json.partial"
-        partial.write_text(json.dumps(whole, indent=1) + "\n")
-        partial.replace(out / "gpu.json")
+        results.publish(results.joined(old, whole), work, out)
     if not gpu:
         print("dry run: there is no GPU, and the times mean nothing")
-    show(rows)
+    show(whole["stages"])
     print(f"written to {out / 'gpu.json'}")
-    return 1 if any(row["state"].startswith("failed") for row in rows.values()) else 0
+    failed = any(whole["stages"][name]["state"].startswith("failed") for name in ran)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -76,12 +76,13 @@ def gpu_table(data: dict) -> str:
         "|---|---|---|--:|---|--:|--:|--:|--:|--:|",
     ]
     for r in rows.get("ours", []):
-        if "failed" in r:
+        if "ours_ms" not in r:
             continue
+        removed = ", ".join(r[key] for key in ("removed", "backend", "fused") if key in r)
         compiled = tuned.get(tuple(r[key] for key in keys))
         against = "" if compiled is None else f"{compiled / r['ours_ms']:.2f}×"
         lines.append(
-            f"| {r['network']} | {r['layer']} | {r['precision']} | {r['batch']} | {r['removed']} "
+            f"| {r['network']} | {r['layer']} | {r['precision']} | {r['batch']} | {removed} "
             f"| {r['dense_ms']:.4f} | {r['ours_ms']:.4f} "
             f"| **{r['speedup']:.2f}×** ({r['low']:.2f}–{r['high']:.2f}) | {against} "
             f"| {r['ideal']:.2f}× |"

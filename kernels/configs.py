@@ -39,6 +39,50 @@ class LinearConfig(NamedTuple):
     num_stages: int
 
 
+class TapConfig(NamedTuple):
+    """For periodic_conv2d in CUDA; `cuda/periodic_conv2d.cuh` says what the numbers are.
+
+    Attributes:
+        eights: filters of a group, in eights: 1, 2, 4 or 8.
+        groups: groups of a warp, at most 8.
+        pixel_warps: warps of a block over pixels, 64 each.
+        filter_warps: warps of a block over filters.
+        chunk: channels that are in shared memory at once, times two.
+        blocks: blocks that a multiprocessor is to hold.
+    """
+
+    eights: int
+    groups: int
+    pixel_warps: int
+    filter_warps: int
+    chunk: int
+    blocks: int
+
+    @property
+    def width(self) -> int:
+        """Filters of a group."""
+        return 8 * self.eights
+
+    @property
+    def slice(self) -> int:
+        """Filters of a block."""
+        return self.width * self.groups * self.filter_warps
+
+    @property
+    def tile(self) -> int:
+        """Pixels of a block."""
+        return 64 * self.pixel_warps
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.pixel_warps * self.filter_warps
+
+    @property
+    def pitch(self) -> int:
+        """Bytes of a position in shared memory."""
+        return 2 * self.chunk + 16
+
+
 def capability(device: torch.device) -> tuple[int, int]:
     """Of a card; (8, 0) where there is none, as in the interpreter."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (8, 0)
@@ -55,8 +99,8 @@ def _power_of_two(n: int, least: int, most: int) -> int:
     return min(max(least, 1 << max(0, n - 1).bit_length()), most)
 
 
-def set_config(x: Tensor, filters: int) -> SetConfig:
-    """A default for sets of that many filters."""
+def set_config(x: Tensor, filters: int, run: int = 1) -> SetConfig:
+    """A default for sets of that many filters, whose columns come in runs (`sets.Sets`)."""
     # 16: what tl.dot wants of a half-precision product's sides in all versions of Triton.
     width = _power_of_two(filters, 16, 128)
     halves = x.element_size() == 2
@@ -67,6 +111,11 @@ def set_config(x: Tensor, filters: int) -> SetConfig:
     if major >= 9 and halves:
         # wgmma is 64 pixels high for each group of 4 warps. 64 columns or 128 filters, or 4 warps,
         # spill: the gathered tile has an address in two registers for each of its elements.
+        if run >= 64 and width >= 64:
+            # A run has one address: 40 % fewer instructions than with 32 columns.
+            return SetConfig(128, 64, 64, 8, 3)
+        if run >= 32 and width == 32:
+            return SetConfig(256, 32, 32, 8, 3)
         return SetConfig(128, min(width, 64), 32, 8, 3)
     if halves:
         # 8 warps: with 4, 64 filters take all 255 registers.

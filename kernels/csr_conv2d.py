@@ -11,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ._device import finish_channels, gathered, located, taps_of, windows
-from ._launch import Geometry, epilogue, output, reads, tiled
+from ._geometry import Geometry, is_channels_last
+from ._launch import epilogue, output, reads, tiled
 from .configs import RowConfig, row_config
 
 
@@ -112,13 +113,16 @@ def csr_conv2d(
         size: (H', W'); by default, what the geometry gives.
 
     Returns:
-        (N, O, H', W'), all of it written; channels_last if x is.
+        (N, O, H', W'), all of it written; channels_last if x is: x and y are turned then, because
+        neighbouring lanes are neighbouring pixels of one channel.
     """
     config = config or row_config(x)
     filters, per_group = weight_shape[:2]
+    turned = is_channels_last(x)
+    x = x.contiguous() if turned else x
     y = output(x, filters, size or geometry.out(x))
     if y.numel() == 0:
-        return y
+        return y.contiguous(memory_format=torch.channels_last) if turned else y
     where = tiled(y, config.block_pixels)
     with torch.cuda.device_of(x):
         _row_conv2d_fwd_kernel[(triton.cdiv(where["pixels"], config.block_pixels) * filters,)](
@@ -139,4 +143,4 @@ def csr_conv2d(
             **reads(x, geometry),
             **epilogue(y, bias, residual, activation),
         )
-    return y
+    return y.contiguous(memory_format=torch.channels_last) if turned else y

@@ -14,10 +14,6 @@ from torch import Tensor
 from ._device import finish
 from .configs import LinearConfig, linear_config
 
-# From this batch on x is turned, so that neighbouring lanes, which are neighbouring rows of x, read
-# neighbouring memory: a 32-byte sector then serves at least 8 of them.
-TURN_FROM = 8
-
 
 @triton.jit
 def _csr_linear_fwd_kernel(
@@ -125,7 +121,7 @@ def csr_linear(
     """y = activation(x Wᵀ + bias + residual): (batch, in_features) -> (batch, out_features).
 
     Args:
-        x: any strides; from a batch of 8 on, memory of its size is taken to turn it.
+        x: any strides.
         crow_indices: (out_features + 1), int32.
         col_indices: (nnz), int32; or int16, of which the 16 bits count.
         values: (nnz).
@@ -140,8 +136,6 @@ def csr_linear(
     if y.numel() == 0:
         return y
     config = config or linear_config(x, rows, nnz)
-    if batch >= TURN_FROM:
-        x = x.t().contiguous().t()
     splits = config.splits
     r_strides = (y if residual is None else residual).stride()
     whole = splits == 1

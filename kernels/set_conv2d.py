@@ -13,8 +13,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ._device import finish_channels, gathered, located, run_from, taps_of, windows
-from ._launch import Geometry, epilogue, output, reads, tiled
+from ._geometry import Geometry
+from ._launch import epilogue, output, reads, tiled
 from .configs import SetConfig, set_config
+from .fill import fill
 from .sets import Sets
 
 
@@ -26,46 +28,6 @@ def _pack_kernel(values_ptr, source_ptr, packed_ptr, entries, nnz, BLOCK: tl.con
     there = (source >= 0) & (source < nnz)
     value = tl.load(values_ptr + source, mask=there, other=0.0)
     tl.store(packed_ptr + at, value, mask=inside)
-
-
-@triton.jit(do_not_specialize=["others", "filters"])
-def _fill_kernel(
-    others_ptr,
-    bias_ptr,
-    residual_ptr,
-    y_ptr,
-    others,
-    filters,
-    pixels,
-    y_size,
-    y_strides,
-    r_strides,
-    HAS_BIAS: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    BLOCK_PIXELS: tl.constexpr,
-    INDEX: tl.constexpr,
-):
-    """What a filter without weights gives."""
-    program = tl.program_id(0)
-    o = tl.load(others_ptr + program % others)
-    right = (o >= 0) & (o < filters)
-    tile = located(program // others, pixels, y_size, BLOCK_PIXELS, INDEX)
-    y = tl.zeros((BLOCK_PIXELS,), dtype=tl.float32)
-    if HAS_BIAS:
-        y += tl.load(bias_ptr + o, mask=right, other=0.0).to(tl.float32)
-    finish_channels(
-        y,
-        o,
-        tile,
-        tile[3] & right,
-        y_ptr,
-        y_strides,
-        residual_ptr,
-        r_strides,
-        HAS_RESIDUAL,
-        ACTIVATION,
-    )
 
 
 # What takes part in no address is not compiled for: it would be a kernel for every shape.
@@ -193,7 +155,7 @@ def set_conv2d(
     Returns:
         (N, O, H', W'), all of it written; channels_last if x is.
     """
-    config = config or set_config(x, sets.filters.shape[1])
+    config = config or set_config(x, sets.filters.shape[1], sets.run)
     y = output(x, channels_out, size or geometry.out(x))
     if y.numel() == 0:
         return y
@@ -206,10 +168,8 @@ def set_conv2d(
     where, ends = tiled(y, config.block_pixels), epilogue(y, bias, residual, activation)
     tiles = triton.cdiv(where["pixels"], config.block_pixels)
     with torch.cuda.device_of(x):
-        if others := sets.others.numel():
-            _fill_kernel[(tiles * others,)](
-                sets.others, y_ptr=y, others=others, filters=channels_out, **where, **ends
-            )
+        if sets.others.numel():
+            fill(y, sets.others, config.block_pixels, ends)
         if count == 0:
             return y
         blocks = triton.cdiv(width, config.block_filters)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from sparse_ops.ops._kernels import INTERPRETED
-from sparse_ops.ops._once import once
+from sparse_ops.ops._once import once, recorded
 
 
 def unpacked(weight: Any) -> Tensor:
     """The dense weight: anew where it may change or is being recorded, otherwise once."""
     values = weight.values
     changes = torch.is_grad_enabled() or torch.compiler.is_compiling() or values.is_inference()
-    if changes or (values.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if changes or recorded(values):
         return weight.to_dense()
     tensors = tuple(t for t in vars(weight).values() if isinstance(t, Tensor))
     return once(("dense", type(weight), weight.shape), tensors, weight.to_dense)

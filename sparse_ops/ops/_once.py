@@ -10,6 +10,17 @@ from torch.multiprocessing.reductions import StorageWeakRef
 Found = TypeVar("Found")
 
 
+def recorded(weight: Tensor) -> bool:
+    """Whether a CUDA graph is being recorded in which a weight may change from replay to replay.
+
+    What follows from the weight is then a part of the graph. Under inference_mode weights do not
+    change: what was kept of them before is used, and no replay works it out again.
+    """
+    if not weight.is_cuda or torch.is_inference_mode_enabled():
+        return False
+    return torch.cuda.is_current_stream_capturing()
+
+
 class _Entry(NamedTuple):
     versions: tuple[int, ...]
     owners: tuple[StorageWeakRef, ...]

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
-from sparse_ops.ops import _native
+from sparse_ops.ops import _native, _triton
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import Geometry, compiled, on_triton, reference_backward
+from sparse_ops.ops._cuda import refuses_cuda
 
 # Up to this density ours is the faster gradient (CSR, three layers of 64 to 256 channels, batch 8,
 # Zen 5, by turns: 1.8-2.2x at 0.1, 1.4-1.7x at 0.15, 0.8-0.95x at 0.3).
@@ -94,27 +95,34 @@ def row_sparse_backward(
     return backward
 
 
+def triton_backward(
+    dy: Tensor,
+    need_x: bool,
+    need_values: bool,
+    x: Tensor,
+    weight: CSRWeight | PeriodicWeight,
+    geometry: Geometry,
+) -> tuple[Tensor | None, Tensor | None]:
+    """(dx, dvalues) by the Triton kernels."""
+    dx, dvalues = torch.ops.sparse_ops.sparse_conv2d_backward_triton(
+        dy,
+        x,
+        *columns_of(weight),
+        weight.values,
+        weight.shape,
+        *geometry,
+        need_x,
+        need_values,
+    )
+    return dx if need_x else None, dvalues if need_values else None
+
+
 def row_sparse_triton(operator: str) -> Backend:
     """The backend of an operator's Triton kernels."""
+    return on_triton(row_sparse_run(f"{operator}_triton"), triton_backward)
 
-    def backward(
-        dy: Tensor,
-        need_x: bool,
-        need_values: bool,
-        x: Tensor,
-        weight: CSRWeight | PeriodicWeight,
-        geometry: Geometry,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        dx, dvalues = torch.ops.sparse_ops.sparse_conv2d_backward_triton(
-            dy,
-            x,
-            *columns_of(weight),
-            weight.values,
-            weight.shape,
-            *geometry,
-            need_x,
-            need_values,
-        )
-        return dx if need_x else None, dvalues if need_values else None
 
-    return on_triton(row_sparse_run(f"{operator}_triton"), backward)
+def row_sparse_cuda(operator: str) -> Backend:
+    """The backend of an operator's CUDA C++ kernel; its gradient is Triton's, where that is."""
+    backward = triton_backward if _triton.MISSING is None else None
+    return Backend("cuda", row_sparse_run(f"{operator}_cuda"), refuses_cuda, backward)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparse_ops.ops._kernels import kernels
-from sparse_ops.ops._once import once
+from sparse_ops.ops._once import once, recorded
 
 # Rows are put together into sets if these then read at most this part of what the rows alone would
 # read of each pixel. Arithmetic, in loads: a weight of a row costs 1, a column of a set of 16
@@ -99,8 +99,7 @@ def laid_out(values: Tensor, sets: Any) -> Tensor:
     def work() -> Tensor:
         return kernels("set_conv2d").packed(values, sets)
 
-    recorded = values.is_cuda and torch.cuda.is_current_stream_capturing()
-    if torch.is_grad_enabled() or recorded or values.is_inference():
+    if torch.is_grad_enabled() or recorded(values) or values.is_inference():
         return work()
     return once("laid out", (values, sets.source), work)
 

@@ -1,5 +1,6 @@
 """Measures an operator's configurations and backends for given arguments, and keeps the fastest."""
 
+import contextlib
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
@@ -23,8 +24,21 @@ CANDIDATES: dict[str, list[tuple[int, ...]]] = {
         *itertools.product((128,), (32, 64), (16, 64), (4, 8), (2, 4)),
     ],
     "row": list(itertools.product((64, 128, 256), (4, 8, 16), (2, 4), (1,))),
+    # eights, groups, warps over pixels and filters, channels at a time, blocks
+    "tap": [
+        (eights, together // eights, *warps, chunk, 1)
+        for together in (4, 8)
+        for eights in (1, 2, 4, 8)
+        if eights <= together
+        for warps in ((2, 4), (4, 2), (2, 2), (4, 1), (1, 4))
+        for chunk in (64, 128)
+    ],
     "linear": list(itertools.product((1, 16, 64), (32, 128), (1, 4), (1, 4), (2,))),
 }
+
+
+# kind -> whose kernel it configures, if not Triton's.
+BACKEND_OF = {"tap": "cuda"}
 
 
 def cuda_milliseconds(*calls: Callable[[], object]) -> list[float]:
@@ -46,7 +60,7 @@ def _working(
 
     def call(numbers: tuple[int, ...]) -> Tensor:
         with _tuned.trying(kind, numbers):
-            return run(backend="triton")
+            return run(backend=BACKEND_OF.get(kind, "triton"))
 
     found: dict[tuple[int, ...], Callable[[], Tensor]] = {}
     for numbers in candidates:
@@ -69,7 +83,7 @@ def tune(
     milliseconds: Timer = cuda_milliseconds,
     candidates: dict[str, list[tuple[int, ...]]] = CANDIDATES,
 ) -> dict[str, float]:
-    """Finds the fastest configuration of the Triton kernel, then the fastest backend.
+    """Finds the fastest configurations of the Triton and CUDA kernels, then the fastest backend.
 
     From then on `backend="auto"` takes it for such arguments, on this card, in every process.
 
@@ -91,6 +105,8 @@ def tune(
     run = partial(operator, x, weight, *arguments)
     with torch.no_grad(), torch.cuda.device_of(x), _tuned.asking() as asked:
         run(backend="triton")
+        with contextlib.suppress(RuntimeError, ValueError):
+            run(backend="cuda")
         run()
     with torch.no_grad(), torch.cuda.device_of(x):
         expected = run(backend="reference")

@@ -167,7 +167,8 @@ def test_sorted_models_are_read_and_written_sixteen_bytes_at_a_time(
     # Of 32 columns the number of the first is copied, four bytes for each stage, not of each.
     if own.run >= 32:
         assert len(re.findall(r"cp\.async\.ca\.shared\.global.*, 0x4,", ptx)) <= 5
-        assert made[-1].resources.registers <= 96
+        # Two programs of 8 warps to a multiprocessor.
+        assert made[-1].resources.registers <= 128
 
 
 @pytest.mark.parametrize("dtype", _triton.DTYPES, ids=str)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -26,40 +27,61 @@ def card(stages):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: this would be a real run")
 def test_without_a_gpu_it_is_a_dry_run(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    out, work = tmp_path / "out", tmp_path / "work"
     done = subprocess.run(
-        [*RUN, "--out", str(tmp_path)],
+        [*RUN, "--out", str(out), "--work", str(work)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
     )
-    logs = "".join(p.read_text()[-3000:] for p in tmp_path.glob("*.log"))
+    logs = "".join(p.read_text()[-3000:] for p in work.glob("*.log"))
     assert done.returncode == 0, done.stdout + done.stderr + logs
-    found = json.loads((tmp_path / "gpu.json").read_text())
+    # Caches and logs stay in the work folder; what travels is four files at the most.
+    assert {path.name for path in out.iterdir()} <= {
+        "gpu.json",
+        "tuned.json",
+        "logs.tgz",
+        "ncu.csv",
+    }
+    with tarfile.open(out / "logs.tgz") as archive:
+        assert "layers.log" in archive.getnames()
+    found = json.loads((out / "gpu.json").read_text())
     assert found["gpu"] is False
     stages = found["stages"]
     assert stages["env"]["figures"]["rows"][0]["torch"] == torch.__version__
-    assert {row["precision"] for row in stages["dense"]["figures"]["rows"]} >= {"bf16", "fp32"}
     assert stages["ncu"]["state"] == "dry run: ncu is not run"
+    every = [row for s in stages.values() for row in (s["figures"] or {}).get("rows", [])]
+    assert {row["card"] for row in every} == {"no card"}
     if importlib.util.find_spec("triton") is None:
-        assert stages["ours"]["state"] == "there is no Triton"
+        assert stages["layers"]["state"] == "there is no Triton"
         return
-    for name in ("smoke", "build", "ours", "linear", "graphs", "tune", "compiled", "tests"):
+    for name in ("layers", "rest", "linear", "small", "tune", "compiled", "tests"):
         assert stages[name]["state"] == "done", name
+    assert {row["precision"] for row in stages["dense"]["figures"]["rows"]} >= {"bf16", "fp32"}
     build = stages["build"]["figures"]["rows"][0]
-    assert build["whole"] == build["workers"] == 1
-    assert (tmp_path / "triton-cache").is_dir()
+    assert build["whole"] == build["workers"] == 1 and build["kernels"] > 5
+    assert (work / "triton-cache").is_dir()
     ours = stages["ours"]["figures"]["rows"]
-    assert any(row["removed"] == "PSD2_P8 sorted" for row in ours)
+    assert {"PSD2_P8 sorted", "PSD1_P8 sorted", "99% of weights"} <= {r["removed"] for r in ours}
+    assert {"cuda", "triton", "dense, smaller"} == {row["backend"] for row in ours}
+    assert any(row.get("fused") for row in ours)
+    assert "gather_ms" in stages["gather"]["figures"]["rows"][0]
     # A whole run of this kind is a table of the README; a dry one is refused.
     assert "PSD2_P8 sorted" in gpu_table(found | {"gpu": True} | card(stages))
     with pytest.raises(ValueError, match="dry run"):
         gpu_table(found)
     names = {row["operator"] for row in stages["smoke"]["figures"]["rows"]}
     assert len(names) == 4
-    assert json.loads((tmp_path / "tuned.json").read_text())
+    assert json.loads((out / "tuned.json").read_text())
 
 
 def test_a_stage_that_is_not_there_is_refused_in_words():
     done = subprocess.run([*RUN, "smok"], capture_output=True, text=True)
     assert done.returncode == 2 and "no stage smok; have env, ceilings" in done.stderr
+
+
+def test_the_two_parts_are_not_asked_for_at_once():
+    for words in (["--first", "--second"], ["--first", "env"]):
+        done = subprocess.run([*RUN, *words], capture_output=True, text=True)
+        assert done.returncode == 2 and "one of --first, --second and names" in done.stderr

@@ -1,10 +1,11 @@
-"""The Triton backends on a card: every edge shape in every type. They have yet to meet one."""
+"""The backends of a card on one: every edge shape in every type. They have yet to meet it."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 import sparse_ops
+import sparse_ops.ops.csr_linear
 from benchmarks._gpu_packs import side_by_side
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.functional import channel_pruned_conv2d, csr_conv2d, csr_linear, periodic_conv2d
@@ -66,6 +67,49 @@ def test_convolutions_are_exact_up_to_rounding(name, case, dtype):
         assert_within_rounding(y, exact + wide, magnitude + wide.abs(), terms + 1)
 
 
+# For the CUDA kernel, which wants channels in eights; sorted and as they come.
+CUDA = [
+    ConvCase(2, 64, 64, (13, 11)),
+    ConvCase(70, 64, 128, (1, 1)),
+    ConvCase(3, 128, 256, (7, 7)),
+    ConvCase(2, 256, 512, (9, 5), stride=(2, 2)),
+    ConvCase(1, 128, 136, (14, 14), dilation=(2, 2), padding=(2, 2)),
+    ConvCase(33, 512, 512, (7, 7)),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sort", [False, True], ids=["as it comes", "sorted"])
+@pytest.mark.parametrize("case", CUDA, ids=str)
+def test_the_cuda_kernel_is_exact_up_to_rounding(case, sort, dtype):
+    if dtype == torch.bfloat16 and torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("bfloat16 wants 8.0")
+    mask = PSD2_P8.mask(case.weight_shape)
+    mask = side_by_side(mask, 8) if sort else mask
+    dense = torch.randn(case.weight_shape).to(dtype) * mask
+    kind, run = (CSRWeight, csr_conv2d) if sort else (PeriodicWeight, periodic_conv2d)
+    weight = kind.pack(dense.cuda(), mask.cuda())
+    x = torch.randn(case.batch, case.channels, *case.size).to(dtype)
+    bias = torch.randn(case.filters).to(dtype)
+    exact = F.conv2d(x.double(), dense.double(), bias.double(), *case.geometry)
+    magnitude = F.conv2d(
+        x.double().abs(), dense.double().abs(), bias.double().abs(), *case.geometry
+    )
+    residual = torch.randn(exact.shape).to(dtype)
+    last = x.cuda().contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for _ in range(2):
+            y = run(
+                *(last, weight, bias.cuda(), *case.geometry),
+                residual=residual.cuda(),
+                backend="cuda",
+            )
+            wide = residual.double()
+            assert_within_rounding(
+                y.cpu(), exact + wide, magnitude + wide.abs(), 9 * case.channels + 2
+            )
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CONV[:20], ids=str)
 @pytest.mark.parametrize("name", ["periodic", "csr", "channel_pruned"])
@@ -114,7 +158,7 @@ def test_a_plan_sorts_channels_and_gives_what_the_model_gave():
 
     model, x = Block(128).eval().cuda(), torch.randn(X).cuda()
     plan = sparse_ops.plan(model, x, measure=says(2.0), progress=False)
-    assert plan.sorts and {layer.backend for layer in plan.packed} == {"triton"}
+    assert plan.sorts and {layer.backend for layer in plan.packed} <= {"cuda", "triton"}
     torch.testing.assert_close(plan.apply(model)(x), model(x), rtol=1e-3, atol=1e-3)
 
 
@@ -154,6 +198,26 @@ def test_a_recorded_graph_sees_a_new_weight(name):
         torch.testing.assert_close(y, 2 * before)
 
 
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_under_inference_mode_a_recorded_graph_keeps_the_packed_weight(backend):
+    run, weight = packed("periodic", ConvCase(2, 64, 128, (6, 5)), torch.float16)
+    x = torch.randn(2, 64, 6, 5, dtype=torch.float16, device="cuda")
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            expected = run(x, weight, None, 1, 1, backend=backend)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = run(x, weight, None, 1, 1, backend=backend)
+        graph.replay()
+        torch.testing.assert_close(y, expected)
+        weight.values.mul_(2)
+        graph.replay()
+        torch.testing.assert_close(y, expected)
+
+
 @pytest.mark.parametrize("name", ["periodic", "csr", "channel_pruned"])
 def test_compiled_whole(name):
     case = ConvCase(2, 16, 32, (6, 5))
@@ -165,7 +229,9 @@ def test_compiled_whole(name):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", LINEAR, ids=str)
-def test_linear_is_exact_up_to_rounding(case, dtype):
+def test_linear_is_exact_up_to_rounding(monkeypatch, case, dtype):
+    # Right beyond the batch up to which it is preferred, too.
+    monkeypatch.setattr(sparse_ops.ops.csr_linear, "MOST_BATCH", 1 << 30)
     shape = (case.out_features, case.in_features)
     mask = random_mask(shape, case.sparsity)
     weight = CSRWeight.pack(torch.randn(shape).to(dtype).cuda(), mask.cuda())

@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
+from sparse_ops.ops import csr_linear as csr_linear_module
 from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._backend import choose
 from sparse_ops.ops.channel_pruned_conv2d import channel_pruned_conv2d
 from sparse_ops.ops.csr_conv2d import csr_conv2d
 from sparse_ops.ops.csr_linear import csr_linear
@@ -155,3 +157,15 @@ def test_linear_is_exact_up_to_rounding(case, dtype):
         magnitude = F.linear(x.double().abs(), dense.abs(), shift.abs())
         assert y.dtype == dtype and y.is_contiguous()
         assert_within_rounding(y, exact, magnitude, case.in_features + 9, 1.2)
+
+
+def test_large_batches_are_left_to_the_dense_product_in_words(monkeypatch):
+    monkeypatch.setattr(csr_linear_module, "MOST_BATCH", 8)
+    weight = CSRWeight.pack(torch.randn(4, 9), torch.rand(4, 9) > 0.5)
+    words = "triton: a batch of 9 is left to the dense product, over 8"
+    with pytest.raises(RuntimeError, match=words):
+        csr_linear(torch.randn(9, 9), weight, backend="triton")
+    assert csr_linear(torch.randn(8, 9), weight, backend="triton").shape == (8, 4)
+    # By itself it takes the next: as if it were on a card, the dense library.
+    chosen = choose(csr_linear_module.BACKENDS, "auto", torch.randn(9, 9), weight, None)
+    assert chosen.name != "triton"

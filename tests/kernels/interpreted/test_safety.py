@@ -134,7 +134,6 @@ def test_parts_over_two_to_the_31_are_added_up():
 def test_linear_offsets_over_two_to_the_31(batch):
     weight = CSRWeight.pack(torch.randn(3, 5).half(), torch.rand(3, 5) > 0.4)
     small = torch.randn(2, 5).half()
-    # From a batch of 8 on x is copied; so far apart, only its first and last row are in use.
     x = far_apart(small) if batch == 2 else torch.cat([small] * 5)[:batch]
     y = csr_linear(x, weight, backend="triton")
     exact = F.linear(x.double(), weight.to_dense().double())

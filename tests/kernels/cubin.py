@@ -1,0 +1,72 @@
+"""What is in a cubin: instructions and resources, read without NVIDIA's tools."""
+
+import struct
+from typing import NamedTuple
+
+# The low 12 bits of an instruction of 16 bytes, from sm_70 on; the same in the variants that take
+# a constant or an immediate but for the highest three bits.
+OPCODES = {0x236: "HMMA", 0x23C: "HMMA", 0x83B: "LDSM", 0x387: "STL", 0x983: "LDL", 0xFAE: "LDGSTS"}
+
+
+class Section(NamedTuple):
+    name: str
+    info: int
+    data: bytes
+
+
+def sections(cubin: bytes) -> list[Section]:
+    """Those of an ELF file of 64 bits."""
+    assert cubin[:6] == b"\x7fELF\x02\x01", "no ELF file of 64 bits"
+    start = struct.unpack_from("<Q", cubin, 0x28)[0]
+    size, count, names = struct.unpack_from("<HHH", cubin, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQIIQQ", cubin, start + i * size) for i in range(count)]
+    offset = headers[names][4]
+    found = []
+    for header in headers:
+        at = offset + header[0]
+        name = cubin[at : cubin.index(b"\0", at)].decode()
+        # Sections of no bits, such as shared memory, have a size only.
+        data = b"" if header[1] == 8 else cubin[header[4] : header[4] + header[5]]
+        found.append(Section(name, header[7], data))
+    return found
+
+
+def instructions(cubin: bytes, kernel: str) -> dict[str, int]:
+    """How many of those that `OPCODES` names are in a kernel."""
+    (text,) = (s.data for s in sections(cubin) if s.name == f".text.{kernel}")
+    found = dict.fromkeys(OPCODES.values(), 0)
+    for at in range(0, len(text), 16):
+        opcode = struct.unpack_from("<H", text, at)[0] & 0xFFF
+        if opcode in OPCODES:
+            found[OPCODES[opcode]] += 1
+    return found
+
+
+def stack_bytes(cubin: bytes) -> int:
+    """The most that a thread's stack takes: EIATTR_MIN_STACK_SIZE (0x12) of .nv.info."""
+    (info,) = (s.data for s in sections(cubin) if s.name == ".nv.info")
+    at, most = 0, 0
+    while at < len(info):
+        kind, attribute, size = struct.unpack_from("<BBH", info, at)
+        at += 4
+        if kind != 4:
+            continue
+        if attribute == 0x12:
+            most = max(most, struct.unpack_from("<I", info, at + 4)[0])
+        at += size
+    return most
+
+
+def registers(cubin: bytes, kernel: str) -> int:
+    """Of a thread: EIATTR_REGCOUNT (0x2f) of .nv.info, the only kernel's."""
+    (info,) = (s.data for s in sections(cubin) if s.name == ".nv.info")
+    at = 0
+    while at < len(info):
+        kind, attribute, size = struct.unpack_from("<BBH", info, at)
+        at += 4
+        if kind != 4:
+            continue
+        if attribute == 0x2F:
+            return struct.unpack_from("<I", info, at + 4)[0]
+        at += size
+    raise AssertionError("the cubin says nothing of registers")

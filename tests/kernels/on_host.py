@@ -1,0 +1,100 @@
+"""Our CUDA kernels under g++, on CPU tensors, by our own launchers: what runs is the kernel's text.
+
+`cuda_on_host.h` says what is emulated, and what is caught.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sparse_ops.ops import _kernels
+
+cuda = _kernels.kernels("periodic_conv2d")
+choice = _kernels.kernels("tap_choice")
+tap_tables = _kernels.kernels("tap_tables")
+configs = _kernels.kernels("configs")
+sets = _kernels.kernels("sets")
+nvrtc = _kernels.kernels("_nvrtc")
+
+HERE = Path(__file__).parent
+COMPILER = shutil.which(os.environ.get("CXX", "c++"))
+MAIN = """
+#include "cuda_on_host.h"
+#include "periodic_conv2d.cuh"
+extern "C" const char* emulate(const sparse_ops::Problem* p, unsigned blocks, unsigned threads,
+                               unsigned shared, unsigned seed) {
+  return host::run([p] { periodic_conv2d(*p); }, blocks, threads, shared, seed);
+}
+"""
+
+
+class Emulated(RuntimeError):
+    """What the emulation caught, in words."""
+
+
+def built(
+    folder: Path,
+    config: tuple[int, ...],
+    arch: int,
+    bf16: bool,
+    change: Callable[[str], str] = lambda text: text,
+    flags: tuple[str, ...] = ("-O1",),
+) -> ctypes.CDLL:
+    """The kernel as a library for this CPU; `change` is done to its text first."""
+    for name, text in nvrtc.sources().items():
+        (folder / name).write_text(change(text) if name == "periodic_conv2d.cuh" else text)
+    (folder / "main.cpp").write_text(MAIN)
+    defines = {name.upper(): number for name, number in config._asdict().items()}
+    macros = {**defines, "BF16": int(bf16), "HOST": arch}
+    command = [COMPILER, "-std=c++17", "-shared", "-fPIC", "-w", "-Wno-unknown-pragmas", *flags]
+    command += [f"-DSPARSE_OPS_{name}={number}" for name, number in macros.items()]
+    library = folder / "emulated.so"
+    command += [f"-I{HERE}", "-o", str(library), str(folder / "main.cpp")]
+    subprocess.run(command, check=True)
+    found = ctypes.CDLL(str(library))
+    found.emulate.restype = ctypes.c_char_p
+    return found
+
+
+def launcher(library: ctypes.CDLL, seed: int = 0) -> Callable[..., None]:
+    """What stands in for `periodic_conv2d.on_card`."""
+
+    def launch(x: Tensor, config: tuple, blocks: int, shared: int, problem: ctypes.Structure):
+        numbers = (ctypes.c_uint(n) for n in (blocks, config.threads, shared, seed))
+        if words := library.emulate(ctypes.byref(problem), *numbers):
+            raise Emulated(words.decode())
+
+    return launch
+
+
+@cache
+def structure(pattern, shape, sort=False):
+    """(places of the values, what is alike) of a weight on a pattern; `sort`: class by class."""
+    mask = pattern.mask(shape)
+    if sort:
+        orders = [(torch.arange(n) % pattern.period).argsort(stable=True) for n in shape[:2]]
+        mask = mask[orders[0]][:, orders[1]]
+    kept = mask.flatten(1)
+    table = torch.where(kept, kept.flatten().cumsum(0).reshape(kept.shape) - 1, -1).int()
+    return mask, table, tap_tables.alike(table, shape[2] * shape[3])
+
+
+def convolved(x, weight, bias, residual, steps, activation, pattern, sort, config, arch, launch):
+    """The launcher's whole way, from a dense weight on a pattern to y."""
+    shape = tuple(weight.shape)
+    mask, table, found = structure(pattern, shape, sort)
+    capability = divmod(arch // 10, 10)
+    tables = tap_tables.tables(table, found, config, capability)
+    values = torch.cat([weight[mask], weight.new_zeros(1)])
+    blocks = values[tables.source.long()]
+    geometry = cuda.Geometry.of(list(shape), *steps)
+    entries = cuda.entries_for(tables, config, choice.Maps.of(x, geometry))
+    more = (bias, residual, geometry, activation, capability)
+    return cuda.periodic_conv2d(x, blocks, tables, entries, config, shape[0], *more, launch)
