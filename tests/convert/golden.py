@@ -1,6 +1,6 @@
 """Decisions of the planner for our own networks under a clock to which packed is twice as fast.
 
-python -m tests.convert.golden       writes golden.json: what each layer becomes, and its channels
+python -m tests.convert.golden       adds to golden.json what each layer becomes, and its channels
 
 `test_golden.py` compares with that file, so that a change of decisions is seen and has a reason.
 """
@@ -66,5 +66,9 @@ CASES = [(name, kind) for name in so.models.MODELS for kind in KINDS]
 
 
 if __name__ == "__main__":
-    found = {f"{name} {kind}": decisions(name, kind) for name, kind in CASES}
+    # What is recorded stays: a change of decisions has to be looked at.
+    found = json.loads(FILE.read_text()) if FILE.exists() else {}
+    for name, kind in CASES:
+        if f"{name} {kind}" not in found:
+            found[f"{name} {kind}"] = decisions(name, kind)
     FILE.write_text(json.dumps(found, separators=(",", ":")) + "\n")
