@@ -5,7 +5,8 @@ python -m benchmarks.networks --results benchmarks/results/networks.json --threa
 Each row: a network, its masks, a batch. Dense is what the plan found to be torch's fastest form of
 the masked network, BatchNorm folded; and, where onnxruntime is installed, that engine on the same
 network, of channel-pruned ones on the smaller network that is left. By turns in one process, on
-the same number of threads; every output is compared before it is timed. Weights are random: masks
+the same number of threads; every output is compared before it is timed. Rows that the file has
+already, of this machine, are kept: take the file away to measure afresh. Weights are random: masks
 decide how fast a network is, not what it has learned.
 """
 
@@ -201,6 +202,16 @@ def row(name: str, kind: str, batch: int, plan_s: float, seconds: float) -> dict
     return found
 
 
+def kept_rows(results: Path | None, threads: int) -> list[dict[str, Any]]:
+    """The rows that a file has already, if it is of this machine; others are measured."""
+    if results is None or not results.is_file():
+        return []
+    data = json.loads(results.read_text(encoding="utf-8"))
+    here = json.loads(json.dumps(asdict(machine())))
+    same = {**data["machine"], "commit": ""} == {**here, "commit": ""}
+    return [r for r in data["rows"] if same and r["threads"] == threads]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, help="write the rows there as JSON")
@@ -211,9 +222,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    rows = []
+    rows = kept_rows(options.results, options.threads)
     for case in ROWS:
-        if options.only not in " ".join(map(str, case)):
+        known = [(r["network"], r["masks"], r["batch"]) for r in rows]
+        if options.only not in " ".join(map(str, case)) or case in known:
             continue
         found = row(*case, options.plan_s, options.seconds)
         rows.append(found)
@@ -229,6 +241,7 @@ def main() -> None:
         )
         if options.results:
             command = " ".join(["python -m benchmarks.networks", *sys.argv[1:]])
+            rows.sort(key=lambda r: ROWS.index((r["network"], r["masks"], r["batch"])))
             data = {"command": command, "machine": asdict(machine()), "rows": rows}
             with replacing(options.results) as temporary:
                 temporary.write_text(json.dumps(data, indent=1) + "\n")

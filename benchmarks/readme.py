@@ -90,8 +90,42 @@ def gpu_table(data: dict) -> str:
     return "\n".join(lines)
 
 
+def networks_table(data: dict, only: tuple[tuple[str, str, int], ...] = ()) -> str:
+    """Whole networks as Markdown; all rows, or only some (network, masks, batch)."""
+    here = data["machine"]
+    lines = [
+        f"{here['cpu']} ({here['isa']}), torch {here['torch']}, {data['rows'][0]['threads']} "
+        f"thread(s), float32; `{data['command']}`:",
+        "",
+        "| network | masks | batch | dense ms (form) | converted ms | speed-up (10–90 %) "
+        "| over ONNX Runtime |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for r in data["rows"]:
+        if only and (r["network"], r["masks"], r["batch"]) not in only:
+            continue
+        engine = r.get("onnxruntime")
+        beside = "" if engine is None else f"{engine['speedup']:.2f}×"
+        if engine is not None and engine["network"] != "masked":
+            beside += " (on the smaller network)"
+        lines.append(
+            f"| {r['network']} | {r['masks']} | {r['batch']} | {r['dense_ms']:.3f} "
+            f"({r['dense_form']}) | {r['packed_ms']:.3f} | **{r['speedup']:.2f}×** "
+            f"({r['low']:.2f}–{r['high']:.2f}) | {beside} |"
+        )
+    return "\n".join(lines)
+
+
 # The sections of docs/results.md: file, heading, what it is. A file that is not there has none.
 SECTIONS = (
+    (
+        "networks.json",
+        "Whole networks",
+        "Planned and applied as a user would: what a call takes from images to logits, against the "
+        "fastest form of the masked network that torch has here (eager, channels_last, "
+        "`torch.compile` with frozen weights), and against ONNX Runtime; of networks that lost "
+        "channels ONNX Runtime runs what is left.",
+    ),
     (
         "claims.json",
         "Claims of the documents",
@@ -142,6 +176,7 @@ def results_page() -> str:
             continue
         data = json.loads((RESULTS / file).read_text(encoding="utf-8"))
         make = next((kinds[key] for key in kinds if key in data), table)
+        make = networks_table if file == "networks.json" else make
         parts.append(f"## {heading}\n\n{about} (`{file}`)\n\n{make(data)}\n")
     return "\n".join(parts)
 
@@ -149,22 +184,30 @@ def results_page() -> str:
 # Rows of the README: file, and what a row has to have.
 HIGHLIGHTS: tuple[tuple[str, dict], ...] = (
     ("chains.json", {"network": "resnet18-cifar", "what": "PSD2_P8"}),
-    ("chains.json", {"network": "resnet18-cifar", "what": "PSD1_P8"}),
-    ("chains.json", {"network": "resnet18-cifar", "what": "95.0%"}),
-    ("chains.json", {"network": "resnet18-cifar", "what": "98.0%"}),
-    ("chains.json", {"network": "resnet18-cifar", "what": "50% removed"}),
     ("chains.json", {"network": "resnet18-cifar", "what": "0% removed"}),
-    ("operators.json", {"layer": "all of resnet18-cifar", "what": "PSD2_P8", "batch": 1}),
-    ("operators.json", {"layer": "all of resnet18-cifar", "what": "90.0%", "batch": 1}),
     ("operators.json", {"layer": "784→300", "what": "90.0%", "batch": 1}),
     ("operators.json", {"layer": "4096→4096", "what": "98.3%", "batch": 1}),
+)
+WHOLE_NETWORKS = (
+    ("lenet300", "60× fewer weights", 1),
+    ("small_vgg", "PSD2_P8", 64),
+    ("resnet18", "75% of filters", 1),
+    ("resnet18", "90%", 16),
+    ("resnet18", "95%", 1),
+    ("resnet18", "95%", 64),
+    ("resnet18", "PSD2_P8", 16),
+    ("vgg16", "95%", 16),
 )
 # The figure of the README, and where it is from.
 PICTURE = ROOT / "docs" / "measured.svg", "chains.json", "chain of resnet18-cifar"
 
 
 def highlights() -> str:
-    """Ten rows, or as many of them as the results have, with the slow ones among them."""
+    """A dozen rows, or as many of them as the results have, with the slow ones among them."""
+    whole = ""
+    if (RESULTS / "networks.json").is_file():
+        data = json.loads((RESULTS / "networks.json").read_text(encoding="utf-8"))
+        whole = networks_table(data, WHOLE_NETWORKS) + "\n\nLayers, and chains of them; "
     lines = [
         "| | removed | batch | dense ms | packed ms | speed-up (10–90 %) |",
         "|---|--:|--:|--:|--:|--:|",
@@ -185,7 +228,7 @@ def highlights() -> str:
                     f"| **{r['speedup']:.2f}×** ({r['low']:.2f}–{r['high']:.2f}) |"
                 )
     where = "; ".join(dict.fromkeys(machines))
-    return "\n".join([f"{where}, one thread, float32:", "", *lines])
+    return "\n".join([f"{whole}{where}, one thread, float32:", "", *lines])
 
 
 def picture() -> str:

@@ -146,6 +146,11 @@ std::vector<Tensor> run_program(std::vector<Tensor> inputs, Tensor program,
 }
 
 template <Kernels K>
+std::vector<Tensor> rerun_program(std::vector<Tensor> inputs, int64_t number) {
+  return program::rerun_program(checked<K>(), inputs, number);
+}
+
+template <Kernels K>
 Tensor profile_program(std::vector<Tensor> inputs, Tensor program, std::vector<Tensor> constants,
                        int64_t repeats) {
   return program::profile_program(checked<K>(), inputs, program, constants, repeats);
@@ -184,6 +189,7 @@ Tensor step(std::vector<Tensor> inputs, Numbers orders, Numbers halos, int64_t o
   m.impl("csr_linear_out_" #isa, TORCH_BOX(&linear_out<row_sparse_##isa>));     \
   m.impl("csr_linear_backward_" #isa, TORCH_BOX(&linear_backward<row_sparse_##isa>)); \
   m.impl("run_program_" #isa, TORCH_BOX(&run_program<row_sparse_##isa>));       \
+  m.impl("rerun_program_" #isa, TORCH_BOX(&rerun_program<row_sparse_##isa>));   \
   m.impl("profile_program_" #isa, TORCH_BOX(&profile_program<row_sparse_##isa>)); \
   m.impl("step_" #isa, TORCH_BOX(&step<row_sparse_##isa>));
 

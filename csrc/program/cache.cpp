@@ -230,6 +230,22 @@ std::shared_ptr<const Plan> plan_for(const RowSparseKernels& kernels,
   return kept.plan;
 }
 
+std::shared_ptr<const Plan> known_plan(const RowSparseKernels& kernels,
+                                       const std::vector<Tensor>& inputs, int64_t number) {
+  const Numbers sizes = sizes_of(inputs);
+  Shared& all = shared();
+  std::shared_ptr<const Plan> plan;
+  const Parsed* parsed = nullptr;
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  for (const Kept& kept : all.plans) {
+    if (kept.parsed->kernels != &kernels || number_of(kept.parsed->numbers) != number) continue;
+    if (parsed && parsed != kept.parsed.get()) return nullptr;
+    parsed = kept.parsed.get();
+    if (kept.sizes == sizes) plan = kept.plan;
+  }
+  return plan;
+}
+
 int64_t kept_plans() {
   Shared& all = shared();
   const std::lock_guard<std::mutex> lock(all.mutex);

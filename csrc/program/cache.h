@@ -19,6 +19,11 @@ std::shared_ptr<const Plan> plan_for(const RowSparseKernels& kernels,
                                      const std::vector<Tensor>& inputs, const Tensor& program,
                                      const std::vector<Tensor>& constants);
 
+// The plan that is kept of the program of this number for such inputs; null if there is none, or more
+// programs than one have it. What constants are now is not asked.
+std::shared_ptr<const Plan> known_plan(const RowSparseKernels& kernels,
+                                       const std::vector<Tensor>& inputs, int64_t number);
+
 // A new one, kept nowhere. A batch of 0 is planned as one of 1.
 std::shared_ptr<const Plan> new_plan(const RowSparseKernels& kernels,
                                      const std::shared_ptr<const Program>& program,

@@ -162,18 +162,33 @@ std::shared_ptr<const Plan> found(const RowSparseKernels& kernels, const std::ve
 
 }  // namespace
 
+namespace {
+
+std::vector<Tensor> ran(const Plan& plan, const std::vector<Tensor>& inputs) {
+  std::vector<Tensor> outputs = new_outputs(plan, inputs[0]);
+  for_each_piece(plan, inputs, outputs, [&](const Run& run) {
+    const size_t steps = plan.layout->steps.size();
+    for (size_t s = 0; s < steps; ++s) run.step(s);
+    run.copy();
+  });
+  return outputs;
+}
+
+}  // namespace
+
 std::vector<Tensor> run_program(const RowSparseKernels& kernels, const std::vector<Tensor>& inputs,
                                 const Tensor& program, const std::vector<Tensor>& constants,
                                 const Numbers& shapes) {
   const auto plan = found(kernels, inputs, program, constants);
   if (!shapes.empty()) check_shapes(shapes, inputs, plan->outputs);
-  std::vector<Tensor> outputs = new_outputs(*plan, inputs[0]);
-  for_each_piece(*plan, inputs, outputs, [&](const Run& run) {
-    const size_t steps = plan->layout->steps.size();
-    for (size_t s = 0; s < steps; ++s) run.step(s);
-    run.copy();
-  });
-  return outputs;
+  return ran(*plan, inputs);
+}
+
+std::vector<Tensor> rerun_program(const RowSparseKernels& kernels, const std::vector<Tensor>& inputs,
+                                  int64_t number) {
+  STD_TORCH_CHECK(!inputs.empty(), "a program has one input or more, got none");
+  const auto plan = known_plan(kernels, inputs, number);
+  return plan ? ran(*plan, inputs) : std::vector<Tensor>{};
 }
 
 Tensor profile_program(const RowSparseKernels& kernels, const std::vector<Tensor>& inputs,

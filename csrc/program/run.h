@@ -11,6 +11,11 @@ std::vector<Tensor> run_program(const RowSparseKernels& kernels, const std::vect
                                 const Tensor& program, const std::vector<Tensor>& constants,
                                 const Numbers& shapes);
 
+// The same by the program's number alone, if it has run for inputs of these sizes before and is still
+// prepared for them: with the constants that it had then. Else nothing.
+std::vector<Tensor> rerun_program(const RowSparseKernels& kernels, const std::vector<Tensor>& inputs,
+                                  int64_t number);
+
 // (repeats, steps), float64: how many ms each step took of each run.
 Tensor profile_program(const RowSparseKernels& kernels, const std::vector<Tensor>& inputs,
                        const Tensor& program, const std::vector<Tensor>& constants, int64_t repeats);

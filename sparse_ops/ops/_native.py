@@ -229,6 +229,7 @@ for _isa in ISAS:
     ):
         LIBRARY.define(f"{_name}_{_isa}{_schema}", tags=[torch.Tag.pt2_compliant_tag])
         torch.library.register_fake(f"sparse_ops::{_name}_{_isa}", _fake, lib=LIBRARY)
+    LIBRARY.define(f"rerun_program_{_isa}(Tensor[] inputs, int number) -> Tensor[]")
     LIBRARY.define(f"profile_program_{_isa}{PROFILE_PROGRAM}")
     LIBRARY.define(f"step_{_isa}{STEP}")
 

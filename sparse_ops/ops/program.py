@@ -212,5 +212,8 @@ def describe(
 def release(number: int) -> None:
     """Forgets what is prepared of the program of this number."""
     # At the interpreter's end there may be nothing left that could be told.
-    if _RELEASE is not None and not sys.is_finalizing():
+    if _RELEASE is None or sys.is_finalizing():
+        return
+    # A model may be collected while another is traced, whose graph must not hear of it.
+    with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
         _RELEASE(number)

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize, prune
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparse_ops import masks as masks_
-from sparse_ops.graph.capture import Run, first_run
+from sparse_ops.graph.running import Run, first_run
 from sparse_ops.graph.spelling import runs_as
 
 # What is smaller slows a dense CPU down and changes no result: it counts as zero.

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparse_ops.graph.capture import Run, Uncaptured, capture
+from sparse_ops.graph.capture import Uncaptured, capture
 from sparse_ops.graph.ir import Graph
+from sparse_ops.graph.running import Run
 from sparse_ops.planning import network
 from sparse_ops.planning.cache import Cache, folder
 from sparse_ops.planning.context import Context, Measure
@@ -75,7 +76,7 @@ def plan(
             there is a compiler, and a budget of 50 s or more, for it takes long. It takes memory,
             too, several times the model's; without it, planning takes less than three times.
         measure: what times dense against packed: (dense, packed, seconds) -> Comparison. Default:
-            `convert.measure.compare`, its results kept on disk (`convert.cache` says where), so
+            `planning.measure.compare`, its results kept on disk (`planning.cache` says where), so
             that the same model is planned faster the next time.
 
     Raises:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from sparse_ops.graph.capture import first_run, kept_as_it_is, seeded
+from sparse_ops.graph.running import first_run, kept_as_it_is, seeded
 from sparse_ops.nn import SparseLayer
 from sparse_ops.ops._activation import ACTIVATIONS
 

@@ -40,6 +40,8 @@ from sparse_ops.program.watch import (
 
 # The attribute of a model that says how it runs.
 ATTRIBUTE = "_programs"
+# Sizes of inputs that are known to fit.
+MOST_SIZES = 256
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,22 @@ class Programs:
             return False
         if torch.is_autocast_enabled("cpu") or torch.jit.is_tracing():
             return False
-        if torch.compiler.is_compiling() and not self._made:
-            # Copied or unpickled, and not called since.
-            return False
+        if torch.compiler.is_compiling():
+            # Copied or unpickled, and not called since, it has no programs.
+            return bool(self._made) and self._are_alike(args)
+        for x in args:
+            if not isinstance(x, Tensor) or x.dtype is not torch.float32:
+                return False
+        sizes = tuple([x.shape for x in args])
+        if sizes not in self._known:
+            if not self._are_alike(args):
+                return False
+            if len(self._known) < MOST_SIZES:
+                self._known.add(sizes)
+        return all([x.is_cpu for x in args])
+
+    def _are_alike(self, args: Sequence[Any]) -> bool:
+        """Whether arguments are like those that the model was planned for, but for sizes."""
         batch = None
         for x, shape in zip(args, self.shapes, strict=True):
             if not isinstance(x, Tensor) or x.dtype is not torch.float32:
@@ -116,6 +131,9 @@ class Programs:
 
     def __post_init__(self) -> None:
         self._fixed = self.is_fixed
+        # Of inputs, such as fit.
+        self._known: set[tuple[Any, ...]] = set()
+        self._routes = (self.route, self.small) if self.route.uses_images else (self.route,)
 
     def __call__(self, model: nn.Module, args: Sequence[Tensor]) -> Any:
         return run(self.items(model, args[0].shape[0]), self.graph, model, args)
@@ -123,11 +141,11 @@ class Programs:
     @property
     def routes(self) -> tuple[Route, ...]:
         """Those that calls take."""
-        return (self.route, self.small) if self.route.uses_images else (self.route,)
+        return self._routes
 
     def items(self, model: nn.Module, batch: int) -> list[Item]:
         """What runs for so many images, of the weights that the model has now."""
-        full = len(self.routes) == 1 or isinstance(batch, torch.SymInt)
+        full = len(self._routes) == 1 or isinstance(batch, torch.SymInt)
         full = full or -(-batch // LANES) * LANES <= ROOM * batch
         return self.made(model)[0 if full else 1]
 
@@ -160,10 +178,14 @@ class Programs:
 
     def hooked(self) -> bool:
         """Whether somebody has hung hooks on a module that programs would not call."""
-        return any(len(hooks) != count for hooks, count in self._hooks)
+        return any([len(hooks) != count for hooks, count in self._hooks])
 
     def _is_stale(self) -> bool:
-        return not self._made or any(each.has_changed() for each in self._held)
+        # As `Watched.has_changed`, without its calls: this is done in each call of the model.
+        for table, name, tensor, version in self._held:
+            if table.get(name) is not tensor or tensor._version != version:
+                return True
+        return not self._made
 
     def _look(self, model: nn.Module) -> None:
         """Takes the model's tensors as they are now."""

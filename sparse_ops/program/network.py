@@ -44,6 +44,7 @@ class _Ready:
     """What the compiled code is given, and the tensors that it was made of."""
 
     encoded: tuple[Tensor, ...]
+    numbers: tuple[int, ...]  # under which each is prepared
     constants: tuple[tuple[Tensor, ...], ...]
     watched: list[Watched]
     runs: bool  # all are where compiled code can read them
@@ -208,15 +209,15 @@ class ProgramModel(nn.Module):
             for part in self._network.parts
         )
         encoded = []
-        for number in range(len(constants)):
-            # What is prepared is kept under this number.
-            code = tensor_at(self, code_name(number)).clone()
-            code[NUMBER] = secrets.randbits(62)
-            keep_(self, code_name(number), code)
+        numbers = tuple(secrets.randbits(62) for _ in constants)
+        for part, number in enumerate(numbers):
+            code = tensor_at(self, code_name(part)).clone()
+            code[NUMBER] = number
+            keep_(self, code_name(part), code)
             encoded.append(code)
         kinds = {(c.device.type, c.dtype) for each in constants for c in each}
         runs = kinds <= {("cpu", torch.float32), ("cpu", torch.int32)}
-        return _Ready(tuple(encoded), constants, now, runs)
+        return _Ready(tuple(encoded), numbers, constants, now, runs)
 
     def _derive(self) -> None:
         """Keeps what follows from BatchNorms as they are now."""
@@ -246,5 +247,5 @@ class ProgramModel(nn.Module):
 
 
 def _release(ready: _Ready) -> None:
-    for encoded in ready.encoded:
-        programs.release(int(encoded[NUMBER]))
+    for number in ready.numbers:
+        programs.release(number)
