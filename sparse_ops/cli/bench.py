@@ -62,7 +62,12 @@ def bench(
     if model or "model" in known:
         network = network_of(known, model, input, classes, more or (), missing)
         shape, built = network.shape, network.build().eval()
-    fast = sparse_ops.load(packed, built, compile=False)
+    try:
+        fast = sparse_ops.load(packed, built, compile=False)
+    except ValueError as error:
+        if built is None and "model= is needed" in str(error):
+            raise UserError(f"--model is needed: {missing}, and {error}") from error
+        raise
     unpacked = to_dense(fast)
     # Of a layer that lost channels the file has what is left; how fast the whole of it would be
     # does not depend on its numbers, so that the model as it was built will do.

@@ -174,6 +174,8 @@ def _runs(content: dict[str, Any], source: str, found: Evidence) -> None:
 
 
 def _recipe(content: dict[str, Any], source: str, found: Evidence) -> None:
+    if content["recipe"] is None:
+        return _run(content, source, found)
     figures = ", ".join(f"{key} {value:g}" for key, value in content["published"].items())
     _run(
         content

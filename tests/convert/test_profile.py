@@ -220,7 +220,8 @@ def test_a_plan_tells_the_memory_of_weights_and_of_the_program():
     fast = plan.apply(model)
     took = plan.memory()
     own = sum(tensor.nbytes for tensor in fast.state_dict().values())
-    assert took.packed == own < took.dense
+    # Indices that follow from the pattern are held, but not saved.
+    assert own <= took.packed < took.dense
     assert took.programs == 1 and took.piece == EXAMPLE[0]
     assert 0 < took.largest <= took.arena
     assert plan.as_data()["memory"]["arena"] == took.arena
