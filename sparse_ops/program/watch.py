@@ -30,9 +30,9 @@ def watched(modules: Iterable[nn.Module]) -> list[Watched]:
     for module in modules:
         for table in (module._parameters, module._buffers):
             for name, tensor in table.items():
-                own = tensor is not None and not name.startswith(PREFIX)
-                if own and not tensor.is_inference():  # type: ignore[union-attr]
-                    found.append(Watched(table, name, tensor, tensor._version))  # type: ignore
+                if tensor is None or name.startswith(PREFIX) or tensor.is_inference():
+                    continue
+                found.append(Watched(table, name, tensor, tensor._version))
     return found
 
 
