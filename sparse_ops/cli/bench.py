@@ -36,6 +36,7 @@ def bench(
     from sparse_ops.cli import file_note, networks
     from sparse_ops.cli.named_network import network_of
     from sparse_ops.convert import to_dense
+    from sparse_ops.planning.checkpoint import NeedsModel
     from sparse_ops.planning.describe import shrunk_modules
     from sparse_ops.planning.verify import check_model
     from sparse_ops.report.machine import Machine, keep_freed_memory, machine
@@ -64,10 +65,8 @@ def bench(
         shape, built = network.shape, network.build().eval()
     try:
         fast = sparse_ops.load(packed, built, compile=False)
-    except ValueError as error:
-        if built is None and "model= is needed" in str(error):
-            raise UserError(f"--model is needed: {missing}, and {error}") from error
-        raise
+    except NeedsModel as error:
+        raise UserError(f"--model is needed: {missing}, and {error}") from error
     unpacked = to_dense(fast)
     # Of a layer that lost channels the file has what is left; how fast the whole of it would be
     # does not depend on its numbers, so that the model as it was built will do.

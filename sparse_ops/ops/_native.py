@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparse_ops.ops._program_code import FUNCTIONS
 from sparse_ops.ops._program_shapes import run_fake
 from sparse_ops.ops._shapes import conv2d_output_size
 
@@ -82,15 +83,8 @@ LIBRARY.define("kept_programs() -> int")
 LIBRARY.define("poison_programs(bool on) -> ()")
 
 # The kernels' numbers for the activations that they can apply to what they write.
-ACTIVATION_CODES = {
-    None: 0,
-    "relu": 1,
-    "relu6": 2,
-    "silu": 3,
-    "hardswish": 4,
-    "gelu": 5,
-    "gelu_tanh": 6,
-}
+_ACTIVATIONS = ("relu", "relu6", "silu", "hardswish", "gelu", "gelu_tanh")
+ACTIVATION_CODES = {None: 0} | {name: FUNCTIONS[name] for name in _ACTIVATIONS}
 
 
 def channels_last(x: Tensor) -> bool:

@@ -84,8 +84,7 @@ NAMES = {kind.number: name for name, kind in KINDS.items()}
 ROWS, DENSE = 0, 1
 MAX, AVERAGE = 0, 1
 NEAREST, BILINEAR = 0, 1
-# The fused activations have the same numbers as in ops/_native.py's ACTIVATION_CODES; the others
-# are functions only.
+# The first of them can be fused: ops/_native.py's ACTIVATION_CODES; the others are functions only.
 FUNCTIONS = {
     "relu": 1,
     "relu6": 2,

@@ -63,6 +63,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         save_file(tensors, temporary, metadata)
 
 
+class NeedsModel(ValueError):
+    """A file whose network is no single program is loaded without a model."""
+
+
 def load(
     path: str | os.PathLike[str], model: nn.Module | None = None, *, compile: bool = True
 ) -> nn.Module:
@@ -110,7 +114,8 @@ def load(
         if about.compiled and compile:
             route_(fast, about.compiled)
     except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from error
+        kind = NeedsModel if isinstance(error, NeedsModel) else ValueError
+        raise kind(f"{os.fspath(path)}: {error}") from error
     return fast
 
 
@@ -118,7 +123,7 @@ def _without_model(
     about: Description, metadata: dict[str, str], tensors: dict[str, Tensor]
 ) -> ProgramModel:
     if about.whole is None:
-        raise ValueError(
+        raise NeedsModel(
             "its network is no single program, so that model= is needed: a dense model of the same "
             "architecture"
         )

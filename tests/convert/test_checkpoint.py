@@ -1,14 +1,13 @@
-import json
 import random
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 import sparse_ops as so
 from tests.convert.models import EXAMPLE, Net, masks_of_net, net, says
+from tests.packed_files import contents, rewritten
 
 
 @pytest.fixture
@@ -21,16 +20,6 @@ def fast():
 def path(tmp_path, fast):
     so.save(fast, tmp_path / "packed.safetensors")
     return tmp_path / "packed.safetensors"
-
-
-def contents(path):
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    return load_file(path), metadata, json.loads(metadata["model"])
-
-
-def rewritten(path, tensors, metadata, model):
-    save_file(tensors, path, {**metadata, "model": json.dumps(model)})
 
 
 def test_what_is_loaded_computes_exactly_what_was_saved(fast, path):
