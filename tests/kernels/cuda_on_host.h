@@ -42,19 +42,23 @@ struct Fiber {
 inline std::vector<Fiber> fibers;
 inline Fiber* current;
 inline ucontext_t scheduler;
-inline std::vector<unsigned char> memory;
+// Shared memory stands amid bytes that nothing else owns: what comes near it meant it.
+constexpr size_t MARGIN = 64 << 10, MOST = 256 << 10;
+alignas(16) inline unsigned char area[MARGIN + MOST + MARGIN];
+inline unsigned char* const memory = area + MARGIN;
+inline size_t memory_size;
 inline unsigned thread, block;
 inline std::mt19937 random_numbers;
 inline std::function<void()> body;
 
-inline unsigned char* shared_memory() { return memory.data(); }
+inline unsigned char* shared_memory() { return memory; }
 
 // Alignment and, in shared memory, bounds.
 inline void check(const void* p, size_t size) {
   if ((uintptr_t)p % size) throw std::runtime_error("an access is not aligned to its size");
   const unsigned char* at = (const unsigned char*)p;
-  const unsigned char *first = memory.data(), *last = first + memory.size();
-  if (at < last + 4096 && at + 4096 > first && (at < first || at + size > last))
+  const bool near = at + size > area && at < area + sizeof area;
+  if (near && (at < memory || at + size > memory + memory_size))
     throw std::runtime_error("shared memory is left");
 }
 template <class T>
@@ -81,7 +85,6 @@ inline void enter() {
   } catch (const std::exception& error) {
     // It cannot leave a fiber: the block is given up below.
     fibers[0].line = -1;
-    memory.clear();
     static std::string words;
     words = error.what();
     fibers[0].brought[0] = words.c_str();
@@ -101,7 +104,7 @@ void together(int instruction, F use, const void* a, const void* b = nullptr) {
 
 inline void run_block(unsigned number, unsigned threads) {
   block = number;
-  std::fill(memory.begin(), memory.end(), 0xff);
+  memset(memory, 0xff, memory_size);
   std::vector<unsigned> order(threads);
   std::iota(order.begin(), order.end(), 0u);
   for (unsigned i = 0; i < threads; i++) {
@@ -160,14 +163,14 @@ inline void copy16(unsigned to, const void* from, bool there, bool later) {
   }
   current->copies.push_back(copy);
   if (later) return;
-  check(memory.data() + to, 16);
-  memcpy(memory.data() + to, copy.bytes, 16);
+  check(memory + to, 16);
+  memcpy(memory + to, copy.bytes, 16);
   current->copies.clear();
 }
 inline void copies_done() {
   for (const Copy& copy : current->copies) {
-    check(memory.data() + copy.to, 16);
-    memcpy(memory.data() + copy.to, copy.bytes, 16);
+    check(memory + copy.to, 16);
+    memcpy(memory + copy.to, copy.bytes, 16);
   }
   current->copies.clear();
 }
@@ -182,10 +185,9 @@ const char* run(F kernel, unsigned blocks, unsigned threads, unsigned shared, un
     random_numbers.seed(seed);
     body = kernel;
     fibers.resize(threads);
-    for (unsigned b = 0; b < blocks; b++) {
-      memory.assign(shared, 0xff);
-      run_block(b, threads);
-    }
+    if (shared > MOST) throw std::runtime_error("a block has more shared memory than any card");
+    memory_size = shared;
+    for (unsigned b = 0; b < blocks; b++) run_block(b, threads);
     return nullptr;
   } catch (const std::exception& error) {
     words = error.what();

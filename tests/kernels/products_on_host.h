@@ -44,8 +44,8 @@ inline void ldmatrix(unsigned (&a)[4], unsigned row) {
       [&](Fiber* warp) {
         for (int m = 0; m < 4; m++) {
           const unsigned at = *(const unsigned*)warp[8 * m + thread % 32 / 4].brought[0];
-          check(memory.data() + at, 16);
-          memcpy(&a[m], memory.data() + at + thread % 4 * 4, 4);
+          check(memory + at, 16);
+          memcpy(&a[m], memory + at + thread % 4 * 4, 4);
         }
       },
       &row);
