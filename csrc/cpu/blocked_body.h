@@ -19,9 +19,10 @@ INLINE int64_t at(const Place& place, int64_t line_step, int64_t pixel_step) {
          place.column % kVectors * LANES;
 }
 
-INLINE void give(Vec v, float* out, const float* added, Activation activation) {
+// The bias last: a sum that begins with a large one loses what is small beside it.
+INLINE void give(Vec v, Vec bias, float* out, const float* added, Activation activation) {
   if (added) v += load(added);
-  store(out, activate_simply(v, activation));
+  store(out, activate_simply(v + bias, activation));
 }
 
 // R filters by T vectors, whichever lines they are on.
@@ -36,7 +37,7 @@ void shared_tile(const BlockedWork& w, Place place) {
     p[t] = w.panel + at(here, w.line_step, w.pixel_step);
     go_on(here, columns);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[r][t] = splat(w.bias[r]);
+    for (int r = 0; r < R; ++r) acc[r][t] = Vec{};
   }
   const float* weights = w.weights;
   const int32_t* offsets = w.offsets;
@@ -64,7 +65,8 @@ void shared_tile(const BlockedWork& w, Place place) {
     go_on(place, columns);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-      give(acc[r][t], w.out[r] + out, w.added[r] ? w.added[r] + added : nullptr, activation);
+      give(acc[r][t], splat(w.bias[r]), w.out[r] + out, w.added[r] ? w.added[r] + added : nullptr,
+           activation);
     if (is_curve(activation))
       for (int r = 0; r < R; ++r) curve(1, LANES, 0, w.out[r] + out, activation);
   }
@@ -112,7 +114,7 @@ void single_tile(const BlockedWork& w, int64_t line, int64_t column) {
 #pragma GCC unroll 8
     for (int l = 0; l < L; ++l)
 #pragma GCC unroll 32
-      for (int t = 0; t < T; ++t) acc[s][l][t] = s ? Vec{} : splat(w.bias[0]);
+      for (int t = 0; t < T; ++t) acc[s][l][t] = Vec{};
   int64_t j = 0;
   const float* next = panel + offsets[0];
 #pragma GCC unroll 1
@@ -134,6 +136,7 @@ void single_tile(const BlockedWork& w, int64_t line, int64_t column) {
   float* out = w.out[0] + line * out_step + column * LANES;
   const float* added = w.added[0];
   if (added) added += line * added_step + column * LANES;
+  const Vec bias = splat(w.bias[0]);
 #pragma GCC unroll 8
   for (int l = 0; l < L; ++l)
 #pragma GCC unroll 32
@@ -141,8 +144,8 @@ void single_tile(const BlockedWork& w, int64_t line, int64_t column) {
       Vec v = acc[0][l][t];
 #pragma GCC unroll 8
       for (int s = 1; s < S; ++s) v += acc[s][l][t];
-      give(v, out + l * out_step + t * LANES, added ? added + l * added_step + t * LANES : nullptr,
-           activation);
+      give(v, bias, out + l * out_step + t * LANES,
+           added ? added + l * added_step + t * LANES : nullptr, activation);
     }
   if (is_curve(activation)) curve(L, T * LANES, out_step, out, activation);
 }
@@ -180,7 +183,7 @@ INLINE void single(const BlockedWork& w) {
   }
 }
 
-void blocked(int count, const BlockedWork& w) {
+void blocked_piece(int count, const BlockedWork& w) {
   switch (count) {
     case 1:
       return w.pixel_step == kLanes ? single<1>(w) : single<2>(w);
@@ -200,6 +203,26 @@ void blocked(int count, const BlockedWork& w) {
     case 8:
       return shared<8>(w);
 #endif
+  }
+}
+
+// Each piece is added to what those before it gave; the last one brings the rest.
+void blocked(int count, const BlockedWork& w) {
+  if (w.k <= kPiece) return blocked_piece(count, w);
+  BlockedWork piece = w;
+  for (int r = 0; r < count; ++r) piece.bias[r] = 0.0f;
+  piece.activation = kNone;
+  for (int64_t first = 0; first < w.k; first += kPiece) {
+    piece.k = w.k - first > kPiece ? kPiece : w.k - first;
+    piece.offsets = w.offsets + first;
+    piece.weights = w.weights + first * count;
+    if (first + piece.k == w.k) {
+      for (int r = 0; r < count; ++r) piece.bias[r] = w.bias[r];
+      piece.activation = w.activation;
+    }
+    blocked_piece(count, piece);
+    piece.added_step = w.out_step;
+    for (int r = 0; r < count; ++r) piece.added[r] = w.out[r];
   }
 }
 

@@ -22,45 +22,52 @@ void channel_tile(const Strip& s, const float* panel, float* out) {
   const int64_t step = STEP ? STEP : s.pixel_step, line_step = s.line_step;
   Vec acc[V][R][C];
 #pragma GCC unroll 8
+  for (int v = 0; v < V; ++v)
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) acc[v][r][c] = Vec{};
+  const float* weights = s.weights;
+  const int32_t* offsets = s.offsets;
+  // The next address is worked out one step ahead: loads wait for nothing then.
+  const float* next = panel + offsets[0];
+  const int64_t k = s.k;
+  Aside<V * R * C> aside(k);
+  for (int64_t j = 0;; aside.put(&acc[0][0][0])) {
+    const int64_t end = k - j > kPiece ? j + kPiece : k;
+#pragma GCC unroll 1
+    for (; j < end; ++j) {
+      const float* p = next;
+      next = panel + offsets[j + 1];
+      asm("" : "+r"(p), "+r"(next));
+      Vec w[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) w[v] = load(weights + v * LANES);
+      weights += V * LANES;
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+        for (int c = 0; c < C; ++c) {
+          const Vec x = splat(p[c * step]);
+#pragma GCC unroll 8
+          for (int v = 0; v < V; ++v) acc[v][r][c] += w[v] * x;
+        }
+        p += line_step;
+      }
+    }
+    if (j == k) break;
+  }
+  aside.take(&acc[0][0][0]);
+#pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
     const Vec bias = s.bias ? load(s.bias + v * LANES) : Vec{};
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) acc[v][r][c] = bias;
-  }
-  const float* weights = s.weights;
-  const int32_t* offsets = s.offsets;
-  // The next address is worked out one step ahead: loads wait for nothing then.
-  const float* next = panel + offsets[0];
-#pragma GCC unroll 1
-  for (int64_t j = 0; j < s.k; ++j) {
-    const float* p = next;
-    next = panel + offsets[j + 1];
-    asm("" : "+r"(p), "+r"(next));
-    Vec w[V];
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) w[v] = load(weights + v * LANES);
-    weights += V * LANES;
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) {
-        const Vec x = splat(p[c * step]);
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) acc[v][r][c] += w[v] * x;
-      }
-      p += line_step;
-    }
-  }
-#pragma GCC unroll 8
-  for (int v = 0; v < V; ++v)
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
       for (int c = 0; c < C; ++c)
         store(out + v / kParts * s.unit_step + r * s.out_line + c * kLanes + v % kParts * LANES,
-              activate_simply(acc[v][r][c], s.activation));
+              activate_simply(acc[v][r][c] + bias, s.activation));
+  }
   if (is_curve(s.activation))
     for (int u = 0; u < U; ++u)
       curve(R, C * kLanes, s.out_line, out + u * s.unit_step, s.activation);

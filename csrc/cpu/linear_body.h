@@ -78,12 +78,10 @@ void stretch_of(const Stretch& s) {
   for (int64_t r = 0; r < s.rows; ++r) {
     Vec acc[S][V];
     float* sums = s.sums + r * V * LANES;
-    const Vec bias = s.bias ? splat(s.bias[r]) : Vec{};
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) {
-      acc[0][v] = s.begin ? bias : load(sums + v * LANES);
 #pragma GCC unroll 8
-      for (int i = 1; i < S; ++i) acc[i][v] = Vec{};
+      for (int i = 0; i < S; ++i) acc[i][v] = Vec{};
     }
     int64_t k = s.cursors[r];
     const int64_t last = s.ends[r];
@@ -98,12 +96,14 @@ void stretch_of(const Stretch& s) {
       for (; k < last; ++k) add<V>(s, k, acc[0]);
     }
     s.cursors[r] = static_cast<int32_t>(k);
+    const Vec bias = s.end && s.bias ? splat(s.bias[r]) : Vec{};
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) {
       Vec total = acc[0][v];
 #pragma GCC unroll 8
       for (int i = 1; i < S; ++i) total += acc[i][v];
-      store(sums + v * LANES, s.end ? activate_simply(total, s.activation) : total);
+      if (!s.begin) total += load(sums + v * LANES);
+      store(sums + v * LANES, s.end ? activate_simply(total + bias, s.activation) : total);
     }
   }
   if (s.end && is_curve(s.activation)) curve(1, s.rows * V * LANES, 0, s.sums, s.activation);

@@ -32,54 +32,62 @@ void tile(int64_t k, const int32_t* columns, const int32_t* offsets, const float
     w[r] = weights[r];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-      acc[0][r][t] = bias ? splat(bias[r]) : Vec{};
 #pragma GCC unroll 8
-      for (int s = 1; s < S; ++s) acc[s][r][t] = Vec{};
+      for (int s = 0; s < S; ++s) acc[s][r][t] = Vec{};
     }
   }
-  int64_t j = 0;
-  if (S > 1) {
-    for (; j + S <= k; j += S) {
+  static_assert(kPiece % S == 0, "a piece is a number of steps");
+  Aside<S * R * T> aside(k);
+  for (int64_t j = 0;; aside.put(&acc[0][0][0])) {
+    const int64_t end = k - j > kPiece ? j + kPiece : k;
+    if (S > 1) {
+      for (; j + S <= end; j += S) {
 #pragma GCC unroll 8
-      for (int s = 0; s < S; ++s) {
-        const float* p = panel + offsets[columns[j + s]];
+        for (int s = 0; s < S; ++s) {
+          const float* p = panel + offsets[columns[j + s]];
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t)
+          for (int t = 0; t < T; ++t)
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) acc[s][r][t] += w[r][j + s] * load(p + t * LANES);
+            for (int r = 0; r < R; ++r) acc[s][r][t] += w[r][j + s] * load(p + t * LANES);
+        }
       }
     }
-  }
 #pragma GCC unroll 1
-  for (; j < k; ++j) {
-    const float* p = panel + offsets[columns[j]];
-    // One address in one register: an index inside each load would be split off again and again.
-    asm("" : "+r"(p));
-    Vec x[T];
-    if (R > 1) {
+    for (; j < end; ++j) {
+      const float* p = panel + offsets[columns[j]];
+      // One address in one register: an index inside each load would be split off again and again.
+      asm("" : "+r"(p));
+      Vec x[T];
+      if (R > 1) {
 #pragma GCC unroll 16
-      for (int t = 0; t < T; ++t) x[t] = load(p + t * LANES);
+        for (int t = 0; t < T; ++t) x[t] = load(p + t * LANES);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Vec weight = splat(w[r][j]);
+        for (int r = 0; r < R; ++r) {
+          const Vec weight = splat(w[r][j]);
 #pragma GCC unroll 16
-        for (int t = 0; t < T; ++t) acc[0][r][t] += weight * x[t];
+          for (int t = 0; t < T; ++t) acc[0][r][t] += weight * x[t];
+        }
+      } else {
+        const Vec weight = splat(w[0][j]);
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) acc[0][0][t] += weight * load(p + t * LANES);
       }
-    } else {
-      const Vec weight = splat(w[0][j]);
-#pragma GCC unroll 16
-      for (int t = 0; t < T; ++t) acc[0][0][t] += weight * load(p + t * LANES);
     }
+    if (j == k) break;
   }
+  aside.take(&acc[0][0][0]);
+  // The bias last: a sum that begins with a large one loses what is small beside it.
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
+  for (int r = 0; r < R; ++r) {
+    const Vec last = bias ? splat(bias[r]) : Vec{};
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
       Vec v = acc[0][r][t];
 #pragma GCC unroll 8
       for (int s = 1; s < S; ++s) v += acc[s][r][t];
-      store(out + r * ld + t * LANES, activate_simply(v, activation));
+      store(out + r * ld + t * LANES, activate_simply(v + last, activation));
     }
+  }
   if (is_curve(activation)) curve(R, T * LANES, ld, out, activation);
 }
 

@@ -45,46 +45,59 @@ void tile(const TileWork& w, const float* panel, float* out, const float* added)
   const int64_t line_step = w.line_step, k = w.k, weight_step = w.weight_step;
   Vec acc[V][R][C];
 #pragma GCC unroll 16
-  for (int v = 0; v < V; ++v) {
-    const Vec bias = load(w.bias + v * LANES);
+  for (int v = 0; v < V; ++v)
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) acc[v][r][c] = bias;
-  }
+      for (int c = 0; c < C; ++c) acc[v][r][c] = Vec{};
+  Aside<V * R * C> aside(k);
   const float* weights = w.weights;
   const int32_t* offsets = w.offsets;
   // The next address is worked out one step ahead: loads wait for nothing then.
   const float* next = panel + offsets[0];
   const float* ahead = w.ahead;
   const int32_t* later = w.later;
+  for (int64_t j = 0;; aside.put(&acc[0][0][0])) {
+    const int64_t end = k - j > kPiece ? j + kPiece : k;
 #pragma GCC unroll 1
-  for (int64_t j = 0; j < k; ++j) {
-    const float* p = next;
-    next = panel + offsets[j + 1];
-    asm("" : "+r"(p), "+r"(next));
-    // A tile of one unit is short of loads.
-    if (U > 1) __builtin_prefetch(ahead + later[j], 0, 2);
-    Vec x[V];
+    for (; j < end; ++j) {
+      const float* p = next;
+      next = panel + offsets[j + 1];
+      asm("" : "+r"(p), "+r"(next));
+      // A tile of one unit is short of loads.
+      if (U > 1) __builtin_prefetch(ahead + later[j], 0, 2);
+      Vec x[V];
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v)
-      x[v] = load(weights + v / kVectors * weight_step + v % kVectors * LANES);
-    weights += kLanes;
+      for (int v = 0; v < V; ++v)
+        x[v] = load(weights + v / kVectors * weight_step + v % kVectors * LANES);
+      weights += kLanes;
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
+      for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) {
-        const Vec pixel = splat(p[c * STEP]);
+        for (int c = 0; c < C; ++c) {
+          const Vec pixel = splat(p[c * STEP]);
 #pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) acc[v][r][c] += x[v] * pixel;
+          for (int v = 0; v < V; ++v) acc[v][r][c] += x[v] * pixel;
+        }
+        p += line_step;
       }
-      p += line_step;
     }
+    if (j == k) break;
   }
+  aside.take(&acc[0][0][0]);
   // Copies: what is stored might be anything, as far as the compiler knows.
   const int64_t out_line = w.out_line, out_unit = w.out_unit;
   const int64_t added_line = w.added_line, added_unit = w.added_unit;
   const Activation activation = w.activation;
+  // The bias last: a sum that begins with a large one loses what is small beside it.
+#pragma GCC unroll 16
+  for (int v = 0; v < V; ++v) {
+    const Vec bias = load(w.bias + v * LANES);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) acc[v][r][c] += bias;
+  }
   if (added) {
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v)

@@ -27,12 +27,18 @@ class Run:
 
 def first_run(model: nn.Module, example: Sequence[Any]) -> Run:
     """A call of a model that it does not remember; random numbers are the same each time."""
-    versions = {name: buffer._version for name, buffer in model.named_buffers()}
+    versions = _versions(model)
     with kept_as_it_is(model) as kept, seeded():
         output = model(*copied_example(example))
-    now = {name: buffer._version for name, buffer in model.named_buffers()}
+    now = _versions(model)
     kept += [name for name, version in versions.items() if now.get(name) != version]
     return Run(output, tuple(kept))
+
+
+def _versions(model: nn.Module) -> dict[str, int]:
+    # What was made in inference mode has none.
+    buffers = model.named_buffers()
+    return {name: buffer._version for name, buffer in buffers if not buffer.is_inference()}
 
 
 def copied_example(example: Sequence[Any]) -> Any:

@@ -23,7 +23,7 @@ from sparse_ops.planning.compiled import route_
 from sparse_ops.planning.describe import check_layer_fits, packed_from, smallest_input
 from sparse_ops.planning.fold import without_norm
 from sparse_ops.planning.layout import CHANNELS_LAST, take_channels_last_
-from sparse_ops.planning.masked import MARK, copied, make_plain_, replaced
+from sparse_ops.planning.masked import MARK, copied, make_plain_, replaced, undisturbed
 from sparse_ops.planning.metadata import (
     Description,
     check_folding,
@@ -67,6 +67,7 @@ class NeedsModel(ValueError):
     """A file whose network is no single program is loaded without a model."""
 
 
+@undisturbed()
 def load(
     path: str | os.PathLike[str], model: nn.Module | None = None, *, compile: bool = True
 ) -> nn.Module:

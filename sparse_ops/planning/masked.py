@@ -27,8 +27,12 @@ MARK = "shrunk_from"
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Inside, autocast is off, as kernels are compared with float64."""
+    """Inside, autocast is off, as kernels are compared with float64, and so is inference mode.
+
+    What is made in inference mode could neither be trained nor looked after.
+    """
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
         for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
             stack.enter_context(torch.autocast(device, enabled=False))
         yield

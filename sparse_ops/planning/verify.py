@@ -41,9 +41,7 @@ ACTIVATION_ULPS = 8
 # of the same roundings in another order, so that their largest errors differ by a small factor.
 MODEL_FACTOR = 8.0
 # The dense model may be exact by luck; then an error of some ulp of the largest output is honest.
-# A kernel's sum that begins with its bias rounds each small addend to the bias's ulp: off by 19 for
-# 410 addends that together are a ten-thousandth of it; torch, which adds it last, by one.
-MODEL_ULPS = 64.0
+MODEL_ULPS = 16.0
 
 
 class Mismatch(RuntimeError):

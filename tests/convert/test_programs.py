@@ -281,6 +281,22 @@ def test_under_autocast_a_model_is_planned_as_without():
         assert_same(fast(x := images()), dense(x))
 
 
+def test_what_is_planned_or_loaded_in_inference_mode_can_be_trained(tmp_path):
+    torch.manual_seed(0)
+    model = model_of(MODELS[0])
+    so.masks.apply_(model, masks_of(model))
+    with torch.inference_mode():
+        x = images()
+        fast = so.plan(model, x, measure=says(2.0), progress=False).apply(model)
+        assert_same(fast(x), model(x))
+        so.save(fast, tmp_path / "fast.safetensors")
+        loaded = so.load(tmp_path / "fast.safetensors", model)
+        assert_same(loaded(x), model(x))
+    for trained in (fast, loaded):
+        trained.train()(images()).sum().backward()
+        assert all(p.grad is not None for p in trained.parameters())
+
+
 class Closed(nn.Module):
     """Calls its layer through a function that was made with the model."""
 

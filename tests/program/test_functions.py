@@ -106,6 +106,13 @@ def test_what_is_no_ordinary_number_is_as_in_float64(function, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("function", ["gelu", "gelu_tanh"])
+def test_minus_zero_stays_minus_zero(function, isa):
+    y = step("unary", [torch.full((1, 37), -0.0)], attributes_of(function), isa=isa)
+    assert not y.any() and bool(y.signbit().all())
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_functions_are_the_same_in_every_layout(layout, isa):
     for shape in SHAPES:
