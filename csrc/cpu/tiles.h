@@ -10,9 +10,9 @@ namespace sparse_ops {
 //     out[u * out_unit + l * out_line + p * kLanes + i] = activation(bias[u * kLanes + i]
 //         + added[u * added_unit + l * added_line + p * kLanes + i]
 //         + sum_j  weights[u * weight_step + j * kLanes + i] * panel[offsets[j] + l * line_step + p * pixel_step])
-// Sums are added up in the order of j whatever the tile, in pieces (vector_body.h), so that results do not depend on how an image
-// is cut. One more offset than k is read. `added` may be null. Tiles of several units ask for ahead[later[j]]
-// to come to the second cache, meanwhile.
+// Sums are added up in the order of j whatever the tile, in pieces (vector_body.h), so that results do
+// not depend on how an image is cut. One more offset than k is read. `added` may be null. Tiles of several
+// units ask for ahead[later[j]] to come to the second cache, meanwhile.
 struct TileWork {
   int64_t k;
   const int32_t* offsets;
