@@ -3,18 +3,17 @@
 python -m benchmarks.networks --results benchmarks/results/networks.json --threads 1
 
 Each row: a network, its masks, a batch. Dense is what the plan found to be torch's fastest form of
-the masked network, BatchNorm folded; and, where onnxruntime is installed, that engine on the same
-network, of channel-pruned ones on the smaller network that is left. By turns in one process, on
-the same number of threads; every output is compared before it is timed. Rows that the file has
-already, of this machine, are kept: take the file away to measure afresh. Weights are random: masks
-decide how fast a network is, not what it has learned.
+the masked network, BatchNorm folded; beside it the engines of `benchmarks.engines` that are
+installed, on the same network, of channel-pruned ones on the smaller network that is left. By turns
+in one process, on the same number of threads; every output is compared before it is timed. Rows
+that the file has already, of this machine, are kept: take the file away to measure afresh. Weights
+are random: masks decide how fast a network is, not what it has learned.
 """
 
 import argparse
 import copy
 import json
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import sparse_ops as so
+from benchmarks import engines
 from sparse_ops._files import replacing
 from sparse_ops.graph.capture import capture
 from sparse_ops.planning.measure import compare, denormals_flushed
@@ -114,8 +114,10 @@ ROWS = [
     *(("small_vgg", "PSD2_P8", batch) for batch in (1, 64)),
     *(("resnet18", f"{p}% of filters", batch) for p in (50, 75, 80) for batch in (1, 16)),
     *(("resnet18", kind, batch) for kind in ("90%", "95%", "98%") for batch in (1, 16, 64)),
-    *(("resnet18", kind, 16) for kind in ("ERK 90%", "ERK 95%", "PSD2_P8")),
-    *(("vgg16", kind, batch) for kind in ("95%", "ERK 95%") for batch in (1, 16, 64)),
+    *(("resnet18", f"ERK {p}%", batch) for p in (90, 95, 98) for batch in (1, 16, 64)),
+    ("resnet18", "PSD2_P8", 16),
+    *(("vgg16", f"{p}%", batch) for p in (90, 95, 98) for batch in (1, 16, 64)),
+    *(("vgg16", f"ERK {p}%", batch) for p in (90, 95, 98) for batch in (1, 16, 64)),
     ("vgg16", "PSD2_P8", 16),
 ]
 
@@ -133,24 +135,6 @@ def network(name: str, kind: str) -> tuple[nn.Module, Masks]:
         quiet_norms_(model, masks)
     so.masks.apply_(model, masks)
     return model, masks
-
-
-def onnx_call(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Any] | None:
-    """A call of ONNX Runtime on a network, or None where it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
-        so.export_onnx(model, x, path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-    feed = {session.get_inputs()[0].name: x.numpy()}
-    return lambda: session.run(None, feed)
 
 
 def row(name: str, kind: str, batch: int, plan_s: float, seconds: float) -> dict[str, Any]:
@@ -186,19 +170,13 @@ def row(name: str, kind: str, batch: int, plan_s: float, seconds: float) -> dict
     if plan.shrinking.changes:
         graph = capture(model, (x,))
         smaller = again(model, graph, masks, (x,), True, plan.shrinking, False).model
-    engine = onnx_call(smaller, x, torch.get_num_threads())
-    if engine is not None:
-        close = torch.from_numpy(engine()[0])
-        assert float((close - exact).abs().max() / exact.abs().max()) < 1e-3
-        against = compare(engine, ours, seconds)
-        found["onnxruntime"] = {
-            "network": "without the removed channels" if smaller is not model else "masked",
-            "ms": against.dense_ms,
-            "speedup": against.speedup,
-            "low": against.low,
-            "high": against.high,
-            "pairs": against.pairs,
-        }
+    found["engines_run"] = "the smaller network" if smaller is not model else "the masked network"
+    found["engines"] = {}
+    for engine, call in engines.calls(smaller, x, torch.get_num_threads()):
+        error = float((engines.numbers(call()) - exact.flatten()).abs().max() / exact.abs().max())
+        assert error < 1e-3, f"{engine} on {name} {kind}: off by {error:.2g}"
+        against = asdict(compare(call, ours, seconds))
+        found["engines"][engine] = {"ms": against.pop("dense_ms"), **against}
     return found
 
 
@@ -229,9 +207,9 @@ def main() -> None:
             continue
         found = row(*case, options.plan_s, options.seconds)
         rows.append(found)
-        engine = found.get("onnxruntime")
-        beside = (
-            f", ONNX Runtime {engine['ms']:.3f} ms ({engine['speedup']:.2f}×)" if engine else ""
+        beside = "".join(
+            f", {engine} {r['ms']:.3f} ms ({r['speedup']:.2f}×)"
+            for engine, r in found["engines"].items()
         )
         print(
             f"{case[0]}, {case[1]}, batch {case[2]}: {found['dense_ms']:.3f} ms "
