@@ -65,8 +65,7 @@ Weights::Weights(const Parts& parts, Form form, int64_t filters, int64_t columns
   int64_t all = 0;
   for (int64_t c = 0; c < of; ++c)
     all += (crow[c + 1] - crow[c]) * ((filters - c + of - 1) / of);
-  STD_TORCH_CHECK(values->dim() == 1 && values->numel() == all, "values must be (", all, "), got ",
-                  values->numel());
+  STD_TORCH_CHECK(values->numel() == all, "values must be ", all, ", got ", values->numel());
 }
 
 Layer::Layer(const Parts& parts) : kernels(parts.kernels) {

@@ -110,6 +110,7 @@ class SparseConv2d(SparseLayer):
         layer = cls.__new__(cls)
         SparseConv2d.__init__(layer, packed, bias, like, activation, backend)
         layer._keep_structure(packed)
+        layer.train(like.training)
         return layer
 
     def _keep_structure(self, packed: Any) -> None:

@@ -97,7 +97,9 @@ class CSRLinear(SparseLayer):
         if not isinstance(dense, nn.Linear):
             raise ValueError(f"{type(dense).__name__} is not Linear")
         packed = CSRWeight.pack(dense.weight, mask)
-        return cls.from_packed(packed, dense.bias, activation=activation, backend=backend)
+        layer = cls.from_packed(packed, dense.bias, activation=activation, backend=backend)
+        layer.train(dense.training)
+        return layer
 
     def to_dense(self) -> nn.Module:
         """The nn.Linear of the same outputs; followed by the activation, if there is one."""

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from sparse_ops.formats import CSRWeight, PeriodicWeight
 from sparse_ops.graph.ir import Graph, Node, Value
 from sparse_ops.ops._native import ACTIVATION_CODES
 from sparse_ops.ops._program_code import CHANNELS, FUNCTIONS, IMAGES, LANES, OPERATORS, PLANAR
@@ -52,9 +51,6 @@ def _conv(node: Node) -> str | None:
     about = node.attributes
     if about["outer"] and about["padding_mode"] != "zeros":
         return f"padding of mode {about['padding_mode']} is not known to programs"
-    packed = about["packed"]
-    if packed is not None and not isinstance(packed, CSRWeight | PeriodicWeight):
-        return f"{type(packed).__name__} is not known to programs"
     if any(size < 1 for size in node.output.shape or ()):
         return "nothing comes out of it"
     return None

@@ -133,7 +133,7 @@ def check_constants(step: Step, constants: Sequence[Tensor | None]) -> None:
     check_pointers("crow_indices", crow, col.numel())
     check_indices("col_indices", col, columns)
     of_class = torch.arange(rows) % classes
-    _check_floats("values", values, (int(crow.long().diff()[of_class].sum()),))
+    _check_floats("values", values.flatten(), (int(crow.long().diff()[of_class].sum()),))
 
 
 def _length(tensor: Tensor | None) -> int:

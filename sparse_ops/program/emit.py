@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sparse_ops.formats import CSRWeight, PeriodicWeight
+from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.graph.ir import Node, Value
 from sparse_ops.graph.layers import scale_and_shift
 from sparse_ops.ops import _program_code as code
@@ -96,8 +96,19 @@ def _weights(node: Node) -> tuple[int, list[Tensor | None]]:
     values = node.parameters.get("values", packed.values)
     if isinstance(packed, CSRWeight):
         return code.ROWS, [packed.crow_indices, packed.col_indices, values, bias]
+    if isinstance(packed, ChannelPrunedWeight):
+        return code.ROWS, [*_rows_of(packed), values, bias]
     assert isinstance(packed, PeriodicWeight), f"{type(packed).__name__} is not lowered"
     return code.ROWS, [packed.class_crow_indices, packed.class_col_indices, values, bias]
+
+
+def _rows_of(weight: ChannelPrunedWeight) -> tuple[Tensor, Tensor]:
+    """(crow_indices, col_indices) under which its values are those of a sparse matrix, in order."""
+    taps = weight.shape[2] * weight.shape[3]
+    row = (weight.in_channels[:, None] * taps + torch.arange(taps, dtype=torch.int32)).flatten()
+    lengths = torch.zeros(weight.shape[0] + 1, dtype=torch.int64)
+    lengths[weight.out_channels.long() + 1] = row.numel()
+    return lengths.cumsum(0).int(), row.repeat(weight.out_channels.numel())
 
 
 def _add_linear(self: Lowering, node: Node, order: int) -> None:

@@ -297,6 +297,28 @@ def test_what_is_planned_or_loaded_in_inference_mode_can_be_trained(tmp_path):
         assert all(p.grad is not None for p in trained.parameters())
 
 
+def test_a_channel_pruned_layer_that_was_there_is_a_step(tmp_path):
+    torch.manual_seed(0)
+    model = model_of(MODELS[0])
+    name, conv = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    mask = torch.ones_like(conv.weight, dtype=torch.bool)
+    mask[1::3], mask[:, -1] = False, False
+    model.set_submodule(name, so.ChannelPrunedConv2d.from_dense(conv, mask))
+    masks = {n: m for n, m in masks_of(model).items() if n != f"{name}.values"}
+    plan = so.plan(model, images(16), masks, measure=says(2.0), progress=False)
+    fast = plan.apply(model)
+    so.masks.apply_(model, masks)
+    so.save(fast, tmp_path / "fast.safetensors")
+    alone = so.load(tmp_path / "fast.safetensors")
+    with torch.no_grad():
+        for x in (images(1), images(16)):
+            assert_same(fast(x), model(x))
+            assert_same(alone(x), model(x))
+        for each in (fast, model):
+            each.get_submodule(name).values.mul_(2)
+        assert_same(fast(x), model(x))
+
+
 class Closed(nn.Module):
     """Calls its layer through a function that was made with the model."""
 
