@@ -149,10 +149,12 @@ class WayPlanner:
                     # Without a program the model is as fast as it was; the plan says so.
                     reason = f"the network does not run as a program: {failure(error)}"
                     calls = watch(base, prunable_layers(base), self.inputs)
+            fuses = self.fold and way.graph is not None
             if not made_it:
-                fuses = self.fold and way.graph is not None
                 chosen = _measured(context, rows, calls, fuses, budget_s, self.step)
                 chosen = replace(chosen, unfused=chosen.unfused or reason)
+            elif chosen.whole is None and left:
+                chosen = self._by_layers(chosen, context, rows, calls, fuses, budget_s)
         notes = [chosen.unfused] if chosen.unfused else []
         notes += [f"left out for want of time: {words}" for words in chosen.left_out]
         if shrinking.multiple > 1 and shrinking.changes:
@@ -178,6 +180,25 @@ class WayPlanner:
             chosen.takes or memory_of(self.dense, self.dense),
         )
         return made, context
+
+    def _by_layers(
+        self,
+        chosen: Chosen,
+        context: Context,
+        rows: list[LayerPlan],
+        calls: Mapping[str, Call],
+        fuses: bool,
+        budget_s: float,
+    ) -> Chosen:
+        """What a network that is not faster as a program gains layer by layer, if that is more.
+
+        Torch's own dense layers stay then: where most layers are dense that may be the better part.
+        """
+        left = min(budget_s, self.ends - time.perf_counter())
+        if left < budget_s / 4:
+            return replace(chosen, left_out=(*chosen.left_out, "layers packed one by one"))
+        found = _measured(context, rows, calls, fuses, left, self.step)
+        return chosen if found.whole is None else found
 
     def _graph(self, way: Way, context: Context) -> tuple[Graph | None, str]:
         """The graph that is to run as programs; or None, and why not if that is worth a word."""
