@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from sparse_ops.planning.compiled import cannot_compile, compile_
@@ -68,14 +67,12 @@ def fastest_layout(
     if not has_images(model, context.example):
         return Forms(), plain
     planar = channels_last_call(model, context.example)
+    what = {"forms": [EAGER, CHANNELS_LAST], "of": about}
     try:
-        with torch.inference_mode():
-            planar()
+        measured = context.timed_whole(what, plain, planar, seconds)
     except Exception as error:
         # A `view` of images as vectors, say, which only the usual layout has.
         return Forms(skipped={CHANNELS_LAST: failure(error)}), plain
-    what = {"forms": [EAGER, CHANNELS_LAST], "of": about}
-    measured = context.timed_whole(what, plain, planar, seconds)
     times = {EAGER: measured.dense_ms, CHANNELS_LAST: measured.packed_ms}
     if measured.speedup > 1:
         return Forms(CHANNELS_LAST, times), planar

@@ -116,7 +116,7 @@ def compare(
                 break
             # Where a pair takes as long as all of the time there is.
             slow = done >= 1 and spent / done >= SLOW_CALL_S
-            if slow and spent >= MUCH_TOO_LATE * budget_s:
+            if slow and spent + spent / done >= MUCH_TOO_LATE * budget_s:
                 break
             d_wall, d_cpu = _turn(dense, many_dense)
             p_wall, p_cpu = _turn(packed, many_packed)

@@ -5,6 +5,7 @@ times that were taken inside of the running network. With somebody else's, layer
 decided one by one, and it is asked which uniform order of values is the fastest.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -33,7 +34,7 @@ from sparse_ops.planning.measure import Comparison, quantile
 from sparse_ops.planning.memory import memory_of
 from sparse_ops.planning.programmed import with_programs_
 from sparse_ops.planning.progress import Step
-from sparse_ops.planning.search import search, some_images
+from sparse_ops.planning.search import checked_images, search
 from sparse_ops.planning.swap import Chosen, against, converted, name_of
 from sparse_ops.planning.verify import check_model
 
@@ -43,7 +44,9 @@ KINDS = {
     ("conv2d", "csr"): "CSRConv2d",
     ("linear", "csr"): "CSRLinear",
 }
-SEARCH_SHARE, WHOLE_SHARE = 0.5, 0.2
+SEARCH_SHARE, LEAST_SHARE, WHOLE_SHARE = 0.5, 0.1, 0.2
+# Of the dense model, as long as it takes to check what was found and to compare it, at least.
+CALLS_AFTER = 6
 
 
 def refuses_programs(context: Context) -> str | None:
@@ -87,10 +90,16 @@ def planned(
         budget_s: seconds for it.
     """
     fixed = [row.name for row in rows if row.reason]
+    share = WHOLE_SHARE * budget_s
+    step("dense forms")
+    dense, to_beat = fastest_layout(context, context.dense, "dense", share / 4)
+    dense, to_beat = try_compiled(context, context.dense, "dense", dense, to_beat, share / 4)
     known = _from_cache(context, rows)
     if known is None:
-        share = SEARCH_SHARE * budget_s
-        found = search(graph, context.masks, context.example, share, fixed, step)
+        call_s = max(dense.milliseconds.values(), default=0.0) / 1e3
+        left = context.ends - time.perf_counter() - CALLS_AFTER * call_s
+        search_s = max(LEAST_SHARE * budget_s, min(SEARCH_SHARE * budget_s, left))
+        found = search(graph, context.masks, context.example, search_s, fixed, step)
         rows = [_row(context, row, graph, found.decisions, found.costs, calls) for row in rows]
         decisions = found.decisions
         _to_cache(context, decisions, rows)
@@ -98,11 +107,7 @@ def planned(
     else:
         (decisions, rows), left_out = known, ()
     fast = model_of(context, rows, decisions)
-    check_model(context.dense, fast, tuple(some_images(context.example)))
-    share = WHOLE_SHARE * budget_s
-    step("dense forms")
-    dense, to_beat = fastest_layout(context, context.dense, "dense", share / 4)
-    dense, to_beat = try_compiled(context, context.dense, "dense", dense, to_beat, share / 4)
+    check_model(context.dense, fast, checked_images(context.example))
     packed, call = (
         replace(dense, fastest="program", milliseconds={}, skipped={}),
         partial(fast, *context.example),
@@ -181,7 +186,8 @@ def by_measure(context: Context, chosen: Chosen, budget_s: float) -> Chosen:
 def model_of(context: Context, layers: list[LayerPlan], decisions: Decisions) -> nn.Module:
     """A copy of the base with these layers packed, that runs as decided."""
     model = assemble_(sharing_copy(context.base), context.masks, layers, context.folding)
-    return with_programs_(model, decisions, context.example)
+    shapes = tuple(tuple(x.shape) for x in context.example)
+    return with_programs_(model, decisions, checked_images(context.example), shapes)
 
 
 def _forms(layers: list[LayerPlan]) -> tuple[tuple[str, str], ...]:

@@ -32,6 +32,8 @@ Step = Callable[[str], None]
 UNIFORM_SHARE, WHOLE_SHARE, PIECES_SHARE, SMALL_SHARE = 0.4, 0.2, 0.2, 0.2
 # How many images are run to find the way; how large pieces are is found out with all of them.
 ENOUGH_IMAGES = 32
+# Of a larger example, for what has to be right and not fast: two blocks, one of them not full.
+CHECKED_IMAGES = LANES + 1
 # Ways whose steps together take so many times as long as the fastest are not run once more.
 HOPELESS = 1.5
 MOST_TURNS = 200
@@ -205,6 +207,16 @@ def some_images(example: Sequence[Any]) -> list[Any]:
     return [x[:ENOUGH_IMAGES] if isinstance(x, Tensor) else x for x in example]
 
 
+def checked_images(example: Sequence[Any]) -> tuple[Any, ...]:
+    """What is enough of an example to trace a network and to check it."""
+
+    def few(x: Any) -> Any:
+        large = isinstance(x, Tensor) and x.dim() > 0 and len(x) > ENOUGH_IMAGES
+        return x[:CHECKED_IMAGES] if large else x
+
+    return tuple(few(x) for x in example)
+
+
 def _in_pieces(found: Found, example: Sequence[Any], seconds: float) -> Found:
     """The same in pieces of the batch, if that is faster."""
     way = dict(found.decisions.orders)
@@ -254,14 +266,21 @@ def _goes_on(done: Sequence[float], spent: float, seconds: float) -> bool:
 
 def _by_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    begun = time.perf_counter()
-    while not times or _goes_on(next(iter(times.values())), time.perf_counter() - begun, seconds):
+
+    def turn() -> None:
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             times[name].append(1e3 * (time.perf_counter() - start))
+
+    begun = time.perf_counter()
+    turn()
+    if time.perf_counter() - begun < seconds:
+        # It has warmed them up. Otherwise that is all there is time for.
+        times = {name: [] for name in calls}
+        begun = time.perf_counter()
+        while _goes_on(next(iter(times.values())), time.perf_counter() - begun, seconds):
+            turn()
     return {name: sorted(own)[len(own) // 4] for name, own in times.items()}
 
 
