@@ -81,8 +81,9 @@ sanitize: $(VENV)/ready
 	SPARSE_OPS_NATIVE=1 SPARSE_OPS_CXXFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build \
 	  --build-base build/sanitize-objects --build-lib build/sanitize
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0:new_delete_type_mismatch=0 \
-	  $(BIN)/python -m pytest -q -o "pythonpath=build/sanitize ." tests/ops tests/program tests/nn/test_blocked.py
+	  ASAN_OPTIONS=detect_leaks=0:new_delete_type_mismatch=0:allocator_may_return_null=1:max_allocation_size_mb=4096 \
+	  PYTHONSAFEPATH=1 PYTHONPATH=build/sanitize:. \
+	  $(BIN)/python -m pytest -q -n auto --dist worksteal -o "pythonpath=build/sanitize ." tests/ops tests/program tests/nn/test_blocked.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo sparse_ops/_C*.so

@@ -20,7 +20,8 @@ class Mark {
   enum Answer { kSame, kOther, kChanged };
 
   explicit Mark(const Tensor& t)
-      : data_(t.const_data_ptr()),
+      : tensor_(t),
+        data_(t.const_data_ptr()),
         type_(t.scalar_type()),
         sizes_(t.sizes().begin(), t.sizes().end()),
         strides_(t.strides().begin(), t.strides().end()) {
@@ -41,12 +42,19 @@ class Mark {
     if (sizes.size() != sizes_.size() || !std::equal(sizes_.begin(), sizes_.end(), sizes.begin()) ||
         !std::equal(strides_.begin(), strides_.end(), strides.begin()))
       return kOther;
-    for (size_t i = 0; i < places_.size(); ++i)
-      if (bits_at(places_[i]) != values_[i]) return kChanged;
-    return kSame;
+    return as_it_was(1) ? kSame : kChanged;
   }
 
+  // The same tensor, looked at again, by a few values: another storage, or a change that its version
+  // does not tell, as it comes about through `.data`.
+  bool unchanged() const { return tensor_.const_data_ptr() == data_ && as_it_was(5); }
+
  private:
+  bool as_it_was(size_t step) const {
+    for (size_t i = 0; i < places_.size(); i += step)
+      if (bits_at(places_[i]) != values_[i]) return false;
+    return true;
+  }
   int64_t place_of(int64_t nth) const {
     int64_t place = 0;
     for (size_t d = sizes_.size(); d-- > 0; nth /= sizes_[d]) place += nth % sizes_[d] * strides_[d];
@@ -58,6 +66,7 @@ class Mark {
     return bits;
   }
 
+  const Tensor tensor_;  // so that what is read stays there
   const void* data_;
   ScalarType type_;
   Numbers sizes_, strides_, places_;
@@ -79,6 +88,10 @@ struct Parsed {
       marks.emplace_back(t);
     }
     program = std::make_shared<const Program>(parse(kernels, numbers, constants));
+  }
+
+  bool unchanged() const {
+    return std::all_of(marks.begin(), marks.end(), [](const Mark& mark) { return mark.unchanged(); });
   }
 
   Mark::Answer compare(const Tensor& encoded, const std::vector<Tensor>& constants) const {
@@ -235,15 +248,26 @@ std::shared_ptr<const Plan> known_plan(const RowSparseKernels& kernels,
   const Numbers sizes = sizes_of(inputs);
   Shared& all = shared();
   std::shared_ptr<const Plan> plan;
-  const Parsed* parsed = nullptr;
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  for (const Kept& kept : all.plans) {
-    if (kept.parsed->kernels != &kernels || number_of(kept.parsed->numbers) != number) continue;
-    if (parsed && parsed != kept.parsed.get()) return nullptr;
-    parsed = kept.parsed.get();
-    if (kept.sizes == sizes) plan = kept.plan;
+  std::shared_ptr<const Parsed> parsed;
+  {
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    for (const Kept& kept : all.plans) {
+      if (kept.parsed->kernels != &kernels || number_of(kept.parsed->numbers) != number) continue;
+      if (parsed && parsed != kept.parsed) return nullptr;
+      parsed = kept.parsed;
+      if (kept.sizes == sizes) plan = kept.plan;
+    }
   }
-  return plan;
+  if (!plan || parsed->unchanged()) return plan;
+  // What it was made of is no longer there: it is never found again.
+  std::list<Kept> gone;
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  for (auto kept = all.plans.begin(); kept != all.plans.end();) {
+    const auto next = std::next(kept);
+    if (kept->parsed == parsed) gone.splice(gone.begin(), all.plans, kept);
+    kept = next;
+  }
+  return nullptr;
 }
 
 int64_t kept_plans() {

@@ -3,8 +3,8 @@
 The model keeps its class, its modules and the names of its tensors. A call without gradients, in
 eval mode, with inputs like those that it was planned for is one program, or several with what
 PyTorch does between; every other call runs the model's own forward, on the same weights. Programs
-read the model's own tensors, and are made anew once those have changed; changes through `.data`
-are not seen.
+read the model's own tensors, and are made anew once those have changed; of changes through `.data`
+those are seen that exchange a tensor, or touch one of a few values that each call looks at.
 
 `torch.compile`, `torch.export` and AOTInductor take a program as one call of one operator, which
 reads the model's own tensors. What follows from them, the program's number and what BatchNorms

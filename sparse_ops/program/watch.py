@@ -20,7 +20,7 @@ class Watched(NamedTuple):
     version: int
 
     def has_changed(self) -> bool:
-        """Whether it was exchanged, or written to; changes through `.data` are not seen."""
+        """Whether it was exchanged, or written to; changes through `.data` are not seen here."""
         return self.table.get(self.name) is not self.tensor or self.tensor._version != self.version
 
 

@@ -319,6 +319,31 @@ def test_a_channel_pruned_layer_that_was_there_is_a_step(tmp_path):
         assert_same(fast(x), model(x))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p.data.mul_(2),
+        lambda p: p.data.copy_(torch.rand_like(p)),
+        lambda p: setattr(p, "data", torch.rand_like(p)),
+    ],
+    ids=["written to", "copied to", "exchanged"],
+)
+def test_what_is_changed_through_data_is_noticed(change):
+    fast, _ = fast_and_dense(MODELS[0])
+    x = images()
+    with torch.no_grad():
+        before = fast(x)
+        for parameter in fast.parameters():
+            change(parameter)
+        after = fast(x)
+        # Node by node, on what the tensors hold now.
+        with torch.enable_grad():
+            expected = fast(x).detach()
+        assert not torch.allclose(before, after)
+        assert_same(after, expected)
+        assert torch.equal(fast(x), after)
+
+
 class Closed(nn.Module):
     """Calls its layer through a function that was made with the model."""
 

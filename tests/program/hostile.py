@@ -4,6 +4,7 @@ Prints how many were refused, and how many ran after all.
 """
 
 import functools
+import os
 import random
 import resource
 import sys
@@ -81,8 +82,10 @@ def changed_constants(constants, choose):
 
 
 def main(first, last):
-    # Sizes that are too large fail here, not somewhere in the machine.
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+    # Sizes that are too large fail here, not somewhere in the machine. A sanitizer needs more
+    # addresses than that, and has a limit of its own.
+    if "libasan" not in os.environ.get("LD_PRELOAD", ""):
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     torch.set_num_threads(1)
     backends = [isa for isa in _native.ISAS if _native.REFUSES[isa] is None]
     example = functools.lru_cache(maxsize=1)(random_program)
