@@ -70,6 +70,9 @@ struct StepKernels {
   void (*affine)(const Lines& work, const float* scale, const float* shift, bool repeated,
                  Activation activation);
 
+  // to = from, times a slope where it is not above 0; slopes as scale and shift.
+  void (*prelu)(const Lines& work, const float* slopes, bool repeated);
+
   // The largest of at least one number, NaN if any is.
   float (*greatest)(int64_t length, const float* from);
 

@@ -151,8 +151,30 @@ void affine(const Lines& w, const float* scale, const float* shift, bool repeate
                   : affine_lines<false>(w, scale, shift, activation);
 }
 
+INLINE Vec sloped(Vec v, Vec slope) { return v > Vec{} ? v : v * slope; }
+
+template <bool Repeated>
+void prelu_lines(const Lines& w, const float* slopes) {
+  for (int64_t l = 0; l < w.lines; ++l) {
+    const float* from = w.from + l * w.from_step;
+    float* to = w.to + l * w.to_step;
+    int64_t i = 0;
+    for (; i + LANES <= w.length; i += LANES)
+      store(to + i, sloped(load(from + i), beside<Repeated>(slopes, i)));
+    if (i < w.length) {
+      const int64_t left = w.length - i;
+      store_some(to + i, sloped(load_some(from + i, left), some_beside<Repeated>(slopes, i, left)),
+                 left);
+    }
+  }
+}
+
+void prelu(const Lines& w, const float* slopes, bool repeated) {
+  return repeated ? prelu_lines<true>(w, slopes) : prelu_lines<false>(w, slopes);
+}
+
 #include "windows_body.h"
 #include "moves_body.h"
 
-const StepKernels kStepKernels = {unary,         binary, affine, greatest, exponentials, windows,
-                                  plane_windows, shift,  pick,   repeat,   blend};
+const StepKernels kStepKernels = {unary,         binary, affine, prelu, greatest, exponentials, windows,
+                                  plane_windows, shift,  pick,   repeat, blend};

@@ -1,28 +1,17 @@
 // A factor and a shift for each channel.
-#include "values.h"
+#include "channel_numbers.h"
 
 namespace sparse_ops {
 namespace program {
 namespace {
-
-// A copy, filled up to whole blocks of channels.
-std::vector<float> copied(const Tensor* constant, const char* name, float otherwise) {
-  if (!constant) return {};
-  STD_TORCH_CHECK(constant->dim() == 1, name, " must be (C), got ", constant->dim(), " dimensions");
-  const Tensor t = floats(*constant, name);
-  const int64_t count = t.numel();
-  std::vector<float> values((count + kLanes - 1) / kLanes * kLanes, otherwise);
-  std::copy_n(data(t), count, values.begin());
-  return values;
-}
 
 struct Affine : Step, Ready {
   explicit Affine(const Parts& parts) : kernels(*parts.kernels.steps) {
     check_parts(parts, "affine", 1, 2);
     activation = activation_from(parts.attributes[0]);
     const Tensor *first = parts.constants[0], *second = parts.constants[1];
-    scale = copied(first, "scale", 1);
-    shift = copied(second, "shift", 0);
+    scale = numbers_of_channels(first, "scale", 1);
+    shift = numbers_of_channels(second, "shift", 0);
     STD_TORCH_CHECK(first || second, "affine must have a scale or a shift");
     channels = (first ? first : second)->numel();
     STD_TORCH_CHECK(!first || !second || first->numel() == second->numel(), "shift must have ",
@@ -45,28 +34,10 @@ struct Affine : Step, Ready {
   }
 
   void run(const View* in, const View& out, float*) const override {
-    const Spec& spec = out.spec;
-    if (spec.order == kPlanar && spec.shape.h == 1 && spec.shape.w == 1 && spec.halo == 0 &&
-        in->spec.halo == 0) {
-      // Planes of one number are joined to lines of channels.
-      share(spec.blocks(), channels, [&](int64_t i0, int64_t i1) {
-        const Lines lines = {i1 - i0, channels, in->data + i0 * in->block_step, in->block_step,
-                             out.data + i0 * out.block_step, out.block_step};
-        kernels.affine(lines, scale.data(), shift.data(), false, activation);
-      });
-      return;
-    }
-    for_each_lines(out, spec.line(), [&](int64_t block, int64_t plane, int64_t top, int64_t end) {
-      const Lines lines = lines_of(*in, out, block, plane, top, end);
-      if (spec.order == kChannels) {
-        kernels.affine(lines, scale.data() + plane * kLanes, shift.data() + plane * kLanes, true,
-                       activation);
-        return;
-      }
+    over_channels(*in, out, channels, [&](const Lines& lines, Which which, int64_t first) {
       float factors[kLanes], shifts[kLanes];
-      std::fill_n(factors, kLanes, scale[plane]);
-      std::fill_n(shifts, kLanes, shift[plane]);
-      kernels.affine(lines, factors, shifts, true, activation);
+      kernels.affine(lines, numbers_for(scale, which, first, factors),
+                     numbers_for(shift, which, first, shifts), which != Which::kAll, activation);
     });
   }
 

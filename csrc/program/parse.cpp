@@ -21,8 +21,9 @@ constexpr Kind kKinds[] = {
     {"pool", 1, 9},      {"adaptive_pool", 1, 3}, {"unary", 1, 3},   {"binary", 2, 2},
     {"concat", -1, 0},   {"flatten", 1, 0}, {"upsample", 1, 4}, {"softmax", 1, 1},
     {"affine", 1, 1},    {"slice", 1, 2},   {"shuffle", 1, 1}, {"pad", 1, 5},
+    {"prelu", 1, 0},
 };
-constexpr int64_t kConv = 2, kLinear = 3, kAffine = 12;
+constexpr int64_t kConv = 2, kLinear = 3, kAffine = 12, kPReLU = 16;
 
 // Takes numbers one after the other; raises at the end of them.
 class Reader {
@@ -70,6 +71,7 @@ Value value_from(Reader& reader, int64_t v, int64_t inputs, int64_t values) {
 // How many constants a step of this kind has.
 int64_t constants_of(int64_t kind, const Numbers& attributes) {
   if (kind == kAffine) return 2;
+  if (kind == kPReLU) return 1;
   if (kind == kConv || kind == kLinear) return attributes[0] == 0 ? 4 : 2;
   return 0;
 }

@@ -78,6 +78,8 @@ KINDS = {
     "shuffle": Kind(14, ("groups",)),
     # Around the images; value: float64 as bits.
     "pad": Kind(15, ("left", "right", "top", "bottom", "value")),
+    # constant slopes (C): y = x where x > 0, else x * slope.
+    "prelu": Kind(16, ()),
 }
 NAMES = {kind.number: name for name, kind in KINDS.items()}
 

@@ -180,6 +180,13 @@ def _affine(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
     return _ACTIVATIONS[step["activation"]](x * scale.view(shape) + shift.view(shape))
 
 
+def _prelu(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
+    (slopes,) = constants
+    if slopes is None:
+        raise ValueError(f"prelu must have slopes ({step.name})")
+    return F.prelu(inputs[0], slopes)
+
+
 def _slice(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
     return inputs[0][:, step["first"] : step["first"] + step["count"]]
 
@@ -209,4 +216,5 @@ _STEPS: dict[str, Callable[[Step, list[Tensor], Constants], Tensor]] = {
     "slice": _slice,
     "shuffle": _shuffle,
     "pad": _pad,
+    "prelu": _prelu,
 }

@@ -99,14 +99,16 @@ def check_constants(step: Step, constants: Sequence[Tensor | None]) -> None:
     wanted = 0
     if step.kind in ("conv", "linear"):
         wanted = 4 if step["form"] == ROWS else 2
-    elif step.kind == "affine":
-        wanted = 2
+    elif step.kind in ("affine", "prelu"):
+        wanted = 2 if step.kind == "affine" else 1
     if len(constants) != wanted:
         raise ValueError(f"it must have {wanted} constants, got {len(constants)}")
     if step.kind == "affine":
         for name, tensor in zip(("scale", "shift"), constants, strict=True):
             _check_floats(name, tensor, None)
         _check_floats("shift", constants[1], (_length(constants[0]),))
+    if step.kind == "prelu":
+        _check_floats("slopes", constants[0], None)
     if step.kind not in ("conv", "linear"):
         return
     rows, columns = rows_of(step), columns_of(step)

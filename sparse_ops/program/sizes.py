@@ -15,9 +15,9 @@ def check_sizes(program: Program, step: Step, inputs: Sequence[Shape], out: Shap
     own = _SIZES.get(step.kind)
     if own is not None:
         own(step, inputs, out)
-    if step.kind == "affine":
-        scale = program.constants[step.constants[0]]
-        _same_size("channels", scale.numel(), inputs[0][1])
+    if step.kind in ("affine", "prelu"):
+        numbers = program.constants[step.constants[0]]
+        _same_size("channels", numbers.numel(), inputs[0][1])
     if step.kind == "binary" and inputs[1][2:] not in ((), (1, 1)):
         orders = [program.values[v].order for v in (step.inputs[1], step.out)]
         if orders[0] != orders[1]:

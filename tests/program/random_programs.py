@@ -210,6 +210,10 @@ def _affine(builder, choose, v, halo):
     builder.add("affine", [v], {"activation": 1}, [torch.randn(C), torch.randn(C)], halo=halo)
 
 
+def _prelu(builder, choose, v, halo):
+    builder.add("prelu", [v], {}, [torch.randn(builder.shapes[v][1])], halo=halo)
+
+
 def _slice(builder, choose, v, halo):
     C = builder.shapes[v][1]
     first = choose.randrange(C)
@@ -229,5 +233,5 @@ def _pad(builder, choose, v, halo):
 
 _GROWTHS = (
     _convert, _convert, _conv, _conv, _conv, _stem, _pool, _adaptive_pool, _unary, _binary, _gate,
-    _concat, _concat, _upsample, _affine, _slice, _shuffle, _pad,
+    _concat, _concat, _upsample, _affine, _prelu, _slice, _shuffle, _pad,
 )  # fmt: skip

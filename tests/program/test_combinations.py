@@ -109,6 +109,19 @@ def test_affine_has_numbers_for_each_channel(layout, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_prelu_has_slopes_for_each_channel(layout, isa):
+    for shape in [*SHAPES, (1, 1), (3, 16), (17, 37)]:
+        if len(shape) == 2 and layout[0] != PLANAR:
+            continue
+        x, slopes = torch.randn(shape), torch.randn(shape[1])
+        x.view(-1)[::7] = math.nan
+        x.view(-1)[1::7] = -0.0
+        y = step("prelu", [x], (), (slopes,), isa=isa, layout=layout)
+        torch.testing.assert_close(y, F.prelu(x, slopes), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("log", [False, True])
 def test_softmax_is_that_of_torch(log, isa):
     for shape in [(1, 1), (3, 2), (2, 15), (17, 16), (5, 1000), (2, 33)]:
@@ -163,5 +176,9 @@ def test_what_does_not_fit_is_refused_in_words(isa):
         step("affine", [x], (0,), (None, None), isa=isa)
     with pytest.raises(RuntimeError, match="scale must be float32"):
         step("affine", [x], (0,), (torch.randn(3).double(), None), isa=isa)
+    with pytest.raises(RuntimeError, match=r"must read 4 channels, got \(2, 3, 4, 5\)"):
+        step("prelu", [x], (), (torch.randn(4),), isa=isa)
+    with pytest.raises(RuntimeError, match="prelu must have slopes"):
+        step("prelu", [x], (), (None,), isa=isa)
     with pytest.raises(RuntimeError, match=r"softmax must read \(N, C\), got \(2, 3, 4, 5\)"):
         step("softmax", [x], (0,), isa=isa)
