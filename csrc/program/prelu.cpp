@@ -1,4 +1,4 @@
-// PReLU: what is below zero times a slope, one for each channel.
+// PReLU: what is below zero times a slope, one for each channel or one for all.
 #include "channel_numbers.h"
 
 namespace sparse_ops {
@@ -16,7 +16,7 @@ struct PReLU : Step, Ready {
   Shape infer(const std::vector<Shape>& in) const override {
     check_inputs(in.size(), "prelu", 1);
     check_shape(in[0], "prelu", false);
-    STD_TORCH_CHECK(in[0].c == channels, "prelu must read ", channels, " channels, got ",
+    STD_TORCH_CHECK(channels == 1 || in[0].c == channels, "prelu must read ", channels, " channels, got ",
                     in_words(in[0]));
     return in[0];
   }
@@ -29,6 +29,10 @@ struct PReLU : Step, Ready {
   void run(const View* in, const View& out, float*) const override {
     over_channels(*in, out, channels, [&](const Lines& lines, Which which, int64_t first) {
       float filled[kLanes];
+      if (channels == 1) {
+        which = Which::kOne;
+        first = 0;
+      }
       kernels.prelu(lines, numbers_for(slopes, which, first, filled), which != Which::kAll);
     });
   }

@@ -78,7 +78,7 @@ KINDS = {
     "shuffle": Kind(14, ("groups",)),
     # Around the images; value: float64 as bits.
     "pad": Kind(15, ("left", "right", "top", "bottom", "value")),
-    # constant slopes (C): y = x where x > 0, else x * slope.
+    # constant slopes (C), or (1) for all channels: y = x where x > 0, else x * slope.
     "prelu": Kind(16, ()),
 }
 NAMES = {kind.number: name for name, kind in KINDS.items()}

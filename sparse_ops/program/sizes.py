@@ -16,8 +16,9 @@ def check_sizes(program: Program, step: Step, inputs: Sequence[Shape], out: Shap
     if own is not None:
         own(step, inputs, out)
     if step.kind in ("affine", "prelu"):
-        numbers = program.constants[step.constants[0]]
-        _same_size("channels", numbers.numel(), inputs[0][1])
+        count = program.constants[step.constants[0]].numel()
+        if step.kind == "affine" or count != 1:
+            _same_size("channels", count, inputs[0][1])
     if step.kind == "binary" and inputs[1][2:] not in ((), (1, 1)):
         orders = [program.values[v].order for v in (step.inputs[1], step.out)]
         if orders[0] != orders[1]:
