@@ -27,7 +27,7 @@ struct PReLU : Step, Ready {
   }
 
   void run(const View* in, const View& out, float*) const override {
-    over_channels(*in, out, channels, [&](const Lines& lines, Which which, int64_t first) {
+    over_channels(*in, out, out.spec.shape.c, [&](const Lines& lines, Which which, int64_t first) {
       float filled[kLanes];
       if (channels == 1) {
         which = Which::kOne;
