@@ -89,6 +89,18 @@ struct BlockedWork {
 };
 constexpr int64_t kSpareOffsets = 8;
 
+// A strip of tiles of Winograd's F(2x2, 3x3) (Lavin and Gray, arXiv:1509.09308): two lines of output of
+// kLanes images, two pixels a tile. The 16 numbers that 4x4 of the input become, and those of which 2x2 of
+// the output are made, are at 16 positions: position_step apart, pixels of a tile next to each other.
+struct WinogradWork {
+  int64_t tiles;         // up to kMostTiles
+  int64_t position_step;
+  int64_t lines, width;  // of the output: 1 or 2, and up to twice the tiles
+  int64_t out_line, added_line;
+  Activation activation;
+};
+constexpr int64_t kMostTiles = 8;
+
 // A plane of pooling windows of blocked images, as torch has them; what lies outside does not count.
 struct PoolWork {
   bool most;  // the largest, else the mean
@@ -159,6 +171,14 @@ struct RowSparseKernels {
   // See BlockedWork; 1 to max_rows rows, pixel_step is kLanes or twice that.
   void (*blocked)(int rows, const BlockedWork& work);
   void (*pool)(const PoolWork& work);
+
+  // A channel's 4 lines, of which `lines` are there, and 2 * tiles + 2 columns, of which `columns` are; what
+  // is not there only makes output that is left out.
+  void (*winograd_in)(const WinogradWork& work, const float* from, int64_t line_step, int64_t lines,
+                      int64_t columns, float* to);
+  // A filter's output from positions that are from_step apart; `added` may be null.
+  void (*winograd_out)(const WinogradWork& work, const float* from, int64_t from_step, float bias,
+                       const float* added, float* out);
 
   // to[i * to_step + l] = from[l * lane_step + i * step] for i in [0, length), l in [0, kLanes).
   void (*interleave)(int64_t length, const float* from, int64_t lane_step, int64_t step, float* to,

@@ -212,12 +212,14 @@ INLINE float activate_one(float f, Activation activation) {
 #include "channels_body.h"
 #include "linear_body.h"
 #include "blocked_body.h"
+#include "winograd_body.h"
 #include "ends_body.h"
 #include "steps_body.h"
 
 #define ENDS(T)                                                                             \
   {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, pick<T>, scatter<T>, write<T>}
 const RowSparseKernels kKernels = {rows,     blocked,              pool,
+                                   winograd_in, winograd_out,
                                    interleave_of<float>, separate_of<float>,
                                    channels, weave,    finish,               dots,
                                    gather,   gather4,  stretch,              in_range,

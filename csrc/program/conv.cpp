@@ -125,6 +125,12 @@ std::shared_ptr<const TurnedWeights> Shared::turned() const {
   return turned_;
 }
 
+std::shared_ptr<const WinogradWeights> Shared::winograd() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!winograd_) winograd_ = std::make_shared<const WinogradWeights>(layer, weights);
+  return winograd_;
+}
+
 void clear_around(const Spec& spec, float* inside, int64_t top, int64_t end) {
   if (spec.halo == 0) return;
   const int64_t line = spec.line(), width = spec.shape.w * spec.lanes();
@@ -181,7 +187,10 @@ class Conv : public Step {
       const int64_t most = std::numeric_limits<int32_t>::max();
       STD_TORCH_CHECK(in[0].block() < most, "a block of x must be under 2^31 values");
     }
-    if (in[0].order == kImages && out.order == kImages) return ready_images(conv_, in[0], out, added);
+    if (in[0].order == kImages && out.order == kImages) {
+      if (l.way == kAuto && suits_winograd(l, out.shape)) return ready_winograd(conv_, in[0], out);
+      return ready_images(conv_, in[0], out, added);
+    }
     if (in[0].order == kPlanar && out.order == kPlanar) return ready_rows(conv_, in[0], out, added);
     STD_TORCH_CHECK(out.order == kChannels && in[0].order != kImages,
                     "there is no convolution from ", name_of(in[0].order), " to ",

@@ -4,6 +4,7 @@
 //   conv_channels.cpp  dense, from CHANNELS or PLANAR to CHANNELS
 //   depthwise.cpp      each channel with itself, CHANNELS
 //   conv_images.cpp    sparse or dense, IMAGES
+//   conv_winograd.cpp  dense 3x3, IMAGES
 //   conv_rows.cpp      sparse or dense, PLANAR
 #pragma once
 #include <cstdlib>
@@ -87,6 +88,15 @@ struct TurnedWeights {
   TurnedWeights(const Layer& layer, const Weights& weights);
 };
 
+// What Winograd's algorithm makes of a dense weight; filters in groups.
+struct WinogradWeights {
+  std::vector<int64_t> first;  // by group: its first filter
+  std::vector<int> rows;       // and how many it has
+  Memory values, bias;
+
+  WinogradWeights(const Layer& layer, const Weights& weights);
+};
+
 // A weight, and what was made of it for images of any size.
 class Shared {
  public:
@@ -94,6 +104,7 @@ class Shared {
   // For CHANNELS, which a step has for all sizes or for none: the values as they were given are not kept
   // beside.
   std::shared_ptr<const TurnedWeights> turned() const;
+  std::shared_ptr<const WinogradWeights> winograd() const;
 
   const Layer layer;
   mutable Weights weights;
@@ -101,6 +112,7 @@ class Shared {
  private:
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const TurnedWeights> turned_;
+  mutable std::shared_ptr<const WinogradWeights> winograd_;
 };
 
 // For a value's `in` and `out`, whose sizes fit; `added` is the residual, or null.
@@ -111,6 +123,8 @@ std::unique_ptr<Ready> ready_planar_to_channels(const Whole& conv, const Spec& i
 std::unique_ptr<Ready> ready_depthwise(const Whole& conv, const Spec& in, const Spec& out,
                                        const Spec* added);
 std::unique_ptr<Ready> ready_images(const Whole& conv, const Spec& in, const Spec& out, const Spec* added);
+bool suits_winograd(const Layer& layer, const Shape& out);
+std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out);
 std::unique_ptr<Ready> ready_rows(const Whole& conv, const Spec& in, const Spec& out, const Spec* added);
 
 // Zeros above or beneath the lines [top, end) of a plane, if they are its ends, and beside each.
