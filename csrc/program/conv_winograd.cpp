@@ -1,7 +1,5 @@
 // Dense 3x3 convolutions in IMAGES order by Winograd's F(2x2, 3x3), which takes 16 products where 36 are
 // asked for: Lavin and Gray, arXiv:1509.09308.
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "conv.h"
@@ -12,31 +10,22 @@ namespace {
 
 constexpr int64_t kPositions = 16;
 
-// Half of a second cache, where what a strip of tiles reads has to stay while all filters use it.
-int64_t room() {
-  static const int64_t floats = [] {
-    long bytes = 0;
-#ifdef _SC_LEVEL2_CACHE_SIZE
-    bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-#endif
-    return static_cast<int64_t>(bytes > 0 ? bytes : 512 << 10) / 2 / static_cast<int64_t>(sizeof(float));
-  }();
-  return floats;
-}
+// Tiles at once: as many as use a weight together while what they read is in the second cache, or near it
+// (16 to 512 channels, Zen 4: 4 is best or nearly for all, 2 and 8 up to 1.2 times slower).
+constexpr int64_t kTiles = 4;
 
-int64_t tiles_for(const Layer& layer) {
-  return std::min(kMostTiles, room() / (kPositions * layer.channels * kLanes));
-}
-
-// What is used of a layer's image: tiles of two pixels along lines, so many at once.
+// How a block of images is cut: strips of `rows` rows of tiles, `tiles` in each.
 struct Strips {
-  int64_t down, across, tiles;
+  int64_t down, across, rows, tiles;
 
-  Strips(const Layer& layer, const Shape& out) : down((out.h + 1) / 2) {
-    const int64_t whole = (out.w + 1) / 2, most = tiles_for(layer);
-    across = (whole + most - 1) / most;
+  explicit Strips(const Shape& out) {
+    const int64_t whole = (out.w + 1) / 2, high = (out.h + 1) / 2;
+    across = (whole + kTiles - 1) / kTiles;
     tiles = (whole + across - 1) / across;
+    rows = std::min(high, across > 1 ? 1 : kTiles / tiles);
+    down = (high + rows - 1) / rows;
   }
+  int64_t pixels() const { return rows * tiles * kLanes; }
 };
 
 class WinogradConv : public Ready {
@@ -44,14 +33,14 @@ class WinogradConv : public Ready {
   WinogradConv(const Whole& conv, const Spec& in, const Spec& out)
       : conv_(conv),
         weights_(conv->winograd()),
-        strips_(conv->layer, out.shape),
-        position_(conv->layer.channels * strips_.tiles * kLanes) {
+        strips_(out.shape),
+        position_(conv->layer.channels * strips_.pixels()) {
     const Layer& layer = conv->layer;
     for (int64_t c = 0; c < layer.channels; ++c)
-      offsets_.push_back(static_cast<int32_t>(c * strips_.tiles * kLanes));
+      offsets_.push_back(static_cast<int32_t>(c * strips_.pixels()));
     offsets_.insert(offsets_.end(), kSpareOffsets, 0);
     count_ = out.blocks() * strips_.down * strips_.across;
-    const int64_t work = kPositions * layer.channels * layer.filters * strips_.tiles * kLanes;
+    const int64_t work = kPositions * layer.channels * layer.filters * strips_.pixels();
     const int64_t threads = torch::stable::get_num_threads();
     shares_ = std::max<int64_t>(1, std::min(threads, count_ / grain_of(count_, count_ * work)));
     corner_ = (in.halo - layer.padding[0]) * in.line() + (in.halo - layer.padding[1]) * kLanes;
@@ -70,17 +59,17 @@ class WinogradConv : public Ready {
  private:
   // Positions of the input, and those of some filters.
   int64_t share() const {
-    return kPositions * (position_ + conv_->layer.kernels.max_rows * strips_.tiles * kLanes);
+    return kPositions * (position_ + conv_->layer.kernels.max_rows * strips_.pixels());
   }
 
   void strip(const View* in, const View& out, int64_t i, float* positions) const {
     const Layer& layer = conv_->layer;
     const Shape& size = out.spec.shape;
     const int64_t block = i / (strips_.down * strips_.across);
-    const int64_t top = 2 * (i / strips_.across % strips_.down);
-    const int64_t left = 2 * (i % strips_.across * strips_.tiles);
+    const int64_t top = 2 * strips_.rows * (i / strips_.across % strips_.down);
+    const int64_t left = 2 * strips_.tiles * (i % strips_.across);
+    const int64_t end = std::min(size.h, top + 2 * strips_.rows), rows = (end - top + 1) / 2;
     WinogradWork work = {};
-    work.lines = std::min<int64_t>(2, size.h - top);
     work.width = std::min(2 * strips_.tiles, size.w - left);
     work.tiles = (work.width + 1) / 2;
     work.position_step = position_;
@@ -88,26 +77,33 @@ class WinogradConv : public Ready {
     work.added_line = layer.residual ? in[1].spec.line() : 0;
     work.activation = layer.activation;
     const View& x = in[0];
-    const int64_t line = x.spec.line(), lines = work.lines + 2, columns = work.width + 2;
-    const float* from = x.data + block * x.block_step + corner_ + top * line + left * kLanes;
+    const int64_t line = x.spec.line(), run = work.tiles * kLanes;
+    const float* corner = x.data + block * x.block_step + corner_ + top * line + left * kLanes;
     for (int64_t c = 0; c < layer.channels; ++c)
-      layer.kernels.winograd_in(work, from + c * x.spec.plane(), line, lines, columns,
-                                positions + c * strips_.tiles * kLanes);
+      for (int64_t q = 0; q < rows; ++q)
+        layer.kernels.winograd_in(work, corner + c * x.spec.plane() + 2 * q * line, line,
+                                  std::min<int64_t>(4, end - top - 2 * q + 2), work.width + 2,
+                                  positions + c * strips_.pixels() + q * run);
     float* const sums = positions + kPositions * position_;
-    const int64_t sums_step = strips_.tiles * kLanes;
+    const int64_t sums_step = strips_.pixels();
     for (size_t g = 0; g < weights_->rows.size(); ++g) {
-      const int rows = weights_->rows[g];
+      const int filters = weights_->rows[g];
       const int64_t first = weights_->first[g];
-      for (int64_t p = 0; p < kPositions; ++p) multiply(p, first, rows, work.tiles, positions, sums);
-      for (int r = 0; r < rows; ++r) {
-        const int64_t f = first + r;
-        const int64_t at = top * out.spec.line() + left * kLanes;
-        float* plane = out.inside(block, f);
-        const float* added = nullptr;
-        if (layer.residual) added = in[1].inside(block, f) + top * work.added_line + left * kLanes;
-        layer.kernels.winograd_out(work, sums + r * sums_step, layer.kernels.max_rows * sums_step,
-                                   weights_->bias.get()[f], added, plane + at);
-        if (left == 0) clear_around(out.spec, plane, top, top + work.lines);
+      for (int64_t p = 0; p < kPositions; ++p)
+        multiply(p, first, filters, rows * work.tiles, positions, sums);
+      for (int r = 0; r < filters; ++r) {
+        float* plane = out.inside(block, first + r);
+        const float* added = layer.residual ? in[1].inside(block, first + r) : nullptr;
+        for (int64_t q = 0; q < rows; ++q) {
+          const int64_t y = top + 2 * q;
+          work.lines = std::min<int64_t>(2, end - y);
+          layer.kernels.winograd_out(
+              work, sums + r * sums_step + q * run, layer.kernels.max_rows * sums_step,
+              weights_->bias.get()[first + r],
+              added ? added + y * work.added_line + left * kLanes : nullptr,
+              plane + y * work.out_line + left * kLanes);
+        }
+        if (left == 0) clear_around(out.spec, plane, top, end);
       }
     }
   }
@@ -124,9 +120,8 @@ class WinogradConv : public Ready {
     work.weights = weights_->values.get() + (p * layer.filters + first) * layer.channels;
     work.panel = positions + p * position_;
     work.pixel_step = kLanes;
-    const int64_t step = strips_.tiles * kLanes;
     for (int r = 0; r < rows; ++r)
-      work.out[r] = sums + (p * layer.kernels.max_rows + r) * step;
+      work.out[r] = sums + (p * layer.kernels.max_rows + r) * strips_.pixels();
     layer.kernels.blocked(rows, work);
   }
 
@@ -171,7 +166,7 @@ bool suits_winograd(const Layer& layer, const Shape& out) {
   return layer.form == kDense && layer.groups == 1 && layer.kernel[0] == 3 && layer.kernel[1] == 3 &&
          layer.stride[0] == 1 && layer.stride[1] == 1 && layer.dilation[0] == 1 &&
          layer.dilation[1] == 1 && layer.channels >= kLanes && layer.filters >= kLanes && out.h > 1 &&
-         out.w > 1 && tiles_for(layer) >= 2;
+         out.w > 1;
 }
 
 std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out) {

@@ -113,7 +113,8 @@ FUNCTIONS = {
 }
 OPERATORS = {"add": 0, "sub": 1, "mul": 2, "div": 3, "maximum": 4, "minimum": 5}
 # How a convolution is run. "auto" lets the kernel choose by sizes. On PLANAR: "rows" (vectors of
-# pixels), "wide" (vectors of filters); on IMAGES and CHANNELS there is one way each.
+# pixels), "wide" (vectors of filters). On IMAGES "auto" takes Winograd's algorithm for dense 3×3
+# kernels, "rows" every product by itself. On CHANNELS there is one way.
 KERNELS = {"auto": 0, "rows": 1, "wide": 2}
 
 

@@ -1,0 +1,112 @@
+"""Dense 3×3 convolutions with images innermost, by Winograd's F(2×2, 3×3), within its own bound."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sparse_ops.ops import _native
+from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.program.program import IMAGES
+from tests.program.layers import SLOPES, dense, isa, program, result
+from tests.rounding import assert_within_rounding
+
+__all__ = ["isa"]
+
+pytestmark = pytest.mark.skipif(_native.MISSING is not None, reason=str(_native.MISSING))
+
+# What the algorithm adds up, without signs.
+INPUT = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 0, 1]]).double()
+WEIGHT = torch.tensor([[2, 0, 0], [1, 1, 1], [1, 1, 1], [0, 0, 2]]).double() / 2
+OUTPUT = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]]).double()
+# (in and out channels, height and width, batch): whole and cut tiles, many rows and few.
+SIZES = [
+    (16, 16, (2, 2), 16),
+    (16, 24, (4, 3), 17),
+    (33, 17, (7, 9), 16),
+    (20, 40, (5, 4), 33),
+    (48, 19, (3, 17), 20),
+    (300, 18, (6, 2), 16),
+]
+
+
+def magnitude(x, weight, padding):
+    """The sum of the sizes of all that is added up for each output."""
+    H, W = (s + 2 * p - 2 for s, p in zip(x.shape[2:], padding, strict=True))
+    more = W % 2 + padding[1], H % 2 + padding[0]
+    x = F.pad(x.double().abs(), (padding[1], more[0], padding[0], more[1]))
+    tiles = x.unfold(2, 4, 2).unfold(3, 4, 2)
+    products = torch.einsum(
+        "ocab,ncijab->noijab",
+        WEIGHT @ weight.double().abs() @ WEIGHT.T,
+        INPUT @ tiles @ INPUT.T,
+    )
+    made = OUTPUT @ products @ OUTPUT.T
+    return made.transpose(3, 4).flatten(4).flatten(2, 3)[..., :H, :W]
+
+
+def layer_of(size, **how):
+    channels, filters, _, _ = size
+    return dense(torch.randn(filters, channels, 3, 3), torch.randn(filters), **how)
+
+
+def assert_right(layer, y, x, residual=None):
+    exact = layer.sums(x.double(), layer.weight.double(), layer.bias.double())
+    most = magnitude(x, layer.weight, layer.padding) + layer.bias.double().abs()[:, None, None]
+    if residual is not None:
+        exact, most = exact + residual.double(), most + residual.double().abs()
+    exact = ACTIVATIONS[layer.activation](exact)
+    # Channels, what an output is made of, and both transforms.
+    terms = layer.weight.shape[1] + 12
+    assert_within_rounding(y, exact, most, terms, SLOPES.get(layer.activation or "", 1.0))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("padding", [(1, 1), (0, 1), (2, 0)])
+def test_sizes_paddings_and_halos(isa, size, padding):
+    channels, _, image, batch = size
+    image = tuple(max(s, 4 - 2 * p) for s, p in zip(image, padding, strict=True))
+    layer = layer_of(size, padding=padding, activation="relu")
+    x = torch.randn(batch, channels, *image)
+    for halo in (max(padding), max(padding) + 1):
+        y = result(program(layer, IMAGES, IMAGES, (halo, 2, 0)), isa, x)
+        assert_right(layer, y, x)
+    residual = torch.randn(y.shape)
+    made = program(layer, IMAGES, IMAGES, (max(padding), 0, 1), residual=True)
+    assert_right(layer, result(made, isa, x, residual), x, residual)
+
+
+@pytest.mark.parametrize("activation", ["relu6", "silu", "hardswish", "gelu", "gelu_tanh"])
+def test_activations(isa, activation):
+    size = SIZES[2]
+    layer = layer_of(size, padding=(1, 1), activation=activation)
+    x = torch.randn(size[3], size[0], *size[2])
+    assert_right(layer, result(program(layer, IMAGES, IMAGES, (1, 1, 0)), isa, x), x)
+
+
+def test_threads_and_pieces_change_no_bit(isa):
+    layer = layer_of((32, 32, None, None), padding=(1, 1))
+    x = torch.randn(70, 32, 13, 11)
+    whole = result(program(layer, IMAGES, IMAGES, (1, 1, 0)), isa, x)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            for piece in (0, 16, 48):
+                made = program(layer, IMAGES, IMAGES, (1, 1, 0), piece=piece)
+                assert torch.equal(result(made, isa, x), whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_direct_kernel_can_be_asked_for(isa):
+    size = (64, 16, (8, 8), 16)
+    x = torch.rand(size[3], size[0], *size[2])
+    weight = torch.rand(16, 64, 3, 3)
+    ways = [
+        result(
+            program(dense(weight, padding=(1, 1), kernel=kernel), IMAGES, IMAGES, (1, 0, 0)), isa, x
+        )
+        for kernel in ("auto", "rows")
+    ]
+    assert not torch.equal(*ways)
+    torch.testing.assert_close(*ways)
