@@ -90,7 +90,7 @@ struct BlockedWork {
 constexpr int64_t kSpareOffsets = 8;
 
 // A strip of tiles of Winograd's F(2x2, 3x3) (Lavin and Gray, arXiv:1509.09308): two lines of output of
-// kLanes images, two pixels a tile. The 16 numbers that 4x4 of the input become, and those of which 2x2 of
+// kLanes images or channels, two pixels a tile. The 16 numbers that 4x4 of the input become, and those of which 2x2 of
 // the output are made, are at 16 positions: position_step apart, pixels of a tile next to each other.
 struct WinogradWork {
   int64_t tiles;         // up to kMostTiles
@@ -176,9 +176,9 @@ struct RowSparseKernels {
   // is not there only makes output that is left out.
   void (*winograd_in)(const WinogradWork& work, const float* from, int64_t line_step, int64_t lines,
                       int64_t columns, float* to);
-  // A filter's output from positions that are from_step apart; `added` may be null.
-  void (*winograd_out)(const WinogradWork& work, const float* from, int64_t from_step, float bias,
-                       const float* added, float* out);
+  // The output of a plane from positions that are from_step apart; kLanes biases; `added` may be null.
+  void (*winograd_out)(const WinogradWork& work, const float* from, int64_t from_step,
+                       const float* bias, const float* added, float* out);
 
   // to[i * to_step + l] = from[l * lane_step + i * step] for i in [0, length), l in [0, kLanes).
   void (*interleave)(int64_t length, const float* from, int64_t lane_step, int64_t step, float* to,

@@ -29,12 +29,12 @@ void winograd_in(const WinogradWork& w, const float* from, int64_t line_step, in
   }
 }
 
-void winograd_out(const WinogradWork& w, const float* from, int64_t from_step, float bias,
+void winograd_out(const WinogradWork& w, const float* from, int64_t from_step, const float* bias,
                   const float* added, float* out) {
-  const Vec shift = splat(bias);
   for (int64_t x = 0; x < w.tiles; ++x) {
     const int64_t columns = w.width - 2 * x < 2 ? w.width - 2 * x : 2;
     for (int64_t part = 0; part < kLanes; part += LANES) {
+      const Vec shift = load(bias + part);
       const float* m = from + x * kLanes + part;
       Vec s[2][4];
 #pragma GCC unroll 4

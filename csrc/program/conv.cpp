@@ -118,16 +118,13 @@ TurnedWeights::TurnedWeights(const Layer& layer, const Weights& weights)
 
 std::shared_ptr<const TurnedWeights> Shared::turned() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!turned_) {
-    turned_ = std::make_shared<const TurnedWeights>(layer, weights);
-    weights.values.reset();
-  }
+  if (!turned_) turned_ = std::make_shared<const TurnedWeights>(layer, weights);
   return turned_;
 }
 
-std::shared_ptr<const WinogradWeights> Shared::winograd() const {
+std::shared_ptr<const WinogradWeights> Shared::winograd(Order order) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!winograd_) winograd_ = std::make_shared<const WinogradWeights>(layer, weights);
+  if (!winograd_) winograd_ = std::make_shared<const WinogradWeights>(layer, weights, order);
   return winograd_;
 }
 
@@ -187,10 +184,9 @@ class Conv : public Step {
       const int64_t most = std::numeric_limits<int32_t>::max();
       STD_TORCH_CHECK(in[0].block() < most, "a block of x must be under 2^31 values");
     }
-    if (in[0].order == kImages && out.order == kImages) {
-      if (l.way == kAuto && suits_winograd(l, out.shape)) return ready_winograd(conv_, in[0], out);
-      return ready_images(conv_, in[0], out, added);
-    }
+    if (in[0].order == out.order && out.order != kPlanar && suits_winograd(l, out))
+      return ready_winograd(conv_, in[0], out);
+    if (in[0].order == kImages && out.order == kImages) return ready_images(conv_, in[0], out, added);
     if (in[0].order == kPlanar && out.order == kPlanar) return ready_rows(conv_, in[0], out, added);
     STD_TORCH_CHECK(out.order == kChannels && in[0].order != kImages,
                     "there is no convolution from ", name_of(in[0].order), " to ",

@@ -4,7 +4,7 @@
 //   conv_channels.cpp  dense, from CHANNELS or PLANAR to CHANNELS
 //   depthwise.cpp      each channel with itself, CHANNELS
 //   conv_images.cpp    sparse or dense, IMAGES
-//   conv_winograd.cpp  dense 3x3, IMAGES
+//   conv_winograd.cpp  dense 3x3, IMAGES and CHANNELS
 //   conv_rows.cpp      sparse or dense, PLANAR
 #pragma once
 #include <cstdlib>
@@ -88,26 +88,27 @@ struct TurnedWeights {
   TurnedWeights(const Layer& layer, const Weights& weights);
 };
 
-// What Winograd's algorithm makes of a dense weight; filters in groups.
+// What Winograd's algorithm makes of a dense weight: for CHANNELS in units of kLanes filters, for IMAGES
+// in groups.
 struct WinogradWeights {
+  int64_t units;
   std::vector<int64_t> first;  // by group: its first filter
   std::vector<int> rows;       // and how many it has
   Memory values, bias;
 
-  WinogradWeights(const Layer& layer, const Weights& weights);
+  WinogradWeights(const Layer& layer, const Weights& weights, Order order);
 };
 
 // A weight, and what was made of it for images of any size.
 class Shared {
  public:
   Shared(const Layer& layer, Weights given) : layer(layer), weights(std::move(given)) {}
-  // For CHANNELS, which a step has for all sizes or for none: the values as they were given are not kept
-  // beside.
   std::shared_ptr<const TurnedWeights> turned() const;
-  std::shared_ptr<const WinogradWeights> winograd() const;
+  // Of an order, which a step has for all sizes.
+  std::shared_ptr<const WinogradWeights> winograd(Order order) const;
 
   const Layer layer;
-  mutable Weights weights;
+  const Weights weights;
 
  private:
   mutable std::mutex mutex_;
@@ -123,7 +124,7 @@ std::unique_ptr<Ready> ready_planar_to_channels(const Whole& conv, const Spec& i
 std::unique_ptr<Ready> ready_depthwise(const Whole& conv, const Spec& in, const Spec& out,
                                        const Spec* added);
 std::unique_ptr<Ready> ready_images(const Whole& conv, const Spec& in, const Spec& out, const Spec* added);
-bool suits_winograd(const Layer& layer, const Shape& out);
+bool suits_winograd(const Layer& layer, const Spec& out);
 std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out);
 std::unique_ptr<Ready> ready_rows(const Whole& conv, const Spec& in, const Spec& out, const Spec* added);
 

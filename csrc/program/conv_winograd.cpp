@@ -1,6 +1,8 @@
-// Dense 3x3 convolutions in IMAGES order by Winograd's F(2x2, 3x3), which takes 16 products where 36 are
-// asked for: Lavin and Gray, arXiv:1509.09308.
+// Dense 3x3 convolutions by Winograd's F(2x2, 3x3), which takes 16 products where 36 are asked for: Lavin and
+// Gray, arXiv:1509.09308. What 4x4 of the input become is at 16 positions; at each of them filters are
+// multiplied with channels as in a 1x1 convolution, by the kernels of the order: IMAGES or CHANNELS.
 #include <algorithm>
+#include <array>
 
 #include "conv.h"
 
@@ -10,37 +12,40 @@ namespace {
 
 constexpr int64_t kPositions = 16;
 
-// Tiles at once: as many as use a weight together while what they read is in the second cache, or near it
-// (16 to 512 channels, Zen 4: 4 is best or nearly for all, 2 and 8 up to 1.2 times slower).
-constexpr int64_t kTiles = 4;
+// Tiles at once. IMAGES: as many as use a weight together while what they read is in the second cache, or
+// near it (16 to 512 channels, Zen 4: 4 is best or nearly for all, 2 and 8 up to 1.2 times slower).
+// CHANNELS: those of a line, and of more lines while a kernel has sums for them.
+constexpr int64_t kTilesOfImages = 4, kTilesOfChannels = 8, kMostPixels = 14;
+// Fewer tiles than that in an image do not pay for weights that are 16 / 9 as large.
+constexpr int64_t kFewestTiles = 16;
 
-// How a block of images is cut: strips of `rows` rows of tiles, `tiles` in each.
+// How a block of images, or an image, is cut: strips of `rows` rows of tiles, `tiles` in each.
 struct Strips {
   int64_t down, across, rows, tiles;
 
-  explicit Strips(const Shape& out) {
+  Strips(const Shape& out, int64_t most, int64_t pixels) {
     const int64_t whole = (out.w + 1) / 2, high = (out.h + 1) / 2;
-    across = (whole + kTiles - 1) / kTiles;
+    across = (whole + most - 1) / most;
     tiles = (whole + across - 1) / across;
-    rows = std::min(high, across > 1 ? 1 : kTiles / tiles);
+    rows = std::min(high, across > 1 ? 1 : std::max<int64_t>(1, pixels / tiles));
     down = (high + rows - 1) / rows;
   }
-  int64_t pixels() const { return rows * tiles * kLanes; }
+  int64_t pixels() const { return rows * tiles; }
 };
 
-class WinogradConv : public Ready {
+// What both orders have in common. A position has planes of pixels of kLanes numbers, of the input and of
+// some planes of the output at a time.
+class Winograd : public Ready {
  public:
-  WinogradConv(const Whole& conv, const Spec& in, const Spec& out)
+  Winograd(const Whole& conv, const Spec& in, const Spec& out, const Strips& strips, int64_t planes)
       : conv_(conv),
-        weights_(conv->winograd()),
-        strips_(out.shape),
-        position_(conv->layer.channels * strips_.pixels()) {
+        weights_(conv->winograd(out.order)),
+        strips_(strips),
+        position_(in.planes() * strips.pixels() * kLanes),
+        sums_step_(planes * strips.pixels() * kLanes) {
     const Layer& layer = conv->layer;
-    for (int64_t c = 0; c < layer.channels; ++c)
-      offsets_.push_back(static_cast<int32_t>(c * strips_.pixels()));
-    offsets_.insert(offsets_.end(), kSpareOffsets, 0);
-    count_ = out.blocks() * strips_.down * strips_.across;
-    const int64_t work = kPositions * layer.channels * layer.filters * strips_.pixels();
+    count_ = out.blocks() * strips.down * strips.across;
+    const int64_t work = kPositions * layer.channels * out.planes() * kLanes * strips.pixels();
     const int64_t threads = torch::stable::get_num_threads();
     shares_ = std::max<int64_t>(1, std::min(threads, count_ / grain_of(count_, count_ * work)));
     corner_ = (in.halo - layer.padding[0]) * in.line() + (in.halo - layer.padding[1]) * kLanes;
@@ -56,11 +61,26 @@ class WinogradConv : public Ready {
     });
   }
 
+ protected:
+  // Some planes of the output that are computed together.
+  struct Part {
+    int64_t first, planes;
+  };
+  // Position p of a part, over so many pixels: sums over all channels, planes at `sums`.
+  virtual void multiply(int64_t p, const Part& part, int64_t pixels, const float* positions,
+                        float* sums) const = 0;
+  // kLanes biases of a plane, in `filled` where they have to be made.
+  virtual const float* bias_of(int64_t plane, float (&filled)[kLanes]) const = 0;
+
+  const Whole conv_;
+  const std::shared_ptr<const WinogradWeights> weights_;
+  const Strips strips_;
+  std::vector<Part> parts_;
+  std::vector<int32_t> offsets_;
+  const int64_t position_;  // of the input: from one to the next
+
  private:
-  // Positions of the input, and those of some filters.
-  int64_t share() const {
-    return kPositions * (position_ + conv_->layer.kernels.max_rows * strips_.pixels());
-  }
+  int64_t share() const { return kPositions * (position_ + sums_step_); }
 
   void strip(const View* in, const View& out, int64_t i, float* positions) const {
     const Layer& layer = conv_->layer;
@@ -77,100 +97,185 @@ class WinogradConv : public Ready {
     work.added_line = layer.residual ? in[1].spec.line() : 0;
     work.activation = layer.activation;
     const View& x = in[0];
-    const int64_t line = x.spec.line(), run = work.tiles * kLanes;
+    const int64_t line = x.spec.line(), run = work.tiles * kLanes, plane_size = strips_.pixels() * kLanes;
     const float* corner = x.data + block * x.block_step + corner_ + top * line + left * kLanes;
-    for (int64_t c = 0; c < layer.channels; ++c)
+    for (int64_t c = 0; c < x.spec.planes(); ++c)
       for (int64_t q = 0; q < rows; ++q)
         layer.kernels.winograd_in(work, corner + c * x.spec.plane() + 2 * q * line, line,
                                   std::min<int64_t>(4, end - top - 2 * q + 2), work.width + 2,
-                                  positions + c * strips_.pixels() + q * run);
+                                  positions + c * plane_size + q * run);
     float* const sums = positions + kPositions * position_;
-    const int64_t sums_step = strips_.pixels();
-    for (size_t g = 0; g < weights_->rows.size(); ++g) {
-      const int filters = weights_->rows[g];
-      const int64_t first = weights_->first[g];
+    for (const Part& part : parts_) {
       for (int64_t p = 0; p < kPositions; ++p)
-        multiply(p, first, filters, rows * work.tiles, positions, sums);
-      for (int r = 0; r < filters; ++r) {
-        float* plane = out.inside(block, first + r);
-        const float* added = layer.residual ? in[1].inside(block, first + r) : nullptr;
+        multiply(p, part, rows * work.tiles, positions + p * position_, sums + p * sums_step_);
+      for (int64_t u = 0; u < part.planes; ++u) {
+        float* plane = out.inside(block, part.first + u);
+        const float* added = layer.residual ? in[1].inside(block, part.first + u) : nullptr;
+        float filled[kLanes];
+        const float* bias = bias_of(part.first + u, filled);
         for (int64_t q = 0; q < rows; ++q) {
           const int64_t y = top + 2 * q;
           work.lines = std::min<int64_t>(2, end - y);
-          layer.kernels.winograd_out(
-              work, sums + r * sums_step + q * run, layer.kernels.max_rows * sums_step,
-              weights_->bias.get()[first + r],
-              added ? added + y * work.added_line + left * kLanes : nullptr,
-              plane + y * work.out_line + left * kLanes);
+          layer.kernels.winograd_out(work, sums + u * plane_size + q * run, sums_step_, bias,
+                                     added ? added + y * work.added_line + left * kLanes : nullptr,
+                                     plane + y * work.out_line + left * kLanes);
         }
         if (left == 0) clear_around(out.spec, plane, top, end);
       }
     }
   }
 
-  // Of one position, some filters: sums over all channels.
-  void multiply(int64_t p, int64_t first, int rows, int64_t tiles, const float* positions,
-                float* sums) const {
-    const Layer& layer = conv_->layer;
-    BlockedWork work = {};
-    work.lines = 1;
-    work.width = tiles;
-    work.k = layer.channels;
-    work.offsets = offsets_.data();
-    work.weights = weights_->values.get() + (p * layer.filters + first) * layer.channels;
-    work.panel = positions + p * position_;
-    work.pixel_step = kLanes;
-    for (int r = 0; r < rows; ++r)
-      work.out[r] = sums + (p * layer.kernels.max_rows + r) * strips_.pixels();
-    layer.kernels.blocked(rows, work);
-  }
-
-  Whole conv_;
-  std::shared_ptr<const WinogradWeights> weights_;
-  Strips strips_;
-  int64_t position_;  // of the input: from one to the next
-  std::vector<int32_t> offsets_;
+  const int64_t sums_step_;  // of the output: from one position to the next
   int64_t count_, shares_, corner_;
 };
 
+// A plane is a channel, or a filter, of kLanes images.
+class OfImages : public Winograd {
+ public:
+  OfImages(const Whole& conv, const Spec& in, const Spec& out)
+      : Winograd(conv, in, out, Strips(out.shape, kTilesOfImages, kTilesOfImages),
+                 conv->layer.kernels.max_rows) {
+    for (int64_t c = 0; c < conv->layer.channels; ++c)
+      offsets_.push_back(static_cast<int32_t>(c * strips_.pixels() * kLanes));
+    offsets_.insert(offsets_.end(), kSpareOffsets, 0);
+    for (size_t g = 0; g < weights_->rows.size(); ++g)
+      parts_.push_back({weights_->first[g], weights_->rows[g]});
+  }
+
+ private:
+  void multiply(int64_t p, const Part& part, int64_t pixels, const float* positions,
+                float* sums) const override {
+    const Layer& layer = conv_->layer;
+    BlockedWork work = {};
+    work.lines = 1;
+    work.width = pixels;
+    work.k = layer.channels;
+    work.offsets = offsets_.data();
+    work.weights = weights_->values.get() + (p * layer.filters + part.first) * layer.channels;
+    work.panel = positions;
+    work.pixel_step = kLanes;
+    for (int64_t r = 0; r < part.planes; ++r) work.out[r] = sums + r * strips_.pixels() * kLanes;
+    layer.kernels.blocked(static_cast<int>(part.planes), work);
+  }
+  const float* bias_of(int64_t plane, float (&filled)[kLanes]) const override {
+    std::fill_n(filled, kLanes, weights_->bias.get()[plane]);
+    return filled;
+  }
+};
+
+// A plane is kLanes channels, or filters, of an image.
+class OfChannels : public Winograd {
+ public:
+  OfChannels(const Whole& conv, const Spec& in, const Spec& out)
+      : Winograd(conv, in, out, Strips(out.shape, kTilesOfChannels, kMostPixels), kMostUnits) {
+    const Layer& layer = conv->layer;
+    for (int64_t c = 0; c < layer.channels; ++c)
+      offsets_.push_back(static_cast<int32_t>(c / kLanes * strips_.pixels() * kLanes + c % kLanes));
+    offsets_.push_back(0);
+    // As many units as make the most sums.
+    const int* pixels = layer.kernels.tiles->pixels;
+    const auto sums = [&](int units) { return units * std::min<int64_t>(pixels[units], strips_.pixels()); };
+    int units = 1;
+    for (int u = 2; u <= kMostUnits; ++u)
+      if (pixels[u] > 0 && sums(u) > sums(units)) units = u;
+    for (int64_t first = 0; first < out.planes(); first += units)
+      parts_.push_back({first, std::min<int64_t>(units, out.planes() - first)});
+  }
+
+ private:
+  void multiply(int64_t p, const Part& part, int64_t pixels, const float* positions,
+                float* sums) const override {
+    const Layer& layer = conv_->layer;
+    const TileKernels& tiles = *layer.kernels.tiles;
+    const int64_t plane_size = strips_.pixels() * kLanes;
+    TileWork work = {};
+    work.k = layer.channels;
+    work.offsets = work.later = offsets_.data();
+    work.weight_step = layer.channels * kLanes;
+    work.bias = zeros_.data();
+    work.out_unit = plane_size;
+    for (int64_t done = 0; done < part.planes;) {
+      int units = static_cast<int>(part.planes - done);
+      while (tiles.pixels[units] == 0) --units;
+      const int64_t unit = p * weights_->units + part.first + done;
+      work.weights = weights_->values.get() + unit * work.weight_step;
+      const int64_t most = tiles.pixels[units], cuts = (pixels + most - 1) / most;
+      for (int64_t i = 0; i < cuts; ++i) {
+        const int64_t first = pixels * i / cuts, count = pixels * (i + 1) / cuts - first;
+        work.ahead = positions;
+        tiles.tile(units, static_cast<int>(count), 1, kLanes)(
+            work, positions + first * kLanes, sums + done * plane_size + first * kLanes, nullptr);
+      }
+      done += units;
+    }
+  }
+  const float* bias_of(int64_t plane, float (&)[kLanes]) const override {
+    return weights_->bias.get() + plane * kLanes;
+  }
+
+  const std::array<float, kMostUnits * kLanes> zeros_ = {};
+};
+
+// What nine taps become at a position.
+float at_position(const float* taps, int64_t p) {
+  static constexpr double half[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+  double sum = 0;
+  for (int y = 0; y < 3; ++y)
+    for (int x = 0; x < 3; ++x) sum += half[p / 4][y] * half[p % 4][x] * taps[y * 3 + x];
+  return static_cast<float>(sum);
+}
+
 }  // namespace
 
-// By position, group of filters, channel, filter.
-WinogradWeights::WinogradWeights(const Layer& layer, const Weights& weights)
-    : values(kPositions * layer.filters * layer.channels), bias(layer.filters) {
-  const int64_t most = layer.kernels.max_rows, parts = (layer.filters + most - 1) / most;
-  for (int64_t p = 0; p < parts; ++p) {
-    first.push_back(layer.filters * p / parts);
-    rows.push_back(static_cast<int>(layer.filters * (p + 1) / parts - first.back()));
-  }
+WinogradWeights::WinogradWeights(const Layer& layer, const Weights& weights, Order order)
+    : units((layer.filters + kLanes - 1) / kLanes),
+      values(kPositions * (order == kImages ? layer.filters : units * kLanes) * layer.channels),
+      bias(units * kLanes) {
   if (weights.bias) std::copy_n(data(*weights.bias), layer.filters, bias.get());
   const float* from = data(weights.values);
-  const double half[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+  const int64_t channels = layer.channels, filters = layer.filters;
+  const auto each = [&](int64_t f, const auto& place) {
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t p = 0; p < kPositions; ++p)
+        values.get()[place(p, c)] = at_position(from + (f * channels + c) * 9, p);
+  };
+  if (order == kChannels) {
+    // By position, unit, channel, filter.
+    torch::stable::parallel_for(0, filters, 1, [&](int64_t f0, int64_t f1) {
+      for (int64_t f = f0; f < f1; ++f)
+        each(f, [&](int64_t p, int64_t c) {
+          return ((p * units + f / kLanes) * channels + c) * kLanes + f % kLanes;
+        });
+    });
+    return;
+  }
+  // By position, group of filters, channel, filter.
+  const int64_t most = layer.kernels.max_rows, parts = (filters + most - 1) / most;
+  for (int64_t part = 0; part < parts; ++part) {
+    first.push_back(filters * part / parts);
+    rows.push_back(static_cast<int>(filters * (part + 1) / parts - first.back()));
+  }
   torch::stable::parallel_for(0, parts, 1, [&](int64_t p0, int64_t p1) {
     for (int64_t part = p0; part < p1; ++part)
       for (int64_t r = 0; r < rows[part]; ++r)
-        for (int64_t c = 0; c < layer.channels; ++c) {
-          const float* taps = from + ((first[part] + r) * layer.channels + c) * 9;
-          for (int64_t p = 0; p < kPositions; ++p) {
-            double sum = 0;
-            for (int y = 0; y < 3; ++y)
-              for (int x = 0; x < 3; ++x) sum += half[p / 4][y] * half[p % 4][x] * taps[y * 3 + x];
-            values.get()[(p * layer.filters + first[part]) * layer.channels + c * rows[part] + r] =
-                static_cast<float>(sum);
-          }
-        }
+        each(first[part] + r, [&](int64_t p, int64_t c) {
+          return (p * filters + first[part]) * channels + c * rows[part] + r;
+        });
   });
 }
 
-bool suits_winograd(const Layer& layer, const Shape& out) {
-  return layer.form == kDense && layer.groups == 1 && layer.kernel[0] == 3 && layer.kernel[1] == 3 &&
-         layer.stride[0] == 1 && layer.stride[1] == 1 && layer.dilation[0] == 1 &&
-         layer.dilation[1] == 1 && layer.channels >= kLanes && layer.filters >= kLanes && out.h > 1 &&
-         out.w > 1;
+bool suits_winograd(const Layer& layer, const Spec& out) {
+  const Shape& size = out.shape;
+  if (layer.form != kDense || layer.way != kAuto || layer.groups != 1) return false;
+  for (int d = 0; d < 2; ++d)
+    if (layer.kernel[d] != 3 || layer.stride[d] != 1 || layer.dilation[d] != 1) return false;
+  if (layer.channels < kLanes || layer.filters < kLanes || size.h < 2 || size.w < 2) return false;
+  return out.order == kImages || (size.h + 1) / 2 * ((size.w + 1) / 2) >= kFewestTiles;
 }
 
 std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out) {
-  return std::make_unique<WinogradConv>(conv, in, out);
+  if (out.order == kImages) return std::make_unique<OfImages>(conv, in, out);
+  return std::make_unique<OfChannels>(conv, in, out);
 }
 
 }  // namespace program
