@@ -208,6 +208,6 @@ def _rows(item: Item, given: Sequence[Any], floors_: Floors) -> list[ProfileRow]
             macs, bytes_ = work(program, step, all_shapes)
             floor += count * floors_.milliseconds(macs, bytes_) if macs or bytes_ else 0.0
             moved += count * bytes_
-        kind, order = kind_of(program, step), order_of(program, step, whole)
+        kind, order = kind_of(program, step, whole[step.out]), order_of(program, step, whole)
         rows.append(ProfileRow(step.name, kind, order, whole[step.out], 0.0, floor, 0.0, moved))
     return rows

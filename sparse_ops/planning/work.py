@@ -25,13 +25,16 @@ _ACTIVATIONS = {code: name for name, code in ACTIVATION_CODES.items() if name is
 _FUNCTIONS = {code: name for name, code in FUNCTIONS.items()}
 _OPERATORS = {code: name for name, code in OPERATORS.items()}
 FLOAT = 4
+# Of an image, with channels innermost: csrc/program/conv_winograd.cpp.
+FEWEST_TILES = 16
 
 
-def kind_of(program: Program, step: Step) -> str:
+def kind_of(program: Program, step: Step, out: Shape) -> str:
     """What a step does, in a few words: "conv csr + relu"."""
     words = step.kind.replace("_", " ")
     if step.kind in ("conv", "linear"):
-        words = f"{step.kind} {_form(program, step)}"
+        form = "winograd" if by_winograd(program, step, out) else _form(program, step)
+        words = f"{step.kind} {form}"
         words += " + residual" if step["residual"] else ""
     elif step.kind == "unary":
         words = _FUNCTIONS[step["function"]]
@@ -109,10 +112,27 @@ def _is_view(program: Program, step: Step) -> bool:
     return source.order == PLANAR and source.whole == out.whole == -1
 
 
+def by_winograd(program: Program, step: Step, out: Shape) -> bool:
+    """Whether a step runs by Winograd's algorithm; as csrc/program/conv_winograd.cpp has it."""
+    if step.kind != "conv" or step["form"] != DENSE or len(out) != 4:
+        return False
+    sizes = [step[f"{name}_{d}"] for name in ("kernel", "stride", "dilation") for d in "hw"]
+    orders = {program.values[v].order for v in (step.inputs[0], step.out)}
+    if sizes != [3, 3, 1, 1, 1, 1] or step["groups"] != 1 or step["kernel"] or PLANAR in orders:
+        return False
+    channels = min(step["in_channels"], step["out_channels"])
+    if len(orders) > 1 or channels < LANES or min(out[2:]) < 2:
+        return False
+    return orders == {IMAGES} or -(-out[2] // 2) * -(-out[3] // 2) >= FEWEST_TILES
+
+
 def _macs(program: Program, step: Step, out: Shape) -> int:
     if step.kind not in ("conv", "linear"):
         return 0
     positions = _numbers(out) // out[1]
+    if by_winograd(program, step, out):
+        tiles = out[0] * -(-out[2] // 2) * -(-out[3] // 2)
+        return 16 * tiles * step["in_channels"] * step["out_channels"]
     first = program.constants[step.constants[0]]
     if step["form"] == DENSE:
         return positions * first.numel()

@@ -9,7 +9,7 @@ from torch import nn
 import sparse_ops as so
 from sparse_ops.graph.capture import capture
 from sparse_ops.ops import _native
-from sparse_ops.ops._program_code import IMAGES, PLANAR
+from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR
 from sparse_ops.passes.fuse import fuse
 from sparse_ops.passes.layout import uniform
 from sparse_ops.passes.pack import pack
@@ -72,9 +72,24 @@ def steps_of(order=PLANAR):
     return program, shapes, {step.name: step for step in program.steps}
 
 
+def test_dense_3x3_convolutions_take_16_products_for_36():
+    model = nn.Sequential(
+        nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, stride=2)
+    )
+    example = torch.randn(16, 16, 7, 8)
+    for order, name in ((IMAGES, "winograd"), (CHANNELS, "winograd"), (PLANAR, "dense")):
+        program = program_of(model.eval(), example, order, {})
+        shapes = shapes_of(program, [tuple(example.shape)])
+        first, second = [step for step in program.steps if step.kind == "conv"]
+        assert kind_of(program, first, shapes[first.out]) == f"conv {name}"
+        products = {"winograd": 16 * 4 * 4, "dense": 9 * 7 * 8}[name]
+        assert work(program, first, shapes)[0] == 16 * 16 * 32 * products
+        assert kind_of(program, second, shapes[second.out]) == "conv dense"
+
+
 def test_steps_are_told_in_words():
     program, shapes, steps = steps_of()
-    words = {name: kind_of(program, step) for name, step in steps.items()}
+    words = {name: kind_of(program, step, shapes[step.out]) for name, step in steps.items()}
     assert words["csr"] == "conv csr + relu" and words["periodic"] == "conv periodic"
     assert words["alone"] == "conv depthwise" and words["fc"] == "linear dense"
     assert words["sigmoid"] == "sigmoid" and words["max_pool2d"] == "max pool"
