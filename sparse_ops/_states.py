@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What DistributedDataParallel and torch.compile put before all names.
+# What DistributedDataParallel, AveragedModel and torch.compile put before all names; and what
+# AveragedModel has beside them.
 PREFIXES = ("module.", "_orig_mod.")
+AVERAGED = "n_averaged"
 # X.parametrizations.weight.original is what torch.ao.pruning's mask, and nothing else, multiplies.
 _PARAMETRIZED, _ORIGINAL, _MASK = ".parametrizations.", ".original", ".0.mask"
 
@@ -18,8 +20,8 @@ def plain_state(
     """A state dict as a plain model has it, and the masks that pruning tools have left in it.
 
     Known are `weight_orig` and `weight_mask` of `torch.nn.utils.prune`, `parametrizations.weight`
-    of `torch.ao.pruning`, and the prefixes that DistributedDataParallel and torch.compile put
-    before all names.
+    of `torch.ao.pruning`, the prefixes that DistributedDataParallel, AveragedModel and
+    torch.compile put before all names, in any order, and AveragedModel's `n_averaged`.
 
     Args:
         state: parameter and buffer name -> tensor.
@@ -30,10 +32,7 @@ def plain_state(
         ValueError: a mask does not fit its weight or is not one, or a weight is computed by a
             parametrization in a way that a state dict does not tell of.
     """
-    plain = dict(state)
-    for prefix in PREFIXES:
-        if plain and all(name.startswith(prefix) for name in plain):
-            plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
+    plain = _unwrapped(state)
     found: dict[str, Tensor] = {}
     for name in list(plain):
         base = name.removesuffix("_orig")
@@ -43,6 +42,15 @@ def plain_state(
         elif f".{name}".find(_PARAMETRIZED) >= 0 and name in plain:
             _unparametrize_(plain, found, name, masks or {})
     return plain, found
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what wrappers put before all names, however many there were."""
+    named = {name: tensor for name, tensor in state.items() if name != AVERAGED}
+    for prefix in PREFIXES:
+        if named and all(name.startswith(prefix) for name in named):
+            return _unwrapped({n.removeprefix(prefix): tensor for n, tensor in named.items()})
+    return dict(state)
 
 
 def _unparametrize_(

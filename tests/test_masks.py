@@ -188,11 +188,13 @@ def test_a_threshold_removes_from_what_a_mask_keeps():
     assert M.from_zeros(net, 1e-3)["weight"].tolist() == [[True, False], [True, False]]
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.module."])
 def test_state_dicts_of_pruning_tools_go_into_plain_models(prefix):
     source, plain = model(), model()
     prune.l1_unstructured(source[0], "weight", 0.5)
     state = {prefix + name: tensor for name, tensor in source.state_dict().items()}
+    if prefix.endswith("module."):
+        state["n_averaged"] = torch.tensor(3)
     masks = M.load_state_(plain, state)
     assert torch.equal(plain[0].weight, source[0].weight)
     assert torch.equal(masks["0.weight"], M.from_zeros(source)["0.weight"])

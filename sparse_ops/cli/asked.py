@@ -30,6 +30,8 @@ class Asked:
     pattern: str | None
     masks: Path | None
     start: Path | None
+    key: str
+    trust_pickle: bool
     data: str | None
     folder: Path | None
     validation: float | None
@@ -98,7 +100,7 @@ def prepared(asked: Asked) -> Prepared:
         UserError, ValueError: there is no such thing, or something does not go with another.
         OSError: a file cannot be read.
     """
-    from sparse_ops.cli import networks
+    from sparse_ops.cli import checkpoints
     from sparse_ops.training import recipes
     from sparse_ops.training.recipes.inputs import load_data
 
@@ -121,7 +123,7 @@ def prepared(asked: Asked) -> Prepared:
     if asked.start is not None:
         if asked.recipe is not None:
             recipe = recipes.started(recipe)
-        networks.load_dense(model, networks.read_state(asked.start)[0], asked.start)
+        checkpoints.load_(model, checkpoints.contents(asked.start, asked.trust_pickle), asked.key)
     return Prepared(recipe, published, data, model, changed)
 
 

@@ -1,25 +1,42 @@
 """`sparse-ops show`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparse_ops.cli.errors import UserError
+from sparse_ops.cli.convert import TRUST_HELP
+
+if TYPE_CHECKING:
+    from sparse_ops.cli.checkpoints import Contents
 
 
 def show(
     file: Annotated[
-        Path, typer.Argument(help="A checkpoint: .safetensors, .hdf5, .h5, .npz, .pt or .pth.")
+        Path,
+        typer.Argument(help="A checkpoint: torch.save, TorchScript, .safetensors, .hdf5, .npz."),
     ],
     all: Annotated[bool, typer.Option("--all", help="Buffers and biases too.")] = False,
+    key: Annotated[str, typer.Option(help="Which of its state dicts; default: a list.")] = "",
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help=TRUST_HELP)] = False,
 ) -> None:
     """Prints what a checkpoint holds: names, shapes, types, and how many numbers are zero."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    about, tensors = contents(file)
+    from sparse_ops.cli import checkpoints
+
+    held = checkpoints.contents(file, trust_pickle)
+    about, states = held.kind, held.chosen(key)
+    if len(states) > 1:
+        _list(held)
+        return
+    if held.masks:
+        about += f", with {len(held.masks)} masks of a sparsifier"
+    ((inside, tensors),) = states.items()
+    if inside != checkpoints.ROOT:
+        about += f", under {inside}"
     table = Table(title=f"{file.name}: {about}", box=SIMPLE_HEAD)
     table.add_column("name", overflow="fold")
     for title in ("shape", "type", "numbers", "zero"):
@@ -54,45 +71,8 @@ def _zeros(tensor: Any) -> int:
     return tensor.numel() - int(tensor.count_nonzero())
 
 
-def contents(file: Path) -> tuple[str, dict[str, Any]]:
-    """What kind of file it is, in words, and its tensors as they stand in it.
-
-    Raises:
-        UserError: it holds no tensors, or is of another kind.
-        OSError: there is no such file.
-    """
-    from sparse_ops.cli import networks
-
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}")
-    if file.suffix == ".safetensors":
-        return _safetensors(file)
-    if file.suffix in (".hdf5", ".h5", ".npz"):
-        from sparse_ops.training import hdf5
-
-        loaded = hdf5.load(file)
-        kind = "NumPy arrays" if file.suffix == ".npz" else "HDF5"
-        return kind, {str(name): value for name, value in loaded.items()}
-    if file.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
-        raise UserError(
-            f"{file.name} must end in .safetensors, .hdf5, .h5, .npz, .pt, .pth, .bin or .ckpt"
-        )
-    tensors, masks = networks.torch_load(file)
-    kind = "tensors saved by torch"
-    return kind + (f", with {len(masks)} masks of a sparsifier" if masks else ""), dict(tensors)
-
-
-def _safetensors(file: Path) -> tuple[str, dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{file} is not a whole safetensors file: {error}") from error
-    kinds = {"sparse_ops.masks": "masks, zero means removed", "sparse_ops.packed": "packed"}
-    found = metadata.get("format", "")
-    kind = next((words for start, words in kinds.items() if found.startswith(start)), "tensors")
-    version = f", format {found} {metadata.get('version', '')}".rstrip() if found else ""
-    return kind + version, tensors
+def _list(held: "Contents") -> None:
+    typer.echo(f"{held.path.name}: {held.kind}, with {len(held.states)} state dicts")
+    for key, state in held.states.items():
+        numbers = sum(tensor.numel() for tensor in state.values())
+        typer.echo(f"  --key {key}  {len(state)} tensors, {numbers:,} numbers")

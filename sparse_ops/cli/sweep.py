@@ -134,7 +134,7 @@ def _time(
 
     import sparse_ops
     from sparse_ops._files import replacing
-    from sparse_ops.cli import networks
+    from sparse_ops.cli import checkpoints, networks
     from sparse_ops.data import load
     from sparse_ops.report.machine import keep_freed_memory, machine
     from sparse_ops.report.versus import dense_against_packed
@@ -142,9 +142,8 @@ def _time(
     keep_freed_memory()
     data = load(settings["data"] or "fashion-mnist-subset", folder)
     shape = tuple(data.train.images.shape[1:])
-    state, _ = networks.read_state(run / "model.pt")
-    built = networks.build(settings["model"], classes=len(data.classes), channels=shape[0])
-    dense = networks.load_dense(built, state, run / "model.pt")
+    dense = networks.build(settings["model"], classes=len(data.classes), channels=shape[0]).eval()
+    checkpoints.load_(dense, checkpoints.contents(run / "model.pt"))
     masks = sparse_ops.masks.load(run / "masks.safetensors")
     weights = sparse_ops.masks.weights(dense)
     masks = {name: mask for name, mask in masks.items() if name in weights}

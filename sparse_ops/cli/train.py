@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sparse_ops.cli.asked import Asked
-from sparse_ops.cli.convert import MODEL_HELP
+from sparse_ops.cli.convert import KEY_HELP, MODEL_HELP, TRUST_HELP
 
 
 def train(
@@ -49,6 +49,10 @@ def train(
             "of a recipe for lottery tickets, the first weights."
         ),
     ] = None,
+    key: Annotated[str, typer.Option(help="Of --start. " + KEY_HELP)] = "",
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Of --start. " + TRUST_HELP)
+    ] = False,
     data: Annotated[
         str | None, typer.Option(help="The data set; default: fashion-mnist-subset, or a recipe's.")
     ] = None,
@@ -107,6 +111,8 @@ def train(
         pattern=pattern,
         masks=masks,
         start=start,
+        key=key,
+        trust_pickle=trust_pickle,
         data=data,
         folder=folder,
         validation=validation,

@@ -1,8 +1,9 @@
 """Other people's names for the parameters of our networks.
 
 A state dict of one of these networks, as its authors or others have written it, is brought to our
-names: if all are named alike, or as authors are known to name them; else layer by layer, in the
-order of the file, if all sizes agree. Which of these it was, a `Match` says.
+names: if all are named alike, maybe behind the name of what the network was a part of; or as
+authors are known to name them; else layer by layer, in the order of the file, if all sizes agree.
+Which of these it was, a `Match` says.
 """
 
 import re
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-# What wrappers put before every name.
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 # BatchNorm's count of batches, which files from before there was one lack.
 COUNT = "num_batches_tracked"
+# What is no part of a network: profilers and averaging leave it.
+BESIDE = ("total_ops", "total_params", "n_averaged")
 # Ours → GSM's, layer by layer; ResNet-56 has their names.
 GSM = {
     "lenet300": {"fc1": "linear1", "fc2": "linear2", "fc3": "linear3"},
@@ -35,13 +36,25 @@ class Match:
 
     Attributes:
         state: under the model's names.
+        sources: our name → theirs, of what is in `state`.
         renamed: their name → ours, of layers that were named otherwise.
         how: in words.
+        left: entries of what the network was a part of.
     """
 
     state: dict[str, Tensor]
+    sources: dict[str, str]
     renamed: dict[str, str]
     how: str
+    left: tuple[str, ...] = ()
+
+
+class Several(ValueError):
+    """A state dict has a model's names behind more than one prefix: `prefixes`."""
+
+    def __init__(self, prefixes: list[str]) -> None:
+        super().__init__(f"it has this model behind {', '.join(prefixes)}: which one is wanted?")
+        self.prefixes = prefixes
 
 
 def gsm_state(network: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -58,34 +71,73 @@ def matched(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
     """Brings `state` to the names of `model`.
 
     Raises:
-        ValueError: it is of another network; the message says where they part.
+        Several: it has the model more than once.
+        ValueError: it is of another network, or not of numbers with a fraction where the model's
+            are; the message says where they part.
     """
-    state = _unwrapped(state, model.state_dict())
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    if _fits(state, own):
-        return Match(dict(state), {}, "by name")
+    match = _matched(model, state)
+    for name, value in model.state_dict().items():
+        given = match.state.get(name, value)
+        if value.is_floating_point() and not given.is_floating_point() and value.dim() > 0:
+            raise ValueError(f"{match.sources[name]} is {given.dtype}, {value.dtype} was wanted")
+    return match
+
+
+def _matched(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
+    own = _shapes(model.state_dict())
+    state = {n: v for n, v in state.items() if n in own or n.rpartition(".")[2] not in BESIDE}
+    prefixes = _prefixes(_shapes(state), own)
+    if len(prefixes) > 1:
+        raise Several(prefixes)
+    if prefixes:
+        return _behind(prefixes[0], state, own)
     for known in GSM.values():
         theirs = {their: ours for ours, their in known.items()}
         renamed = {name: _renamed(name, theirs) for name in state}
         if _fits({renamed[name]: value for name, value in state.items()}, own):
             layers = {_layer(n): _layer(r) for n, r in renamed.items() if n != r}
-            return Match({renamed[n]: v for n, v in state.items()}, layers, "by GSM's names")
+            sources = {ours: their for their, ours in renamed.items()}
+            return _match(state, sources, layers, "by GSM's names")
     pairs, how = _by_order(_layers(own), _layers(_shapes(_sorted(state))))
-    theirs = {
+    sources = {
         name: f"{pairs[_layer(name)]}.{name.rpartition('.')[2]}".removeprefix(".") for name in own
     }
-    found = {name: state[their] for name, their in theirs.items() if their in state}
-    return Match(found, {t: o for o, t in pairs.items() if o != t}, how)
+    return _match(state, sources, {t: o for o, t in pairs.items() if o != t}, how)
 
 
-def _unwrapped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = dict(state)
-    while found and not set(found) & set(own):
-        prefix = next((w for w in WRAPPERS if all(n.startswith(w) for n in found)), None)
-        if prefix is None:
-            break
-        found = {name.removeprefix(prefix): value for name, value in found.items()}
-    return found
+def _match(
+    state: Mapping[str, Tensor],
+    sources: Mapping[str, str],
+    renamed: dict[str, str],
+    how: str,
+    left: tuple[str, ...] = (),
+) -> Match:
+    there = {ours: theirs for ours, theirs in sources.items() if theirs in state}
+    found = {ours: state[theirs] for ours, theirs in there.items()}
+    return Match(found, there, renamed, how, left)
+
+
+def _prefixes(shapes: Shapes, own: Shapes) -> list[str]:
+    """What stands before the model's names where all of them are there, in their shapes."""
+    wanted = {name: shape for name, shape in own.items() if not name.endswith(COUNT)}
+    first = next(iter(wanted), None)
+    if first is None:
+        return []
+    starts = [n.removesuffix(first) for n in shapes if n == first or n.endswith(f".{first}")]
+    return [p for p in starts if all(shapes.get(p + n) == s for n, s in wanted.items())]
+
+
+def _behind(prefix: str, state: Mapping[str, Tensor], own: Shapes) -> Match:
+    """Raises ValueError if there is more behind the prefix: it is of a larger network."""
+    inner = [name for name in state if name.startswith(prefix)]
+    more = [n for n in inner if n.removeprefix(prefix) not in own and not n.endswith(COUNT)]
+    if more:
+        raise ValueError(
+            f"the model has no place for {', '.join(more[:3])} "
+            f"({len(more)} of {len(inner)} entries)"
+        )
+    left = tuple(name for name in state if not name.startswith(prefix))
+    return _match(state, {name: prefix + name for name in own}, {}, "by name", left)
 
 
 def _fits(state: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]]) -> bool:

@@ -37,7 +37,7 @@ def test_show_reads_hdf5(tmp_path):
     ("name", "content", "words"),
     [
         ("no.pt", None, "there is no file"),
-        ("x.txt", "text", "must end in .safetensors"),
+        ("x.txt", "text", "text that begins 'text'"),
         ("x.safetensors", "text", "not a whole safetensors file"),
         ("x.pt", "text", "cannot be read as tensors only"),
     ],

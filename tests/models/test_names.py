@@ -125,7 +125,10 @@ def test_batch_norms_that_count_nothing_are_read():
     ("state", "words"),
     [
         (lambda: lenet5().state_dict(), r"has no layer for fc1 of \(300, 784\)"),
-        (lambda: {**lenet300().state_dict(), "more.weight": torch.ones(2)}, "3 layers with param"),
+        (
+            lambda: {**lenet300().state_dict(), "more.weight": torch.ones(2)},
+            "no place for more.weight .1 of 7 entries",
+        ),
         (lambda: lenet300(5).state_dict(), r"no layer for fc3 of \(10, 100\)"),
         (dict, "no layer for fc1"),
     ],
