@@ -52,8 +52,7 @@ data: $(VENV)/ready
 	$(BIN)/python -m sparse_ops.data.fetch
 
 # The documentation as a site, in build/site; a link that leads nowhere is an error.
-docs: $(VENV)/ready
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[docs]"
+docs: $(VENV)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # One file for every Python from 3.10 and every torch from 2.10 on, in dist/; no compiler is needed to install it.
@@ -72,6 +71,10 @@ $(VENV)/torch:
 $(VENV)/ready: $(VENV)/torch $(SOURCES)
 	@echo "building the compiled kernels and installing the package"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	@touch $@
+
+$(VENV)/docs: $(VENV)/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[docs]"
 	@touch $@
 
 # The compiled code again, with AddressSanitizer and UndefinedBehaviorSanitizer, under the operators' tests.

@@ -25,6 +25,7 @@ from sparse_ops.planning.masked import example_tuple
 from sparse_ops.planning.measure import denormals_flushed, quantile
 from sparse_ops.planning.work import kind_of, order_of, pieces_of, shapes_of, work
 from sparse_ops.program.model import Programs, programs_of
+from sparse_ops.program.network import ProgramModel
 from sparse_ops.program.segments import Item, Segment
 
 
@@ -96,7 +97,8 @@ def profile(model: nn.Module, x: Any, repeats: int = 20) -> Profile:
     that each finds the caches as the ones before leave them.
 
     Args:
-        model: what `Plan.apply` or `load` gave, in eval mode; not changed.
+        model: what `Plan.apply` or `load` gave, with or without its class, in eval mode; not
+            changed.
         x: its input, a tensor or a tuple.
         repeats: how often everything runs, after a first time that does not count.
 
@@ -107,19 +109,22 @@ def profile(model: nn.Module, x: Any, repeats: int = 20) -> Profile:
         raise ValueError(f"repeats must be 1 or more, got {repeats}")
     inputs = example_tuple(x)
     with torch.inference_mode():
-        own = programs_of(model)
-        reason = _refuses(model, own, inputs)
-        if own is None or reason is not None:
+        reason = _refuses(model, inputs)
+        if reason is not None:
             return Profile(reason=f"the model does not run as a program here: {reason}")
+        items, given = _running(model, inputs)
         cache = Cache(folder())
         floors_ = floors(cache)
         cache.write()
         with denormals_flushed():
-            return _profiled(model, own, inputs, repeats, floors_)
+            return _profiled(model, items, given, inputs, repeats, floors_)
 
 
-def _refuses(model: nn.Module, own: Programs | None, inputs: tuple[Any, ...]) -> str | None:
+def _refuses(model: nn.Module, inputs: tuple[Any, ...]) -> str | None:
     """Why a call does not run as a program, or None if it does."""
+    if isinstance(model, ProgramModel):
+        return model.refuses(inputs)
+    own = programs_of(model)
     if own is None:
         if any(isinstance(module, SparseLayer) for module in model.modules()):
             return "it was converted layer by layer; the notes of its plan say why"
@@ -147,11 +152,29 @@ def _about(x: Any) -> str:
     return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)} on {x.device.type}"
 
 
+def _running(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Sequence[Item], list[list[Any]]]:
+    """What a call runs, and what each of it is given."""
+    batch = inputs[0].shape[0]
+    if isinstance(model, ProgramModel):
+        number = model.network.part_for(batch)
+        program, encoded = model.compiled(number)
+        whole = Segment(program, encoded, [], [], model.network.parts[number].formulas)
+        return [whole], [[inputs[i] for i in model.network.inputs]]
+    own = programs_of(model)
+    assert own is not None
+    items = own.items(model, batch)
+    return items, _given(items, own, model, inputs)
+
+
 def _profiled(
-    model: nn.Module, own: Programs, inputs: tuple[Any, ...], repeats: int, floors_: Floors
+    model: nn.Module,
+    items: Sequence[Item],
+    given: Sequence[list[Any]],
+    inputs: tuple[Any, ...],
+    repeats: int,
+    floors_: Floors,
 ) -> Profile:
-    items = own.items(model, inputs[0].shape[0])
-    given, rows = _given(items, own, model, inputs), []
+    rows: list[ProfileRow] = []
     for item, its in zip(items, given, strict=True):
         rows += _rows(item, its, floors_)
     calls, steps = [], []

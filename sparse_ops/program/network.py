@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sparse_ops.ops import _native, _program_reference
 from sparse_ops.ops import program as programs
 from sparse_ops.ops._backend import needs_gradient
+from sparse_ops.ops._program_code import Program
 from sparse_ops.program.packing import packed
 from sparse_ops.program.parts import Network
 from sparse_ops.program.sources import Extra, OfNorm, found_in
@@ -143,6 +144,24 @@ class ProgramModel(nn.Module):
         inputs = [each if each.dim() == 4 else each.contiguous() for each in inputs]
         outputs = _COMPILED(inputs, ready.encoded[number], ready.constants[number], ())  # type: ignore[misc]
         return packed(network.output, outputs)
+
+    def refuses(self, given: Sequence[Tensor]) -> str | None:
+        """Why a call does not run as one compiled program, or None if it does."""
+        try:
+            self._check(given)
+        except ValueError as error:
+            return str(error)
+        if self._runs_compiled(given) and self._prepared().runs:
+            return None
+        return (
+            "inputs and weights must be float32 on the CPU, the kernels compiled, and autocast off"
+        )
+
+    def compiled(self, number: int) -> tuple[Program, Tensor]:
+        """The part of this number with the constants that it has now, and encoded."""
+        ready = self._prepared()
+        program = replace(self._network.parts[number].program, constants=ready.constants[number])
+        return program, ready.encoded[number]
 
     def _check(self, given: Sequence[Tensor]) -> None:
         shapes = self._network.shapes

@@ -1,6 +1,7 @@
 """Where the time of a program goes, and what it needs."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -204,6 +205,23 @@ def test_what_pytorch_runs_between_programs_is_a_row():
     assert row.name == "roll" and row.ms > 0 and row.floor_ms is None
     assert "call in PyTorch" in str(found)
     assert memory_of(Between(), model).programs == 2
+
+
+@needs_compiled
+def test_a_network_that_was_loaded_without_its_class_is_told_as_it_was(tmp_path):
+    _, model, x = running(piece=5)
+    so.save(model, tmp_path / "x.safetensors")
+    loaded = so.load(tmp_path / "x.safetensors")
+    found, before = (so.profile(each, x, repeats=1) for each in (loaded, model))
+    assert [replace(row, ms=0.0, share=0.0) for row in found.rows] == [
+        replace(row, ms=0.0, share=0.0) for row in before.rows
+    ]
+    assert found.call_ms > 0
+    assert (
+        "must be (N, 4, H, W), got (2, 3, 8, 8)"
+        in so.profile(loaded, torch.ones(2, 3, 8, 8)).reason
+    )
+    assert "must be float32" in so.profile(loaded, x.double()).reason
 
 
 @needs_compiled
