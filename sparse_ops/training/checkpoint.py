@@ -119,7 +119,7 @@ class Run:
             self.rates = [float(rate) for rate in content["rates"]]
             self.epoch, self.step = int(content["epoch"]), int(content["step"])
             self.finished = bool(content["finished"])
-        except (KeyError, TypeError, IndexError, RuntimeError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path} does not fit this run: {error}") from error
 
     def _random_state(self) -> dict[str, Any]:

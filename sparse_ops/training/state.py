@@ -43,8 +43,11 @@ def restore_method(method: SparsityMethod, state: Any) -> None:
         return
     have, came = set(_held(method)), set(state)
     if have != came:
+        more, less = ", ".join(sorted(came - have)), ", ".join(sorted(have - came))
         raise ValueError(
-            f"the state of {type(method).__name__} must hold {sorted(have)}, got {sorted(came)}"
+            f"its {type(method).__name__} is of another version of sparse_ops, whose steps are not "
+            f"these: it keeps {more or 'nothing more'}, and not {less or 'anything less'}. Go on "
+            "with that version, or begin anew without the checkpoint"
         )
     for key, value in state.items():
         setattr(method, key, decode(value))

@@ -279,6 +279,26 @@ def test_a_checkpoint_of_another_method_or_model_is_refused(tmp_path):
         run(other, GSM(sparsity=0.5), checkpoint=file)
 
 
+def test_a_checkpoint_of_another_version_is_refused_in_words(tmp_path):
+    file = tmp_path / "run.pt"
+    run(small_net(), GSM(sparsity=0.5), checkpoint=file)
+    content = torch.load(file)
+    # As it was once.
+    content["method"] = {key: content["method"][key] for key in ("_active", "_undecided")}
+    torch.save(content, file)
+    with pytest.raises(
+        ValueError, match=r"run\.pt does not fit.* GSM is of another version.*_steps"
+    ):
+        run(small_net(), GSM(sparsity=0.5), checkpoint=file)
+    # What is put into the history has become more since then: it goes on.
+    run(small_net(), Dense(), checkpoint=file.with_name("dense.pt"))
+    content = torch.load(file.with_name("dense.pt"))
+    for row in content["history"]:
+        del row["figures"], row["sparsity"]
+    torch.save(content, file.with_name("dense.pt"))
+    run(small_net(), Dense(), checkpoint=file.with_name("dense.pt"))
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise", "weights", "code"])
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, damage, capfd):
     class Evil:
