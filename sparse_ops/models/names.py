@@ -124,7 +124,9 @@ def _prefixes(shapes: Shapes, own: Shapes) -> list[str]:
     if first is None:
         return []
     starts = [n.removesuffix(first) for n in shapes if n == first or n.endswith(f".{first}")]
-    return [p for p in starts if all(shapes.get(p + n) == s for n, s in wanted.items())]
+    found = [p for p in starts if all(shapes.get(p + n) == s for n, s in wanted.items())]
+    # Names as they stand come first: what is behind a prefix is then a part of something larger.
+    return [""] if "" in found else found
 
 
 def _behind(prefix: str, state: Mapping[str, Tensor], own: Shapes) -> Match:
