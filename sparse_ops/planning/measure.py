@@ -31,7 +31,8 @@ class Comparison:
 
     Attributes:
         dense_ms, packed_ms: median milliseconds of one call.
-        speedup: median of the pairwise ratios dense / packed; above 1 the packed one is faster.
+        speedup: median of the pairwise ratios dense / packed; above 1 the packed one is faster. Of
+            fewer than `ENOUGH_PAIRS` it is the smallest.
         low, high: 10th and 90th percentile of those ratios.
         pairs: how many pairs count.
         dropped: how many do not, because the machine was taken away meanwhile.
@@ -128,12 +129,16 @@ def compare(
         # The clock of this machine, or its load, calls every pair disturbed: then all count.
         pairs, dropped = pairs + disturbed, 0
     ratios = [d / p for d, p in pairs]
+    low, middle, high = (quantile(ratios, q) for q in (0.1, 0.5, 0.9))
+    if len(ratios) < ENOUGH_PAIRS:
+        # A median of so few says nothing where they differ.
+        low, middle, high = min(ratios), min(ratios), max(ratios)
     return Comparison(
         dense_ms=quantile([d for d, _ in pairs], 0.5) * 1e3,
         packed_ms=quantile([p for _, p in pairs], 0.5) * 1e3,
-        speedup=quantile(ratios, 0.5),
-        low=quantile(ratios, 0.1),
-        high=quantile(ratios, 0.9),
+        speedup=middle,
+        low=low,
+        high=high,
         pairs=len(pairs),
         dropped=dropped,
     )

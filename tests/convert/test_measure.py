@@ -2,6 +2,7 @@ import time
 
 import torch
 
+from sparse_ops.planning import measure
 from sparse_ops.planning.measure import Comparison, compare, flushes_denormals, quantile
 
 
@@ -10,6 +11,15 @@ def test_a_callable_that_does_less_is_found_faster():
     assert isinstance(result, Comparison)
     assert result.speedup > 1 and result.low <= result.speedup <= result.high
     assert result.pairs >= 3
+
+
+def test_of_few_pairs_the_smallest_ratio_counts(monkeypatch):
+    # Calls that are too slow to be repeated: two to see that, then dense, packed, dense, packed.
+    seconds = iter([1.0, 1.0, 5.0, 1.0, 2.0, 4.0])
+    monkeypatch.setattr(measure, "_turn", lambda call, repeats: (next(seconds),) * 2)
+    monkeypatch.setattr(measure.time, "perf_counter", iter([0.0, 0.0, 1.0, 9.0]).__next__)
+    result = compare(lambda: None, lambda: None, budget_s=1.0)
+    assert (result.pairs, result.low, result.speedup, result.high) == (2, 0.5, 0.5, 5.0)
 
 
 def test_denormals_are_flushed_inside_only():
