@@ -40,8 +40,10 @@ ACTIVATION_ULPS = 8
 # A model's error is compared with that of the dense model in the same precision. Both are one draw
 # of the same roundings in another order, so that their largest errors differ by a small factor.
 MODEL_FACTOR = 8.0
-# The dense model may be exact by luck; then an error of some ulp of the largest output is honest.
-MODEL_ULPS = 16.0
+# The dense model may be exact by luck; then an error of some ulp of the largest output is honest: 17
+# have been seen of torch's own layers, an untrained VGG-16 without its masked filters, where the one
+# with them was off by 2; a kernel that leaves out a weight is off by thousands.
+MODEL_ULPS = 64.0
 
 
 class Mismatch(RuntimeError):
