@@ -126,6 +126,7 @@ SECTIONS = (
         "`torch.compile` with frozen weights), and against the fastest of ONNX Runtime, OpenVINO "
         "and MNN, dense; of networks that lost channels these run what is left.",
     ),
+    ("networks_two_threads.json", "Whole networks on two threads", "The same with two threads."),
     (
         "claims.json",
         "Claims of the documents",
@@ -176,7 +177,7 @@ def results_page() -> str:
             continue
         data = json.loads((RESULTS / file).read_text(encoding="utf-8"))
         make = next((kinds[key] for key in kinds if key in data), table)
-        make = networks_table if file == "networks.json" else make
+        make = networks_table if file.startswith("networks") else make
         parts.append(f"## {heading}\n\n{about} (`{file}`)\n\n{make(data)}\n")
     return "\n".join(parts)
 
@@ -195,6 +196,7 @@ WHOLE_NETWORKS = (
     ("resnet18", "90%", 16),
     ("resnet18", "95%", 1),
     ("resnet18", "95%", 64),
+    ("resnet18", "ERK 90%", 16),
     ("resnet18", "PSD2_P8", 16),
     ("vgg16", "95%", 16),
 )
