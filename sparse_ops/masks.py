@@ -62,7 +62,8 @@ def from_zeros(model: nn.Module, threshold: float = 0.0) -> Masks:
     masks = {}
     for name, weight in weights(model).items():
         left = _left_mask(modules[name.rpartition(".")[0]])
-        mask = weight.abs() > threshold
+        # What is not a number is kept: it must not become a zero.
+        mask = ~(weight.abs() <= threshold)
         if left is not None:
             mask = left.detach().bool() & (mask | (weight == 0))
         if not bool(mask.all()):

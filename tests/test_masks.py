@@ -179,6 +179,12 @@ def test_masks_are_read_from_parametrizations_of_torch_ao_pruning():
     assert torch.equal(M.from_zeros(net)["3.weight"], mask)
 
 
+def test_what_is_not_a_number_is_no_zero():
+    net = nn.Linear(2, 2)
+    net.weight.data = torch.tensor([[1.0, float("nan")], [0.0, 2.0]])
+    assert M.from_zeros(net)["weight"].tolist() == [[True, True], [False, True]]
+
+
 def test_a_threshold_removes_from_what_a_mask_keeps():
     net = nn.Linear(2, 2, bias=False)
     with torch.no_grad():
