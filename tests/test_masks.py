@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_and_harms_nothing(tmp_path
     def full(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr(M, "save_file", full)
+    monkeypatch.setattr("sparse_ops._files.save_file", full)
     with pytest.raises(OSError, match="no space left"):
         M.save({"a": torch.zeros(2).bool()}, path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

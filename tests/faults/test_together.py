@@ -39,7 +39,7 @@ from tests.convert.models import EXAMPLE, masks_of_net, net
 torch.manual_seed(0)
 torch.set_num_threads(1)
 model, x = net(), torch.randn(EXAMPLE)
-for _ in range(10):
+for _ in range(3):
     plan = so.plan(model, x, masks_of_net(), budget_s=0.5, compile=False, progress=False)
     assert not any("cache" in note or "kept" in note for note in plan.notes), plan.notes
     plan.apply(model)(x)

@@ -3,7 +3,6 @@
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from tests.fuzz import KINDS, campaign
@@ -44,7 +43,8 @@ def main() -> None:
         outcomes = ", ".join(f"{n} {what}" for what, n in report.outcomes.most_common())
         print(f"{report.kind}: {report.cases} cases in {report.seconds:.0f} s: {outcomes}")
     if given.report:
-        given.report.write_text(json.dumps([asdict(r) for r in reports.values()], indent=1))
+        data = [vars(report) for report in reports.values()]
+        given.report.write_text(json.dumps(data, indent=1))
     if any(report.findings for report in reports.values()):
         raise SystemExit(1)
 

@@ -124,7 +124,7 @@ def change_(path, how, chance):
         name = chance.choice(list(metadata))
         metadata[chance.choice((name, "x"))] = chance.choice(("", "0", "3", "null", "[" * 10**4))
         about = None if name == "model" else about
-    elif how == "code" and (codes := [name for name in tensors if "_code_" in name]):
+    elif how == "code" and (codes := [n for n, t in tensors.items() if is_code(n, t)]):
         name = chance.choice(codes)
         tensors[name] = changed_numbers(tensors[name], chance)
     elif tensors:
@@ -132,6 +132,10 @@ def change_(path, how, chance):
     if about is not None:
         metadata["model"] = json.dumps(about)
     save_file({name: t.contiguous().clone() for name, t in tensors.items()}, path, metadata)
+
+
+def is_code(name, tensor):
+    return "_code_" in name and tensor.dtype == torch.int64 and tensor.numel() > 0
 
 
 def _contents(path):

@@ -51,6 +51,7 @@ def draw(chance):
         "layout": chance.choices(SIMPLER["layout"], (3, 1))[0],
         "clock": chance.randrange(10**6),
         "dense_wins": chance.random() < 0.1,
+        "mixed": chance.random() < 0.4,
         "unfolded": chance.random() < 0.1,
         "unshrunk": chance.random() < 0.2,
         "threads": chance.choice((1, 1, 2)),
@@ -95,13 +96,15 @@ def masks_of(case, model):
 
 
 class Clock:
-    """A measurement that calls nothing, and says of the same pair of models what it wants to."""
+    """A measurement that calls nothing, and says what a case wants it to."""
 
     def __init__(self, case):
-        self.chance, self.dense_wins = random.Random(case["clock"]), case["dense_wins"]
+        self.chance = random.Random(case["clock"])
+        self.ratios = (0.5, 1.1, 2.0, 3.0) if case["mixed"] else (2.0,)
+        self.ratios = (0.5,) if case["dense_wins"] else self.ratios
 
     def __call__(self, dense, packed, budget_s):
-        ratio = 0.5 if self.dense_wins else self.chance.choice((0.5, 1.1, 2.0, 3.0))
+        ratio = self.chance.choice(self.ratios)
         return Comparison(ratio, 1.0, ratio, 0.9 * ratio, 1.1 * ratio, 20)
 
 
