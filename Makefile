@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: demo test test-portable test-all test-gpu-interpreter lint bench claims gpu data docs wheel dev sanitize clean
+.PHONY: demo test test-portable test-all test-gpu-interpreter fuzz faults lint bench claims gpu data docs wheel dev sanitize clean
 
 demo: $(VENV)/ready
 	$(BIN)/sparse-ops demo --out demo
@@ -14,7 +14,7 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow and not portable"
 
-# The portable kernels on the large grids: on most machines those of AVX2 or AVX-512 run instead.
+# The instruction sets that this CPU does not choose, on the large grids (tests/conftest.py).
 test-portable: $(VENV)/ready
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "portable and not slow"
 
@@ -30,6 +30,15 @@ test-gpu-interpreter: $(VENV)/ready
 	  $(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_compiled.py tests/kernels/test_launched.py tests/kernels/test_gpu_run.py tests/kernels/test_gpu_results.py tests/kernels/test_device_benchmarks.py; \
 	else echo "skipped: there is no Triton for this machine"; fi
 	$(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_cuda_on_host.py tests/kernels/test_cuda_compiled.py
+
+# Random networks, operators, files and state dicts for so long; findings go to tests/fuzz/found.
+SECONDS ?= 600
+fuzz: $(VENV)/ready
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+# Killed, out of space, forked, many at once: a hundred times each.
+faults: $(VENV)/ready
+	$(BIN)/python -m pytest -q -m slow tests/faults
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

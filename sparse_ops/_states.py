@@ -88,6 +88,11 @@ def _unparametrize_(
 
 def _mask_of(name: str, weight: Tensor, mask: Tensor) -> Tensor:
     """A mask as bool, of its weight's shape; that of a pruner of filters has one entry for each."""
+    if not isinstance(weight, Tensor) or not isinstance(mask, Tensor):
+        raise ValueError(
+            f"{name} and its mask must be tensors, got {type(weight).__name__} and "
+            f"{type(mask).__name__}"
+        )
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(f"the mask of {name} must be of zeros and ones")
     if weight.dim() > 1 and mask.dim() == 1 and len(mask) == len(weight):

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sparse_ops._files import replacing
+from sparse_ops._files import write_tensors
 from sparse_ops._selection import kth_smallest
 from sparse_ops._states import plain_state as plain_state
 from sparse_ops._states import sparsifier_masks as sparsifier_masks
@@ -62,7 +61,8 @@ def from_zeros(model: nn.Module, threshold: float = 0.0) -> Masks:
     masks = {}
     for name, weight in weights(model).items():
         left = _left_mask(modules[name.rpartition(".")[0]])
-        mask = weight.abs() > threshold
+        # What is not a number is kept: it must not become a zero.
+        mask = ~(weight.abs() <= threshold)
         if left is not None:
             mask = left.detach().bool() & (mask | (weight == 0))
         if not bool(mask.all()):
@@ -171,12 +171,8 @@ def save(masks: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
     for name, mask in masks.items():
         if mask.dtype != torch.bool:
             raise ValueError(f"mask of {name} must be bool, got {mask.dtype}")
-    with replacing(path) as temporary:
-        save_file(
-            {name: mask.cpu().contiguous() for name, mask in masks.items()},
-            temporary,
-            metadata={"format": "sparse_ops.masks", "version": "1"},
-        )
+    written = {name: mask.cpu().contiguous() for name, mask in masks.items()}
+    write_tensors(written, path, {"format": "sparse_ops.masks", "version": "1"})
 
 
 def load(path: str | os.PathLike[str]) -> Masks:

@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing_and_harms_nothing(tmp_path
     def full(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr(M, "save_file", full)
+    monkeypatch.setattr("sparse_ops._files.save_file", full)
     with pytest.raises(OSError, match="no space left"):
         M.save({"a": torch.zeros(2).bool()}, path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
@@ -177,6 +177,12 @@ def test_masks_are_read_from_parametrizations_of_torch_ao_pruning():
     with torch.no_grad():
         net[3].parametrizations.weight.original[mask.nonzero()[0].tolist()] = 0
     assert torch.equal(M.from_zeros(net)["3.weight"], mask)
+
+
+def test_what_is_not_a_number_is_no_zero():
+    net = nn.Linear(2, 2)
+    net.weight.data = torch.tensor([[1.0, float("nan")], [0.0, 2.0]])
+    assert M.from_zeros(net)["weight"].tolist() == [[True, True], [False, True]]
 
 
 def test_a_threshold_removes_from_what_a_mask_keeps():

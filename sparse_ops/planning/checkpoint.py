@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sparse_ops._files import replacing
+from sparse_ops._files import write_tensors
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM, Folded
 from sparse_ops.planning import concat, fuse
@@ -59,8 +58,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         metadata = metadata_of(model, whole)
     for name, tensor in more.items():
         tensors[name] = tensor.detach().cpu().contiguous().clone()
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_tensors(tensors, path, metadata)
 
 
 class NeedsModel(ValueError):

@@ -278,7 +278,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, fast, monkeypatc
         (next(tmp_path.glob(".x*"))).write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sparse_ops.planning.checkpoint.save_file", full)
+    monkeypatch.setattr("sparse_ops._files.save_file", full)
     with pytest.raises(OSError, match="space"):
         so.save(fast, target)
     assert target.read_text() == "before"

@@ -14,11 +14,10 @@ from tests.cases import CONV, LINEAR, ConvCase, channel_mask, periodic_pattern, 
 from tests.convert.models import says
 from tests.rounding import assert_within_rounding
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.usefixtures("poisoned"),
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-]
+if not torch.cuda.is_available():
+    pytest.skip("there is no CUDA device", allow_module_level=True)
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 

@@ -15,6 +15,7 @@ from sparse_ops.ops._activation import ACTIVATIONS
 from sparse_ops.ops._blocked_program import program
 from sparse_ops.ops.blocked import from_blocked, to_blocked
 from tests.cases import CONV, CONV_LARGE, ConvCase
+from tests.covering import pairwise
 from tests.ops.test_conv2d import SLOPE, exact, problem, terms
 from tests.rounding import assert_within_rounding
 
@@ -35,8 +36,12 @@ CASES = [
 ]
 
 
-@pytest.fixture(params=[*ISAS, WITHOUT])
+BACKENDS = [*ISAS, WITHOUT]
+
+
+@pytest.fixture(params=BACKENDS)
 def backend(request, monkeypatch):
+    """One of `BACKENDS`; also where a test is parametrized by it."""
     if request.param == WITHOUT:
         monkeypatch.setattr(_blocked, "OPERATORS", {})
         return "auto"
@@ -52,8 +57,12 @@ def layer_of(name, case, backend, activation=None, sparsity=0.8):
     return layer.requires_grad_(False), x, weight, bias
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("case", "backend", "name"),
+    pairwise(CASES, BACKENDS, LAYERS),
+    ids=str,
+    indirect=["backend"],
+)
 def test_exact_up_to_rounding_with_zeros_around(name, case, backend):
     layer, x, weight, bias = layer_of(name, case, backend, "relu")
     y, magnitude = exact(x, weight, bias, case)
@@ -74,8 +83,12 @@ def test_any_sparsity(sparsity, backend):
     assert_within_rounding(found, *exact(x, weight, bias, case), terms(case))
 
 
-@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a])
-@pytest.mark.parametrize("name", ["periodic", "csr"])
+@pytest.mark.parametrize(
+    ("activation", "backend", "name"),
+    pairwise([a for a in ACTIVATIONS if a], BACKENDS, ["periodic", "csr"]),
+    ids=str,
+    indirect=["backend"],
+)
 def test_activations(name, activation, backend):
     case = ConvCase(17, 6, 21, (5, 9))
     layer, x, weight, bias = layer_of(name, case, backend, activation)

@@ -8,6 +8,7 @@ from sparse_ops.nn import ChannelPrunedConv2d, CSRConv2d, PeriodicConv2d
 from sparse_ops.ops import _native
 from sparse_ops.patterns import PSD2_P8, Channels
 from tests.compiling import assert_compiles_and_exports
+from tests.covering import pairwise
 
 KINDS = [CSRConv2d, PeriodicConv2d, ChannelPrunedConv2d]
 BACKENDS = ["auto", "reference", *(i for i in _native.ISAS if _native.REFUSES[i] is None)]
@@ -24,10 +25,16 @@ def layer_of(kind, channels=8, filters=16, backend="auto", activation="relu"):
     return kind.from_dense(dense, mask, activation=activation, backend=backend)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "backend", "dtype", "layout"),
+    pairwise(
+        KINDS,
+        BACKENDS,
+        [torch.float32, torch.bfloat16],
+        [torch.contiguous_format, torch.channels_last],
+    ),
+    ids=str,
+)
 def test_two_layers_make_what_their_concatenation_is(kind, backend, dtype, layout):
     one, two = layer_of(kind, backend=backend), layer_of(kind, 8, 24, backend, None)
     one, two = one.to(dtype), two.to(dtype)

@@ -9,6 +9,7 @@ from sparse_ops.ops import channel_pruned_conv2d, csr_conv2d, periodic_conv2d
 from sparse_ops.ops._activation import ACTIVATIONS
 from sparse_ops.ops._conv2d import Geometry
 from tests.cases import CONV, CONV_LARGE, channel_mask, periodic_pattern, random_mask
+from tests.covering import pairwise
 from tests.rounding import assert_within_rounding
 
 OPERATORS = {
@@ -20,8 +21,26 @@ OPERATORS = {
         ChannelPrunedWeight,
     ),
 }
-EVERY = [(name, backend) for name, (_, backends, _) in OPERATORS.items() for backend in backends]
+# These refuse every tensor of a CPU; tests/kernels has them.
+ON_GPU = ("cuda", "triton", "dense")
+EVERY = [
+    (name, backend)
+    for name, (_, backends, _) in OPERATORS.items()
+    for backend in backends
+    if backend.name not in ON_GPU
+]
 IDS = [f"{name}-{backend.name}" for name, backend in EVERY]
+
+
+def crossed(*axes, every=EVERY):
+    """(name, backend, ...): operators and backends with values of other axes, pairwise."""
+    return [(*operator, *rest) for operator, *rest in pairwise(every, *axes)]
+
+
+def named(value):
+    return getattr(value, "name", str(value))
+
+
 # The most by which the slope of an activation exceeds that of the identity.
 SLOPE = 1.2
 
@@ -69,9 +88,12 @@ def test_forward_is_exact_up_to_rounding(name, backend, case):
     assert_within_rounding(y, *exact(x, weight, bias, case), terms(case))
 
 
-@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
-@pytest.mark.parametrize("case", CONV + CONV_LARGE, ids=str)
-@pytest.mark.parametrize(("name", "backend"), EVERY, ids=IDS)
+# `test_out` has all cases, with a residual of x's layout.
+@pytest.mark.parametrize(
+    ("name", "backend", "case", "layout"),
+    crossed([*CONV[1::4], CONV_LARGE[1]], ["channels_last", "contiguous"]),
+    ids=named,
+)
 def test_residual_is_added_before_the_activation(name, backend, case, layout):
     x, weight, bias = problem(name, case)
     skip_if_refused(backend, x, weight, bias, case)
@@ -248,6 +270,14 @@ def test_bad_arguments_are_named(name):
     ):
         with pytest.raises(ValueError, match=words):
             function(**{"x": x, "weight": weight, "bias": bias} | change)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_backends_of_gpus_say_why_they_do_not_run_here(name):
+    x, weight, bias = problem(name, CONV[1])
+    for backend in OPERATORS[name][1]:
+        if backend.name in ON_GPU:
+            assert backend.refuses(x, weight, bias, Geometry(*CONV[1].geometry), None)
 
 
 def test_a_named_backend_is_never_replaced_by_another():

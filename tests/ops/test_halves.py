@@ -9,7 +9,8 @@ from sparse_ops.ops import _native
 from sparse_ops.ops._conv2d import Geometry
 from sparse_ops.ops.csr_linear import csr_linear
 from tests.cases import CONV, CONV_LARGE, channel_mask, random_mask
-from tests.ops.test_conv2d import EVERY, OPERATORS, problem, skip_if_refused
+from tests.covering import pairwise
+from tests.ops.test_conv2d import EVERY, OPERATORS, crossed, named, problem, skip_if_refused
 from tests.ops.test_out import LAYOUTS, assert_guarded, part_of, whole_for
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -28,9 +29,11 @@ def in_float32(backend, x, weight, bias, case, activation, residual):
     return backend.run(x.float(), wide, *arguments).to(x.dtype)
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("case", CONV + CONV_LARGE, ids=str)
-@pytest.mark.parametrize(("name", "backend"), COMPILED, ids=IDS)
+@pytest.mark.parametrize(
+    ("name", "backend", "case", "dtype"),
+    crossed(CONV + CONV_LARGE, HALVES, every=COMPILED),
+    ids=named,
+)
 def test_the_bits_are_those_of_float32_rounded(name, backend, case, dtype):
     x, weight, bias = problem(name, case, dtype)
     skip_if_refused(backend, x, weight, bias, case)
@@ -162,10 +165,11 @@ def test_layers_of_halves_call_their_kernel_directly(kind, dtype, monkeypatch):
         assert wide.dtype == dtype
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("batch", [1, 3, 16, 37])
-@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize(
+    ("isa", "batch", "dtype", "added"),
+    pairwise(ISAS, [1, 3, 16, 37], HALVES, [False, True]),
+    ids=str,
+)
 def test_a_linear_layer_rounds_once(isa, dtype, batch, added):
     mask = random_mask((300, 784), 0.97)
     weight = CSRWeight.pack(torch.randn(300, 784).to(dtype), mask)

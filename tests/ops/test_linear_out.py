@@ -5,10 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from sparse_ops.formats import CSRWeight
-from sparse_ops.ops.csr_linear import BACKENDS, csr_linear
+from sparse_ops.ops.csr_linear import csr_linear
 from tests.cases import LINEAR, LinearCase
 from tests.compiling import assert_compiles_and_exports
-from tests.ops.test_csr_linear import exact, problem, skip_if_refused
+from tests.covering import pairwise
+from tests.ops.test_csr_linear import ON_CPU, exact, problem, skip_if_refused
 from tests.ops.test_out import AFTER, BEFORE, GUARD, assert_guarded, part_of
 from tests.rounding import assert_within_rounding
 
@@ -24,7 +25,7 @@ def csr(features=8, given=6):
     return CSRWeight.pack(weight, torch.rand_like(weight) > 0.5)
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda b: b.name)
+@pytest.fixture(params=ON_CPU, ids=lambda b: b.name)
 def backend(request):
     return request.param
 
@@ -50,9 +51,9 @@ def test_what_is_written_is_exact_and_nothing_around_it_changes(backend, case):
         assert_guarded(whole)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("features", [1, 15, 16, 67])
+@pytest.mark.parametrize(
+    ("features", "batch", "dtype"), pairwise([1, 15, 16, 67], BATCHES, DTYPES), ids=str
+)
 def test_the_bits_are_those_of_a_new_tensor(backend, features, batch, dtype):
     x, weight, bias = problem(LinearCase(batch, 130, features, 0.6), dtype)
     skip_if_refused(backend, x, weight, bias, None)

@@ -8,7 +8,17 @@ from sparse_ops.formats import CSRWeight
 from sparse_ops.ops import _native, csr_conv2d
 from tests.cases import CONV, CONV_LARGE
 from tests.compiling import assert_compiles_and_exports
-from tests.ops.test_conv2d import EVERY, IDS, OPERATORS, exact, problem, skip_if_refused, terms
+from tests.ops.test_conv2d import (
+    EVERY,
+    IDS,
+    OPERATORS,
+    crossed,
+    exact,
+    named,
+    problem,
+    skip_if_refused,
+    terms,
+)
 from tests.rounding import assert_within_rounding
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -34,9 +44,9 @@ def assert_guarded(whole):
     assert bool((whole[:, whole.shape[1] - AFTER :] == GUARD).all())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", CONV + CONV_LARGE, ids=str)
-@pytest.mark.parametrize(("name", "backend"), EVERY, ids=IDS)
+@pytest.mark.parametrize(
+    ("name", "backend", "case", "layout"), crossed(CONV + CONV_LARGE, LAYOUTS), ids=named
+)
 def test_what_is_written_is_exact_and_nothing_around_it_changes(name, backend, case, layout):
     x, weight, bias = problem(name, case)
     skip_if_refused(backend, x, weight, bias, case)
@@ -58,9 +68,11 @@ def test_what_is_written_is_exact_and_nothing_around_it_changes(name, backend, c
             assert torch.equal(out, same)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", [*CONV[:30:3], CONV_LARGE[1]], ids=str)
-@pytest.mark.parametrize(("name", "backend"), EVERY, ids=IDS)
+@pytest.mark.parametrize(
+    ("name", "backend", "case", "layout"),
+    crossed([*CONV[1:30:5], CONV_LARGE[1]], LAYOUTS),
+    ids=named,
+)
 def test_without_residual_threads_give_the_same_bits(name, backend, case, layout):
     x, weight, bias = problem(name, case)
     skip_if_refused(backend, x, weight, bias, case)

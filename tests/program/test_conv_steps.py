@@ -5,6 +5,7 @@ import torch
 
 from sparse_ops.ops import _native
 from sparse_ops.program import program as P
+from tests.covering import pairwise
 from tests.program.layers import (
     assert_right,
     dense,
@@ -126,18 +127,21 @@ def test_groups(isa, path, groups):
     assert_right(layer, y, x)
 
 
-@pytest.mark.parametrize("channels", [2, 16, 17, 40])
+GEOMETRIES = [
+    ((14, 14), (3, 3), (1, 1), (1, 1), (1, 1)),
+    ((9, 15), (5, 5), (2, 2), (2, 2), (1, 1)),
+    ((1, 3), (1, 3), (1, 1), (0, 1), (1, 1)),
+    ((11, 8), (3, 2), (3, 1), (2, 0), (2, 3)),
+]
+
+
 @pytest.mark.parametrize(
-    ("size", "kernel", "stride", "padding", "dilation"),
-    [
-        ((14, 14), (3, 3), (1, 1), (1, 1), (1, 1)),
-        ((9, 15), (5, 5), (2, 2), (2, 2), (1, 1)),
-        ((1, 3), (1, 3), (1, 1), (0, 1), (1, 1)),
-        ((11, 8), (3, 2), (3, 1), (2, 0), (2, 3)),
-    ],
+    ("channels", "geometry", "order"),
+    pairwise([2, 16, 17, 40], GEOMETRIES, [CHANNELS, IMAGES, PLANAR]),
+    ids=str,
 )
-@pytest.mark.parametrize("order", [CHANNELS, IMAGES, PLANAR], ids=NAMES.get)
-def test_each_channel_with_itself(isa, order, channels, size, kernel, stride, padding, dilation):
+def test_each_channel_with_itself(isa, order, channels, geometry):
+    size, kernel, stride, padding, dilation = geometry
     how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": channels}
     layer = dense(
         torch.randn(channels, 1, *kernel), torch.randn(channels), activation="relu6", **how

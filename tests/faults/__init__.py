@@ -1,0 +1,1 @@
+"""What machines do to programs: killed, out of space, forked, many at once."""
