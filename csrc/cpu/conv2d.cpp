@@ -7,15 +7,29 @@ namespace {
 // second cache, and so that its memory costs few page faults where it has to be had from the system.
 constexpr int64_t kChunk = 1 << 18;
 
-int64_t checked(const Numbers& shape, const Numbers& stride, const Numbers& padding,
-                const Numbers& dilation, int64_t groups) {
+// Numbers may be anything, of which tables are made: sizes that no image fills are refused before.
+constexpr int64_t kMostSize = std::numeric_limits<int32_t>::max(), kMostTaps = 1 << 24;
+
+int64_t checked(int64_t batch, int64_t channels, const int64_t (&size)[2], const Numbers& shape,
+                const Numbers& stride, const Numbers& padding, const Numbers& dilation,
+                int64_t groups) {
   STD_TORCH_CHECK(shape.size() == 4 && stride.size() == 2 && padding.size() == 2 &&
                       dilation.size() == 2,
                   "a convolution has a weight of 4 dimensions, and 2 strides, paddings, dilations");
   bool good = groups >= 1 && shape[0] % groups == 0;
   for (const int64_t s : shape) good = good && s >= 1;
   for (int i = 0; i < 2; ++i) good = good && stride[i] >= 1 && padding[i] >= 0 && dilation[i] >= 1;
+  for (const Numbers* numbers : {&shape, &stride, &padding, &dilation})
+    for (const int64_t n : *numbers) good = good && n < kMostSize;
   STD_TORCH_CHECK(good, "weight shape, stride, padding, dilation or groups out of range");
+  STD_TORCH_CHECK(batch >= 0 && channels == shape[1] * groups, "x must be (N, ", shape[1] * groups,
+                  ", H, W)");
+  for (int i = 0; i < 2; ++i) {
+    const int64_t taps = shape[2 + i], whole = size[i] + 2 * padding[i];
+    STD_TORCH_CHECK(taps <= kMostTaps && dilation[i] * (taps - 1) < whole,
+                    "x is too small for the kernel");
+    STD_TORCH_CHECK(whole < kMostSize, "one padded image must be under 2^31 values");
+  }
   return shape[0];
 }
 
@@ -34,12 +48,10 @@ Convolution::Convolution(int64_t batch, int64_t channels, int64_t height, int64_
       channels(channels),
       height(height),
       width(width),
-      filters(checked(shape, stride, padding, dilation, groups)),
+      filters(checked(batch, channels, {height, width}, shape, stride, padding, dilation, groups)),
       groups(groups),
       rows(height, shape[2], stride[0], padding[0], dilation[0]),
       columns(width, shape[3], stride[1], padding[1], dilation[1]) {
-  STD_TORCH_CHECK(batch >= 0 && channels == shape[1] * groups,
-                  "x must be (N, ", shape[1] * groups, ", H, W)");
   STD_TORCH_CHECK(rows.out >= 1 && columns.out >= 1, "x is too small for the kernel");
   const Panel one(rows, columns, channels, 1);
   STD_TORCH_CHECK(std::max(one.size, filters * one.plane_size) < std::numeric_limits<int32_t>::max(),
