@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from sparse_ops.graph.layers import activation_name, is_norm
+from sparse_ops.graph.layers import NORMS, activation_name, is_norm
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM
 from sparse_ops.ops._activation import ACTIVATIONS
@@ -259,6 +259,6 @@ def _check_norm(name: str, norm: nn.Module, layer: nn.Module) -> None:
         width = getattr(layer, MARK, layer.get_parameter("weight").shape)[0]
     else:
         raise ValueError(f"it folds {name!r} into a {type(layer).__name__}, which cannot be")
-    known = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and is_norm(norm)
+    known = isinstance(norm, NORMS) and is_norm(norm)
     if not known or norm.num_features != width:
         raise ValueError(f"it folds {name!r}, which is no BatchNorm of {width} channels")
