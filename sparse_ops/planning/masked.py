@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparse_ops import masks as masks_
+from sparse_ops.graph.layers import LIKE
 from sparse_ops.graph.running import Run, first_run
 from sparse_ops.graph.spelling import runs_as
 
@@ -84,14 +87,54 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def make_plain_(model: nn.Module) -> None:
-    """Turns computed weights (pruned, parametrized) of Conv2d and Linear into plain parameters."""
+    """Turns computed weights of layers into plain parameters: what they are in eval mode.
+
+    Pruned and parametrized ones, and those of the older weight_norm and spectral_norm.
+    """
     for module in list(model.modules()):
-        if not isinstance(module, masks_.PRUNABLE):
+        if not isinstance(module, (*masks_.PRUNABLE, *LIKE)):
             continue
+        training, module.training = module.training, False
+        _unnorm_(module)
         if prune.is_pruned(module):
             _unprune_(module)
         if parametrize.is_parametrized(module):
+            lists = module.parametrizations
+            assert isinstance(lists, nn.ModuleDict)
+            lists.eval()
             _unparametrize_(module)
+        module.training = training
+
+
+def _unnorm_(module: nn.Module) -> None:
+    """Without the hooks of torch's weight_norm and spectral_norm, whose weights it has then."""
+    for number, hook in list(module._forward_pre_hooks.items()):
+        if not isinstance(hook, WeightNorm | SpectralNorm):
+            continue
+        hook(module, ())
+        value = getattr(module, hook.name).detach().clone()
+        ends = ("_g", "_v", "_orig", "_u")
+        parts = [
+            table.pop(f"{hook.name}{end}", None)
+            for table in (module._parameters, module._buffers)
+            for end in ends
+        ]
+        learns = any(part is not None and part.requires_grad for part in parts)
+        del module._forward_pre_hooks[number]
+        for key in [k for k, other in module._state_dict_hooks.items() if _is_of(other, hook)]:
+            del module._state_dict_hooks[key]
+        for key in [
+            k for k, other in module._load_state_dict_pre_hooks.items() if _is_of(other, hook)
+        ]:
+            del module._load_state_dict_pre_hooks[key]
+        module.__dict__.pop(hook.name, None)
+        module.register_parameter(hook.name, nn.Parameter(value, learns))
+
+
+def _is_of(other: Any, hook: Any) -> bool:
+    """Whether a hook on state dicts belongs to a norm of weights."""
+    other = getattr(other, "hook", other)
+    return getattr(other, "fn", None) is hook
 
 
 def _unprune_(module: nn.Module) -> None:
@@ -167,7 +210,7 @@ def masked_view(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 @torch.no_grad()
 def _mask_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Sets to zero what masks remove, and denormal weights; tensors that change are new ones."""
-    for name in masks_.weights(model):
+    for name in dict.fromkeys((*masks_.weights(model), *masks)):
         owner, _, key = name.rpartition(".")
         weight = model.get_submodule(owner)._parameters[key]
         if weight is None or not weight.is_floating_point():

@@ -29,6 +29,7 @@ from sparse_ops.planning.masked import (
     watch,
 )
 from sparse_ops.planning.measure import compare
+from sparse_ops.planning.other_layers import other_rows
 from sparse_ops.planning.plans import Plan
 from sparse_ops.planning.progress import Step, steps
 from sparse_ops.planning.tiny import warn_of_tiny
@@ -189,7 +190,9 @@ def _planned(
     gc.collect()
     if best.whole is None:
         notes.append("no layer is replaced: the answer is the masked dense model")
-    return replace(best, notes=tuple(notes), masks=masks)
+    cuts = best.shrinking.cuts if best.whole is not None else {}
+    others = other_rows(masked, {row.name for row in rows}, cuts)
+    return replace(best, notes=tuple(notes), masks=masks, others=tuple(others))
 
 
 def captured(

@@ -53,6 +53,7 @@ class Plan:
         decisions: how the packed model runs as programs; None: it does not.
         sorts: whether channels are put in another order inside (`sort.py`).
         takes: what `memory` says.
+        others: the other layers with weights, which nothing packs, each with the reason.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -69,11 +70,17 @@ class Plan:
     decisions: Decisions | None = None
     sorts: bool = False
     takes: Memory = field(default_factory=Memory, repr=False)
+    others: tuple[LayerPlan, ...] = ()
 
     @property
     def packed(self) -> tuple[LayerPlan, ...]:
         """The layers that do not stay dense."""
         return tuple(layer for layer in self.layers if layer.becomes is not None)
+
+    @property
+    def rows(self) -> tuple[LayerPlan, ...]:
+        """All layers with weights: those that may be packed, then the others."""
+        return (*self.layers, *self.others)
 
     def memory(self) -> Memory:
         """The bytes of the dense model and of the converted one."""
@@ -193,7 +200,7 @@ class Plan:
                 "kept_macs": layer.kept_macs,
                 "floor_reached": layer.floor_reached,
             }
-            for layer in self.layers
+            for layer in self.rows
         ]
         whole = None if self.whole is None else asdict(self.whole)
         return {

@@ -25,7 +25,8 @@ NUMBERS = (
 def own_sizes(module: nn.Module) -> dict[str, Any]:
     """The sizes of a module's own tensors, and what it says of them."""
     tensors = {**module._parameters, **module._buffers}
-    shapes = {name: list(t.shape) for name, t in tensors.items() if t is not None}
+    kept = tensors.keys() - module._non_persistent_buffers_set
+    shapes = {n: list(t.shape) for n, t in tensors.items() if t is not None and n in kept}
     numbers = {name: vars(module)[name] for name in NUMBERS if name in vars(module)}
     return {"tensors": shapes, "numbers": numbers}
 
@@ -94,8 +95,9 @@ def _resize_other_(module: nn.Module, about: Mapping[str, Any]) -> None:
         _smaller(name, about["tensors"][name], sizes)
     for table in (module._parameters, module._buffers):
         for name, tensor in table.items():
-            if tensor is not None and about["tensors"][name] != list(tensor.shape):
-                new = tensor.detach().new_zeros(about["tensors"][name])
+            sizes = about["tensors"].get(name)
+            if tensor is not None and sizes not in (None, list(tensor.shape)):
+                new = tensor.detach().new_zeros(sizes)
                 own = table is module._parameters
                 table[name] = nn.Parameter(new, tensor.requires_grad) if own else new
     vars(module).update(about["numbers"])
