@@ -167,6 +167,9 @@ def attribute(analysis: Analysis, node: Node) -> Channels | None:
     if name not in module._parameters and name not in module._buffers:
         # The code has made it of numbers.
         return None
+    if name in module._non_persistent_buffers_set:
+        # No file would have it.
+        return None
     if any(holder.op != "call" for holder in analysis.holders[id(held)]):
         return None
     long = [axis for axis, size in enumerate(held.shape) if size > 1]
@@ -204,6 +207,7 @@ def batch_norm(analysis: Analysis, node: Node) -> Channels | None:
             each = found[place.input]
             assert each is not None
             constants[name] = each.constant
-    own = [constants.get(name) for name in names[1:5]]
-    result = F.batch_norm(x.constant[None], *own, False, 0.0, given.get("eps", 1e-5))
+    mean, variance, weight, bias = (constants.get(name) for name in names[1:5])
+    eps = given.get("eps", 1e-5)
+    result = F.batch_norm(x.constant[None], mean, variance, weight, bias, eps=eps)
     return x.with_constant(result[0])

@@ -20,8 +20,8 @@ def _read_groups(call: Spelled) -> Meaning:
 
 def _evaluate_groups(node: Node, inputs: Sequence[Tensor]) -> Tensor:
     x, about = inputs[0], node.attributes
-    own = [given_like(x, node.parameters.get(name)) for name in ("weight", "bias")]
-    return F.group_norm(x, about["groups"], *own, about["eps"])
+    weight, bias = (given_like(x, node.parameters.get(name)) for name in ("weight", "bias"))
+    return F.group_norm(x, about["groups"], weight, bias, about["eps"])
 
 
 def _read_instance(call: Spelled) -> Meaning:

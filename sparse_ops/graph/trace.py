@@ -54,7 +54,10 @@ class Tracer(fx.Tracer):
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         count = self.count(obj.node)
-        return super().iter(obj) if count is None else iter([obj[i] for i in range(count)])
+        if count is None:
+            return super().iter(obj)
+        pieces: Any = obj
+        return iter([pieces[i] for i in range(count)])
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         holds = None if self.answers is None else self._answer(self.answers.truth, obj.node)

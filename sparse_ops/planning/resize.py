@@ -24,7 +24,7 @@ NUMBERS = (
 
 def own_sizes(module: nn.Module) -> dict[str, Any]:
     """The sizes of a module's own tensors, and what it says of them."""
-    tensors = {**module._parameters, **module._buffers}
+    tensors: dict[str, Any] = {**module._parameters, **module._buffers}
     kept = tensors.keys() - module._non_persistent_buffers_set
     shapes = {n: list(t.shape) for n, t in tensors.items() if t is not None and n in kept}
     numbers = {name: vars(module)[name] for name in NUMBERS if name in vars(module)}
@@ -93,12 +93,13 @@ def _resize_other_(module: nn.Module, about: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be 1 to {most}, got {number!r:.80}")
     for name, sizes in whole["tensors"].items():
         _smaller(name, about["tensors"][name], sizes)
-    for table in (module._parameters, module._buffers):
+    tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+    for table in tables:
         for name, tensor in table.items():
             sizes = about["tensors"].get(name)
             if tensor is not None and sizes not in (None, list(tensor.shape)):
                 new = tensor.detach().new_zeros(sizes)
-                own = table is module._parameters
+                own = isinstance(tensor, nn.Parameter)
                 table[name] = nn.Parameter(new, tensor.requires_grad) if own else new
     vars(module).update(about["numbers"])
     setattr(module, MARK, whole)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparse_ops.graph.ir import Graph
 from sparse_ops.graph.layers import activation_name
 from sparse_ops.graph.ops import SLICED
+from sparse_ops.nn._folded import Folded
 from sparse_ops.passes.fold_norms import fold_norms
 from sparse_ops.passes.shrink import Shrinking, shrink
 from sparse_ops.passes.sort import sort
@@ -40,6 +41,7 @@ class Way:
         shrinking: what was done, and the masks of what came out.
         folding: what is folded in it, and which activations may be.
         sorts: whether channels were put in another order, too (`passes.sort`).
+        pieces: whether parts of it were planned by themselves and are fast already.
     """
 
     model: nn.Module
@@ -47,11 +49,12 @@ class Way:
     shrinking: Shrinking
     folding: Folding = field(default_factory=Folding)
     sorts: bool = False
+    pieces: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether the model is another than the masked one, but for folding."""
-        return self.sorts or self.shrinking.changes
+        return self.sorts or self.pieces or self.shrinking.changes
 
 
 def plain_way(
@@ -147,7 +150,9 @@ def _mark(model: nn.Module, before: Mapping[str, Any], done: Shrinking) -> None:
     for name, module in model.named_modules():
         known = before.get(name)
         cut = done.cuts.get(name)
-        if known is None or (cut is None and isinstance(module, nn.Conv2d | nn.Linear)):
+        if known is None or isinstance(module, Folded):
+            continue
+        if cut is None and isinstance(module, nn.Conv2d | nn.Linear):
             continue
         constant = cut is not None and cut.constant
         if constant or _size(module) != known:
