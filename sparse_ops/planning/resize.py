@@ -22,7 +22,7 @@ NUMBERS = (
 )  # fmt: skip
 
 
-def own_sizes(module: nn.Module) -> dict[str, Any]:
+def own_sizes(module: Any) -> dict[str, Any]:
     """The sizes of a module's own tensors, and what it says of them."""
     tensors: dict[str, Any] = {**module._parameters, **module._buffers}
     kept = tensors.keys() - module._non_persistent_buffers_set
