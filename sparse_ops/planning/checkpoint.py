@@ -23,7 +23,7 @@ from sparse_ops.planning.decisions import Decisions
 from sparse_ops.planning.describe import check_layer_fits, packed_from, smallest_input
 from sparse_ops.planning.fold import without_norm
 from sparse_ops.planning.layout import CHANNELS_LAST, take_channels_last_
-from sparse_ops.planning.masked import MARK, copied, make_plain_, replaced, undisturbed
+from sparse_ops.planning.masked import MARK, copied, replaced, undisturbed
 from sparse_ops.planning.metadata import (
     Description,
     check_folding,
@@ -31,6 +31,7 @@ from sparse_ops.planning.metadata import (
     metadata_of,
     parse,
 )
+from sparse_ops.planning.plain import make_plain_
 from sparse_ops.planning.programmed import with_programs_
 from sparse_ops.planning.resize import resize_
 from sparse_ops.program.file import described, kept_by
