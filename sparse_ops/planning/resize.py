@@ -38,8 +38,9 @@ def shrunk_size(module: Any) -> dict[str, Any]:
     if not isinstance(module, Constant | SparseLayer | nn.Conv2d | nn.Linear):
         return own_sizes(module)
     whole = isinstance(module, Constant | SparseLayer)
+    shape: Any = module.shape if whole else module.weight.shape
     return {
-        "shape": list(module.shape if whole else module.weight.shape),
+        "shape": list(shape),
         "groups": getattr(module, "groups", 1),
         "bias": module.bias is not None,
         "constant": isinstance(module, Constant),
