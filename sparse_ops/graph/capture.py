@@ -4,6 +4,7 @@ torch.fx traces; a module that it cannot trace is one node. What the model's cod
 becomes a new value here, where it can be told what else sees it; else there is no graph.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from sparse_ops.graph.ir import Call, Graph, Node, Place, Value, mapped
+from sparse_ops.graph.ir import Call, Graph, Node, Place, Value, attribute_of, mapped
 from sparse_ops.graph.ops import OPS, meaning_of
 from sparse_ops.graph.running import (
     Run,
@@ -21,7 +22,9 @@ from sparse_ops.graph.running import (
     same_outputs,
     seeded,
 )
+from sparse_ops.graph.shuffles import join_shuffles
 from sparse_ops.graph.spelling import Spelled
+from sparse_ops.graph.stand_ins import asked
 from sparse_ops.graph.trace import trace
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import Folded
@@ -32,7 +35,10 @@ _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout)
 _SAME_METHODS = ("contiguous", "clone", "detach")
 # What only asks, or cuts: of no use once nobody uses what it gives.
-_PURE = ("size", "dim", "chunk", "split", "split_with_sizes", "getattr", "getitem")
+_PURE = (
+    "size", "dim", "chunk", "split", "split_with_sizes", "getattr", "getitem", "view",
+    "reshape", "transpose", "permute", "swapaxes",
+)  # fmt: skip
 _CHANGING = ("iadd", "isub", "imul", "itruediv", "setitem")
 _SETTING = ("setitem", "__setitem__")
 
@@ -78,7 +84,7 @@ def capture(model: nn.Module, example: Sequence[Any], known: Run | None = None) 
     if known.kept:
         raise Uncaptured(f"its forward keeps something from call to call: {known.kept[0]}")
     with kept_as_it_is(model):
-        traced, note = trace(model, LEAVES)
+        traced, note = trace(model, LEAVES, example)
         if traced is None:
             raise Uncaptured(str(note))
         runnable = fx.GraphModule(model, traced)
@@ -123,7 +129,10 @@ class _Building:
         self.last_use = {node: i for i, n in enumerate(traced.nodes) for node in n.all_input_nodes}
         for place, node in enumerate(traced.nodes):
             self._add(node, place)
+        join_shuffles(self.graph)
         _erase_unused(self.graph)
+        # What is the same in each call stands first: it is in nobody's way.
+        self.graph.nodes.sort(key=lambda node: node.output.of_batch)
 
     def _add(self, node: fx.Node, place: int) -> None:
         value = self.values[node]
@@ -138,8 +147,10 @@ class _Building:
         elif node.op == "output":
             self.graph.output = mapped(node.args[0], fx.Node, lambda n: self.env[n])
         elif node.op == "get_attr":
+            held = attribute_of(self.model, str(node.target))
+            own = {"value": held} if isinstance(held, Tensor) else {}
             call = Call("attribute", node.target)
-            self.graph.add("call", self._name(node), [], value, call=call)
+            self.graph.add("call", self._name(node), [], value, call=call, parameters=own)
             value.of_batch = False
             self._own(node, value)
             self.given.add(id(value))
@@ -158,6 +169,9 @@ class _Building:
         return name
 
     def _call(self, node: fx.Node, value: Value, place: int) -> None:
+        if node.target is asked:
+            self._mark_asked(node)
+            return
         module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
         written = _written(node, module)
         if written is not None:
@@ -209,6 +223,17 @@ class _Building:
         return self.graph.add(
             "call", name, inputs, value, call=_calling(node, inputs, self.env), module=where
         )
+
+    def _mark_asked(self, node: fx.Node) -> None:
+        """Marks the tensors whose sizes decided what the model's code does."""
+        left = [self.env[each] for each in node.all_input_nodes]
+        while left:
+            value = left.pop()
+            if not isinstance(value, Value):
+                continue
+            value.is_asked = value.shape is not None
+            if value.shape is None and value.producer is not None:
+                left += value.producer.inputs
 
     def _check_written(self, node: fx.Node, written: fx.Node, place: int) -> None:
         """Raises Uncaptured unless nothing else may see what a node changes in place."""
@@ -284,6 +309,8 @@ def _erase_unused(graph: Graph) -> None:
     for node in reversed(graph.nodes.copy()):
         target = node.call.target if node.call is not None else ""
         name = str(getattr(target, "__name__", target))
-        pure = node.op in OPS or name in _PURE or (node.call and node.call.kind == "attribute")
+        arithmetic = node.output.plain is not None and getattr(operator, name, None) is target
+        known = node.op in OPS or name in _PURE or arithmetic
+        pure = known or (node.call and node.call.kind == "attribute")
         if pure and not node.output.users and id(node.output) not in outputs:
             graph.erase(node)

@@ -8,7 +8,7 @@ from torch import nn
 
 from sparse_ops.graph.channel_classes import Channels, Classes, varying
 from sparse_ops.graph.channel_layers import Layer, Rows, name_of
-from sparse_ops.graph.ir import Graph, Node, Value, attribute_of
+from sparse_ops.graph.ir import Graph, Node, Value
 
 LAYERS = ("conv2d", "linear")
 
@@ -24,7 +24,15 @@ class Sizes:
     channels: Channels
 
 
-Rule = Callable[["Analysis", Node], "Channels | Sizes | None"]
+@dataclass(frozen=True)
+class Count:
+    """How many channels a value has, which the model's code asked for."""
+
+    channels: Channels
+
+
+Known = Channels | Sizes | Count | None
+Rule = Callable[["Analysis", Node], Known]
 
 
 @dataclass(eq=False)
@@ -37,30 +45,37 @@ class Analysis:
         rows: by the id of the first parameter.
         holders: the id of a tensor -> the layers that hold it.
         elsewhere: the id of a tensor -> what else in the model holds it, in words.
+        even: parts of values that must keep equally many channels each.
     """
 
     graph: Graph
     classes: Classes = field(default_factory=Classes)
-    known: dict[int, Channels | Sizes | None] = field(default_factory=dict)
+    known: dict[int, Known] = field(default_factory=dict)
     layers: dict[int, Layer] = field(default_factory=dict)
     rows: dict[int, Rows] = field(default_factory=dict)
     holders: dict[int, list[Node]] = field(default_factory=dict)
     elsewhere: dict[int, str] = field(default_factory=dict)
+    even: list[list[tuple[int, ...]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         own = set()
+        # What PyTorch runs as it is may read all that it holds.
+        called = {n.module for n in self.graph.nodes if n.op == "call" and n.module is not None}
+        read: set[str] = set()
         for node in self.graph.nodes:
-            if node.op == "call":
-                if node.call is not None and node.call.kind == "attribute":
-                    read = attribute_of(self.graph.root, node.call.target)
-                    self.elsewhere[id(read)] = "the model's own code"
-                continue
-            own.add(node.module)
+            if is_attribute(node):
+                assert node.call is not None
+                read.add(node.call.target)
+            elif node.op != "call":
+                own.add(node.module)
             for tensor in node.parameters.values():
                 self.holders.setdefault(id(tensor), []).append(node)
         for name, module in self.graph.root.named_modules():
-            if name not in own:
-                for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if name in own:
+                continue
+            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+                inside = any(f"{name}.".startswith(f"{each}.") for each in called)
+                if inside or (f"{name}.{key}" if name else key) not in read:
                     self.elsewhere.setdefault(id(tensor), name or type(module).__name__)
 
     def channels(self, value: Value) -> Channels | None:
@@ -95,7 +110,7 @@ class Analysis:
         """Says that all channels of some values must stay."""
         for value in values:
             found = self.known.get(id(value))
-            channels = found.channels if isinstance(found, Sizes) else found
+            channels = found.channels if isinstance(found, Sizes | Count) else found
             if channels is not None:
                 self.classes.keep(channels.ids, reason)
 
@@ -107,7 +122,12 @@ class Analysis:
             if (other := self.elsewhere.get(id(tensor))) is not None:
                 raise Unknown(f"{other} reads the {name} of {name_of(node)}, too")
             for holder in self.holders[id(tensor)]:
-                if all(holder is not own for own in sharing):
+                if any(holder is own for own in sharing):
+                    continue
+                if is_attribute(holder):
+                    reader = "the model's own code"
+                    raise Unknown(f"{reader} reads the {name} of {name_of(node)}, too")
+                else:
                     raise Unknown(f"{name_of(node)} shares its {name} with {name_of(holder)}")
 
     def layer_of(self, node: Node) -> Layer:
@@ -134,15 +154,22 @@ class Analysis:
             if (module := module_of(self.graph, other)) is not None and hooked(module):
                 raise Unknown(f"{name_of(other)} has hooks, which may read any channel")
             self.check_alone(other, ("weight", "bias"), nodes)
-        ids = self.classes.new(len(node.parameters["weight"]))
-        self.layers[key] = Layer(tuple(nodes), ids)
-        return self.layers[key]
+        if node.op == "conv_transpose2d" and (groups, *node.attributes["shape"][:2]) not in (
+            (1, *node.attributes["shape"][:2]),
+            (groups, groups, 1),
+        ):
+            raise Unknown(f"{name_of(node)} is transposed, and in groups")
+        layer = Layer(tuple(nodes), ())
+        layer.outputs = self.classes.new(len(layer.turned))
+        self.layers[key] = layer
+        return layer
 
-    def rows_of(self, node: Node, ids: tuple[int, ...] | None) -> Rows:
+    def rows_of(self, node: Node, ids: tuple[int, ...] | None, axis: int = 0) -> Rows:
         """The rows of a BatchNorm or a constant; joins the channels where it is called twice.
 
         Args:
             ids: of its channels; None: they are its own.
+            axis: which dimension of its parameters they are.
 
         Raises:
             Unknown: another module shares a parameter.
@@ -153,8 +180,9 @@ class Analysis:
         self.check_alone(node, names, mine)
         key = id(node.parameters[names[0]])
         if key not in self.rows:
-            own = self.classes.new(len(node.parameters[names[0]])) if ids is None else ids
-            self.rows[key] = Rows(tuple(mine), own)
+            count = node.parameters[names[0]].shape[axis]
+            own = self.classes.new(count) if ids is None else ids
+            self.rows[key] = Rows(tuple(mine), own, axis)
         elif ids is not None:
             self.classes.join(self.rows[key].ids, ids)
         return self.rows[key]
@@ -167,6 +195,11 @@ class Analysis:
                 layer.refuse(self.classes, None, reason)
             if (rows := self.rows.get(id(tensor))) is not None:
                 self.classes.keep(rows.ids, reason)
+
+
+def is_attribute(node: Node) -> bool:
+    """Whether a node is a tensor of the model, which its code reads."""
+    return node.call is not None and node.call.kind == "attribute"
 
 
 def label(node: Node) -> str:

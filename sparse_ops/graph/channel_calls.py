@@ -12,10 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparse_ops.graph.channel_analysis import Analysis, Rule, Sizes, Unknown, label, module_of
-from sparse_ops.graph.channel_classes import Channels
+from sparse_ops.graph import channel_blocks as blocks
+from sparse_ops.graph import channel_shapes as shapes
+from sparse_ops.graph.channel_analysis import (
+    Analysis,
+    Count,
+    Known,
+    Rule,
+    Sizes,
+    Unknown,
+    label,
+    module_of,
+)
+from sparse_ops.graph.channel_classes import NOT_CONSTANT, Channels
+from sparse_ops.graph.channel_shapes import arguments
 from sparse_ops.graph.channel_steps import binary, elementwise, spatial
-from sparse_ops.graph.ir import Node, Place, Value, filled, mapped
+from sparse_ops.graph.ir import Node, Value
 
 
 def _tensors(node: Node) -> list[Value]:
@@ -35,25 +47,6 @@ def _own(node: Node, graph_root: nn.Module) -> Callable[[Sequence[Tensor]], Any]
     return run
 
 
-def _arguments(node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What follows the first argument, with numbers where the code worked them out.
-
-    Raises:
-        Unknown: the first argument is no input; or there is a tensor among the others.
-    """
-    assert node.call is not None
-    first = node.call.args[0] if node.call.args else None
-    if not isinstance(first, Place) or first.input != 0:
-        raise Unknown(f"{label(node)} is called in a way that is not known")
-    plain = [value.plain if value.shape is None else value for value in node.inputs]
-    args = filled((node.call.args[1:], node.call.kwargs), plain)
-    found: list[Value] = []
-    mapped(args, Value, found.append)
-    if found:
-        raise Unknown("a tensor is given where a number was expected")
-    return args
-
-
 def _elementwise(analysis: Analysis, node: Node) -> Channels | None:
     if len(_tensors(node)) != 1:
         raise Unknown(f"{label(node)} is given more than one tensor")
@@ -67,12 +60,16 @@ def _spatial(analysis: Analysis, node: Node) -> Channels | None:
 
 
 def _reduce(analysis: Analysis, node: Node) -> Channels | None:
-    args, kwargs = _arguments(node)
+    args, kwargs = arguments(node)
     dims = kwargs.get("dim", args[0] if args else None)
     dims = [dims] if isinstance(dims, int) else dims
     if not isinstance(dims, list | tuple) or any(d % 4 < 2 for d in dims):
         raise Unknown(f"{label(node)} mixes the channels")
-    return _spatial(analysis, node)
+    found = _spatial(analysis, node)
+    if found is None or label(node) != "sum":
+        return found
+    # As large as there are pixels, of which other images have more.
+    return found.with_constant(torch.where(found.constant == 0, 0.0, NOT_CONSTANT))
 
 
 def _binary(analysis: Analysis, node: Node) -> Channels | None:
@@ -80,12 +77,48 @@ def _binary(analysis: Analysis, node: Node) -> Channels | None:
     return binary(analysis, node, _tensors(node), _own(node, analysis.graph.root), product)
 
 
+def _compared(analysis: Analysis, node: Node) -> Channels | None:
+    """What tells of no number that it is unknown: it is done for known ones only."""
+    run = _own(node, analysis.graph.root)
+    sides = _tensors(node)
+
+    def known(constants: Sequence[Tensor]) -> Tensor:
+        as_they_are = [
+            constant.nan_to_num().to(side.dtype) if side.dtype is torch.bool else constant
+            for side, constant in zip(sides, constants, strict=True)
+        ]
+        unknown = torch.stack(torch.broadcast_tensors(*constants)).isnan().any(0)
+        return torch.where(unknown, NOT_CONSTANT, run(as_they_are).double())
+
+    return binary(analysis, node, sides, known, False)
+
+
+def _larger(analysis: Analysis, node: Node) -> Channels | None:
+    """The larger of two tensors; of one, along a dimension, it gives two."""
+    if len(_tensors(node)) == 2:
+        return _binary(analysis, node)
+    if analysis.only(node) is None:
+        return None
+    raise Unknown(f"{label(node)} of one tensor mixes the channels")
+
+
+def _cast(analysis: Analysis, node: Node) -> Channels | None:
+    """Another type; of what else is given only that is read."""
+    x = analysis.channels(node.inputs[0])
+    if x is None:
+        return None
+    others = [torch.empty(0, dtype=value.dtype) for value in _tensors(node)[1:]]
+    run = _own(node, analysis.graph.root)
+    result = run([x.constant.clone(), *others]).double()
+    return x.with_constant(torch.where(x.constant.isnan(), x.constant, result))
+
+
 def _same(analysis: Analysis, node: Node) -> Channels | None:
     return analysis.only(node)
 
 
 def _pad(analysis: Analysis, node: Node) -> Channels | None:
-    args, kwargs = _arguments(node)
+    args, kwargs = arguments(node)
     sizes = args[0] if args else kwargs.get("pad")
     if isinstance(sizes, list | tuple) and len(sizes) <= 4:
         return _spatial(analysis, node)
@@ -109,100 +142,16 @@ def _pad(analysis: Analysis, node: Node) -> Channels | None:
     return Channels(ids, constant, 1)
 
 
-def _index(analysis: Analysis, node: Node) -> Channels | None:
-    found = analysis.known.get(id(node.inputs[0]))
-    if found is None:
-        return None
-    (index,), _ = _arguments(node)
-    if isinstance(found, Sizes):
-        _check_size(found.channels, index)
-        return None
-    every, axis = slice(None), found.axis
-    if not isinstance(index, tuple) or len(index) <= axis or index[axis] != every:
-        raise Unknown("the model's code picks some of the channels")
-    if not all(isinstance(part, slice) for part in index[:axis]):
-        raise Unknown("the model's code moves the channels to another dimension")
-    if not all(isinstance(part, slice | int) for part in index):
-        raise Unknown("the model's code indexes it in a way that is not known")
-    if index[0] != every:
-        raise Unknown("the model's code picks some of the images")
-    return _spatial(analysis, node)
-
-
-def _check_size(x: Channels, index: Any) -> None:
-    """Raises Unknown unless the sizes that the code reads leave out the number of channels."""
-    if isinstance(index, int) and 0 <= index != x.axis:
-        return
-    rest = isinstance(index, slice) and (index.stop, index.step) == (None, None)
-    if rest and x.axis == 1 and index.start in (2, -2, -1, 3):
-        return
-    raise Unknown("the model's code reads the number of its channels")
-
-
-def _size(analysis: Analysis, node: Node) -> Sizes | None:
-    x = analysis.channels(node.inputs[0])
-    if x is None:
-        return None
-    args, kwargs = _arguments(node)
-    if args or kwargs:
-        _check_size(x, args[0] if args else kwargs.get("dim"))
-        return None
-    return Sizes(x)
-
-
-def _getattr(analysis: Analysis, node: Node) -> Sizes | None:
-    (name, *_), _ = _arguments(node)
-    x = analysis.channels(node.inputs[0])
-    if name == "shape":
-        return None if x is None else Sizes(x)
-    if name in ("dtype", "device", "ndim", "requires_grad", "is_cuda", "training"):
-        return None
-    raise Unknown(f"the model's code reads its {name}")
-
-
-def _flatten(analysis: Analysis, node: Node) -> Channels | None:
-    args, kwargs = _arguments(node)
-    module = module_of(analysis.graph, node)
-    given = dict(zip(("start_dim", "end_dim"), args, strict=False)) | kwargs
-    start, end = given.get("start_dim", 0), given.get("end_dim", -1)
-    if isinstance(module, nn.Flatten):
-        start, end = module.start_dim, module.end_dim
-    rank = node.inputs[0].rank
-    if start not in (1, 1 - rank) or end not in (-1, rank - 1):
-        raise Unknown(f"{label(node)} joins its channels with other dimensions")
-    return _flat(analysis, node)
-
-
-def _flat(analysis: Analysis, node: Node) -> Channels | None:
+def _beside(analysis: Analysis, node: Node) -> Channels | None:
+    """Moves pixels along other dimensions than the channels'."""
     x = analysis.only(node)
-    if x is None or node.inputs[0].rank == 2:
-        return x
-    if x.axis != 1 or node.output.shape is None:
-        raise Unknown(f"{label(node)} joins its channels with other dimensions")
-    pixels = node.output.shape[1] // len(x.ids)
-    ids = tuple(id_ for id_ in x.ids for _ in range(pixels))
-    return Channels(ids, x.constant.repeat_interleave(pixels), 1)
-
-
-def _view(analysis: Analysis, node: Node) -> Channels | None:
-    if analysis.only(node) is None:
-        return None
-    sizes, _ = _arguments(node)
-    if len(sizes) == 1 and isinstance(sizes[0], list | tuple):
-        sizes = tuple(sizes[0])
-    batch = (node.inputs[0].shape or (0,))[0]
-    if len(sizes) != 2 or sizes[1] != -1 or sizes[0] != batch:
-        raise Unknown("the model's code writes down the shape that it is given")
-    return _flat(analysis, node)
-
-
-def _squeeze(analysis: Analysis, node: Node) -> Channels | None:
-    x = analysis.only(node)
-    args, kwargs = _arguments(node)
-    dim = kwargs.get("dim", args[0] if args else None)
+    args, kwargs = arguments(node)
+    given = args[1:2] if label(node) == "roll" else args
+    dims = kwargs.get("dims", given[0] if len(given) == 1 else given)
+    dims = (dims,) if isinstance(dims, int) else dims
     rank = node.inputs[0].rank
-    if x is not None and (not isinstance(dim, int) or dim % rank <= x.axis):
-        raise Unknown(f"{label(node)} may take the channels' dimension away")
+    if x is not None and (not dims or any(type(d) is not int or d % rank == x.axis for d in dims)):
+        raise Unknown(f"{label(node)} moves the channels")
     return x
 
 
@@ -215,39 +164,82 @@ def _table(rule: Rule, *keys: Any) -> dict[Any, Rule]:
 
 
 MODULES: dict[Any, Rule] = {
-    **_table(_elementwise, nn.CELU, nn.SELU, nn.Softsign, nn.LogSigmoid),
+    **_table(_elementwise, nn.CELU, nn.SELU, nn.Softsign, nn.LogSigmoid, nn.Hardshrink),
+    **_table(_elementwise, nn.Softshrink, nn.Tanhshrink, nn.Threshold, nn.RReLU),
     **_table(_spatial, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
-    **_table(_spatial, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+    **_table(_spatial, nn.LPPool2d, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
     **_table(_spatial, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d),
-    nn.Flatten: _flatten,
+    **_table(blocks.mixes, nn.LayerNorm, nn.LocalResponseNorm, nn.Softmax, nn.Softmax2d),
+    nn.Flatten: shapes.flatten,
+    nn.PixelShuffle: blocks.pixel_shuffle,
+    nn.PixelUnshuffle: blocks.pixel_unshuffle,
+    nn.GLU: blocks.gate,
 }
 FUNCTIONS: dict[Any, Rule] = {
-    **_table(_elementwise, F.selu, F.celu, F.softsign, F.logsigmoid),
+    **_table(_elementwise, F.selu, F.celu, F.softsign, F.logsigmoid, F.hardshrink, F.softshrink),
+    **_table(_elementwise, F.tanhshrink, F.threshold, F.rrelu, torch.clip, torch.clamp_min),
+    **_table(_elementwise, torch.clamp_max, torch.erf, torch.log, torch.log1p, torch.expm1),
+    **_table(_elementwise, torch.sin, torch.cos, torch.rsqrt, torch.pow, operator.pow),
+    **_table(_elementwise, torch.sign, torch.floor, torch.round, torch.isnan, torch.logical_not),
     **_table(_spatial, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
-    **_table(_spatial, torch.max_pool2d, F.interpolate),
-    **_table(_reduce, torch.mean, torch.amax),
+    **_table(_spatial, torch.max_pool2d, F.lp_pool2d, F.interpolate),
+    **_table(_reduce, torch.mean, torch.amax, torch.amin, torch.sum),
     **_table(_binary, operator.add, operator.sub, operator.mul, operator.truediv),
     **_table(_binary, operator.iadd, operator.isub, operator.imul, operator.itruediv),
-    **_table(_binary, torch.add, torch.sub, torch.mul, torch.div),
-    **_table(_view, torch.reshape),
-    torch.flatten: _flatten,
+    **_table(_binary, torch.add, torch.sub, torch.mul, torch.div, torch.lerp, torch.addcmul),
+    **_table(_binary, torch.maximum, torch.minimum, torch.atan2, torch.fmod),
+    **_table(_compared, operator.gt, operator.ge, operator.lt, operator.le, operator.eq),
+    **_table(_compared, operator.ne, torch.gt, torch.ge, torch.lt, torch.le, torch.eq, torch.ne),
+    **_table(_compared, torch.where, torch.logical_and, torch.logical_or),
+    **_table(_compared, operator.and_, operator.or_),
+    **_table(_larger, torch.max, torch.min),
+    **_table(shapes.view, torch.reshape),
+    **_table(_beside, torch.flip, torch.roll),
+    **_table(shapes.permute, torch.permute),
+    **_table(shapes.transpose, torch.transpose, torch.swapaxes),
+    **_table(blocks.mixes, F.layer_norm, F.softmax, torch.softmax, F.local_response_norm),
+    **_table(shapes.pieces, torch.chunk, torch.split, torch.unbind, torch.tensor_split),
+    torch.unsqueeze: shapes.unsqueeze,
+    torch.squeeze: shapes.squeeze,
+    torch.flatten: shapes.flatten,
     F.pad: _pad,
-    operator.getitem: _index,
-    getattr: _getattr,
+    F.pixel_shuffle: blocks.pixel_shuffle,
+    F.pixel_unshuffle: blocks.pixel_unshuffle,
+    F.glu: blocks.gate,
+    F.batch_norm: blocks.batch_norm,
+    operator.getitem: shapes.index,
+    getattr: shapes.get_attribute,
 }
 METHODS: dict[str, Rule] = {
-    **_table(_binary, "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_"),
+    **_table(_binary, "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "maximum"),
+    **_table(_binary, "minimum", "lerp", "addcmul"),
+    **_table(_compared, "gt", "ge", "lt", "le", "eq", "ne", "logical_and", "logical_or", "where"),
+    **_table(_larger, "max", "min"),
+    **_table(_elementwise, "clip", "clip_", "clamp_min", "clamp_max", "erf", "log", "log1p"),
+    **_table(_elementwise, "expm1", "sin", "cos", "rsqrt", "pow", "pow_", "sign", "floor", "round"),
+    **_table(_cast, "to", "type", "type_as", "float", "double", "half", "bfloat16", "int", "long"),
+    **_table(_cast, "bool"),
     **_table(_same, "contiguous", "clone", "detach"),
-    **_table(_reduce, "mean", "amax"),
-    **_table(_view, "view", "reshape"),
-    "flatten": _flatten,
-    "squeeze": _squeeze,
-    "size": _size,
+    **_table(_reduce, "mean", "amax", "amin", "sum"),
+    **_table(shapes.view, "view", "reshape"),
+    **_table(_beside, "flip", "roll"),
+    **_table(shapes.transpose, "transpose", "swapaxes"),
+    **_table(shapes.expand, "expand", "expand_as"),
+    **_table(blocks.mixes, "softmax"),
+    **_table(shapes.pieces, "chunk", "split", "unbind", "tensor_split"),
+    "permute": shapes.permute,
+    "unsqueeze": shapes.unsqueeze,
+    "repeat": shapes.repeat,
+    "flatten": shapes.flatten,
+    "squeeze": shapes.squeeze,
+    "size": shapes.size,
     "dim": _nothing,
 }
+# What may be told the number of channels.
+_TOLD = (shapes.view, shapes.expand, shapes.index, blocks.mixes)
 
 
-def call(analysis: Analysis, node: Node) -> Channels | Sizes | None:
+def call(analysis: Analysis, node: Node) -> Known:
     """The rule of "call" nodes.
 
     Raises:
@@ -256,7 +248,7 @@ def call(analysis: Analysis, node: Node) -> Channels | Sizes | None:
     module = module_of(analysis.graph, node)
     assert node.call is not None
     if node.call.kind == "attribute":
-        return None
+        return blocks.attribute(analysis, node)
     rule = METHODS.get(node.call.target) if node.call.kind == "method" else None
     if module is not None:
         rule = MODULES.get(type(module))
@@ -265,4 +257,7 @@ def call(analysis: Analysis, node: Node) -> Channels | Sizes | None:
     if rule is None:
         kind = type(module).__name__ if module is not None else "its own code"
         raise Unknown(f"it goes into {label(node)} ({kind}), which is not known here")
+    asked = [analysis.known.get(id(value)) for value in node.inputs]
+    if rule not in _TOLD and any(isinstance(each, Sizes | Count) for each in asked):
+        raise Unknown("the model's code works with the number of its channels")
     return rule(analysis, node)

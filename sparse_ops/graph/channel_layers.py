@@ -21,9 +21,14 @@ def name_of(node: Node) -> str:
 
 def pads_zeros(node: Node) -> bool:
     """Whether a layer puts zeros around its images, which no bias can stand for."""
-    if node.op != "conv2d" or node.attributes["padding_mode"] != "zeros":
+    if node.op == "linear":
         return False
-    return any(node.attributes["padding"]) or any(node.attributes["outer"])
+    if node.op == "conv_transpose2d":
+        # Between the pixels and around them: what a constant adds differs from pixel to pixel.
+        return True
+    about = node.attributes
+    padded = any(about.get("padding", ())) or any(about["outer"])
+    return about["padding_mode"] == "zeros" and padded
 
 
 @dataclass(eq=False)
@@ -33,10 +38,12 @@ class Rows:
     Attributes:
         nodes: all hold the same ones.
         ids: of their channels.
+        axis: which dimension of the parameters the channels are.
     """
 
     nodes: tuple[Node, ...]
     ids: tuple[int, ...]
+    axis: int = 0
 
 
 @dataclass(eq=False)
@@ -79,12 +86,26 @@ class Layer:
         return self.nodes[0].parameters["weight"]
 
     @property
+    def is_transposed(self) -> bool:
+        """Whether the weight has its inputs first."""
+        return self.nodes[0].op == "conv_transpose2d" and self.groups == 1
+
+    @property
+    def turned(self) -> Tensor:
+        """The weight as (out channels, in channels / groups, ...), without gradients."""
+        return self.turn(self.weight.detach())
+
+    def turn(self, weight: Tensor) -> Tensor:
+        """A weight with its outputs first; or, of such a one, as the layer holds it."""
+        return weight.transpose(0, 1) if self.is_transposed else weight
+
+    @property
     def groups(self) -> int:
         return int(self.nodes[0].attributes.get("groups", 1))
 
     @property
     def in_channels(self) -> int:
-        return int(self.weight.shape[1]) * self.groups
+        return int(self.turned.shape[1]) * self.groups
 
     @property
     def pads(self) -> bool:
@@ -93,11 +114,11 @@ class Layer:
     @property
     def is_depthwise(self) -> bool:
         """Whether each output reads the one input of its own."""
-        return self.groups == len(self.weight) and self.weight.shape[1] == 1
+        return self.groups == len(self.weight) and self.turned.shape[1] == 1
 
     def grouped(self) -> Tensor:
         """The weight as (groups, outputs a group, inputs a group, taps)."""
-        return as_groups(self.weight.detach(), self.groups)
+        return as_groups(self.turned, self.groups)
 
     def call(self, classes: Classes, node: Node, x: Channels | None, axis: int) -> Channels:
         """What `node` gives for x; remembers what it was given."""

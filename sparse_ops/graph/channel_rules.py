@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sparse_ops.graph.channel_analysis import Analysis, Rule, Sizes, Unknown, label
+from sparse_ops.graph import channel_blocks
+from sparse_ops.graph.channel_analysis import Analysis, Known, Rule, Unknown, label
 from sparse_ops.graph.channel_calls import call
 from sparse_ops.graph.channel_classes import Channels
 from sparse_ops.graph.channel_layers import activated
@@ -35,7 +36,12 @@ def _own(node: Node) -> Evaluate:
 def _layer(analysis: Analysis, node: Node) -> Channels | None:
     x = analysis.only(node)
     layer = analysis.layer_of(node)
-    axis = 1 if node.op == "conv2d" else node.output.rank - 1
+    axis = node.output.rank - 1 if node.op == "linear" else 1
+    if x is not None and not node.inputs[0].of_batch:
+        # A tensor of the model's own, which may learn.
+        reason = f"{label(node)} reads a tensor of the model's own"
+        layer.refuse(analysis.classes, x, reason)
+        return None
     if x is not None and x.axis != axis:
         reason = f"{label(node)} does not read it along its channels"
         layer.refuse(analysis.classes, x, reason)
@@ -107,7 +113,25 @@ def _slice(analysis: Analysis, node: Node) -> Channels | None:
         raise Unknown(f"{label(node)} picks from another dimension than its channels")
     first = node.attributes["first"]
     last = first + node.attributes["count"]
+    _keep_what_code_counts(analysis, node, x.ids)
     return Channels(x.ids[first:last], x.constant[first:last], 1)
+
+
+def _keep_what_code_counts(analysis: Analysis, node: Node, ids: tuple[int, ...]) -> None:
+    """Keeps what has to stay for the model's code to cut where it did."""
+    kind, *numbers = node.attributes["says"]
+    reason = f"the model's code writes down how many channels {label(node)} takes"
+    if kind == "chunk" and len(ids) % numbers[1] == 0:
+        size = len(ids) // numbers[1]
+        parts = [ids[at : at + size] for at in range(0, len(ids), size)]
+        if parts not in analysis.even:
+            analysis.even.append(parts)
+    elif kind == "slice":
+        for end in numbers:
+            if end is not None:
+                analysis.classes.keep(ids[end:] if end < 0 else ids[:end], reason)
+    else:
+        analysis.classes.keep(ids, reason)
 
 
 def _shuffle(analysis: Analysis, node: Node) -> Channels | None:
@@ -121,6 +145,8 @@ def _shuffle(analysis: Analysis, node: Node) -> Channels | None:
     for group in order[1:]:
         left, right = (tuple(x.ids[place] for place in row) for row in (order[0], group))
         analysis.classes.join(left, right)
+    if node.attributes.get("written"):
+        analysis.classes.keep(x.ids, "the model's code writes down how many channels it shuffles")
     places = order.T.flatten()
     return Channels(tuple(x.ids[place] for place in places), x.constant[places], 1)
 
@@ -131,13 +157,19 @@ def _softmax(analysis: Analysis, node: Node) -> Channels | None:
     raise Unknown(f"{label(node)} mixes the channels")
 
 
-def _call(analysis: Analysis, node: Node) -> Channels | Sizes | None:
+def _call(analysis: Analysis, node: Node) -> Known:
     return call(analysis, node)
 
 
 RULES: dict[str, Rule] = {
     "conv2d": _layer,
     "linear": _layer,
+    "conv1d": _layer,
+    "conv3d": _layer,
+    "conv_transpose2d": _layer,
+    "group_norm": channel_blocks.groups,
+    "instance_norm": channel_blocks.instances,
+    "prelu": channel_blocks.prelu,
     "constant": _constant,
     "batch_norm": _norm,
     "unary": _unary,

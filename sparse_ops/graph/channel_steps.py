@@ -1,6 +1,7 @@
 """What rules share: arithmetic on the constants of channels, pixel by pixel or plane by plane."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -74,19 +75,23 @@ def _joined(
 ) -> Channels:
     """Whose channels the result has; those of two tensors are joined."""
     shape = node.output.shape or ()
-    known = next(channels for channels in found if channels is not None)
+    known = [
+        channels.axis + len(shape) - len(side.shape or ())
+        for side, channels in zip(sides, found, strict=True)
+        if channels is not None
+    ]
     full: list[Channels] = []
     for side, channels in zip(sides, found, strict=True):
         own = side.shape or ()
         if channels is None:
-            size = own[known.axis - len(shape) :]
-            if len(own) >= len(shape) - known.axis and size and size[0] != 1:
+            axis = known[0] + len(own) - len(shape)
+            if axis >= 0 and own[axis] != 1:
                 raise Unknown(f"{label(node)} joins it with something whose channels must stay")
             continue
-        if len(own) != len(shape):
-            raise Unknown(f"{label(node)} spreads it over other dimensions")
-        if own[channels.axis] == shape[channels.axis]:
-            full.append(channels)
+        # Dimensions are missing at the front.
+        axis = channels.axis + len(shape) - len(own)
+        if own[channels.axis] == shape[axis]:
+            full.append(replace(channels, axis=axis))
         else:
             analysis.classes.keep(channels.ids, f"{label(node)} spreads it over all channels")
     if not full or any(channels.axis != full[0].axis for channels in full):

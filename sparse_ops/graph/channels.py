@@ -41,6 +41,8 @@ def analyse(graph: Graph) -> Analysis:
             known = None
         analysis.known[id(node.output)] = known
     analysis.keep(graph.outputs(), "the model gives it out")
+    asked = [v for v in (*graph.inputs, *(n.output for n in graph.nodes)) if v.is_asked]
+    analysis.keep(asked, "the model's code does one thing or another by its sizes")
     return analysis
 
 

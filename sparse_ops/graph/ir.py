@@ -27,6 +27,7 @@ class Value:
         users: the nodes that read it, each as often as it does.
         of_batch: whether the model's inputs have a part in it; a tensor of the model's own has the
             same size for every batch.
+        is_asked: whether the model's code has done one thing or another by its sizes.
     """
 
     shape: tuple[int, ...] | None
@@ -35,6 +36,7 @@ class Value:
     producer: "Node | None" = None
     users: list["Node"] = field(default_factory=list)
     of_batch: bool = True
+    is_asked: bool = False
 
     @property
     def rank(self) -> int:
@@ -207,9 +209,7 @@ class Graph:
 
         def own(value: Value) -> Value:
             if id(value) not in new:
-                twin_value = Value(value.shape, value.dtype, value.plain)
-                twin_value.of_batch = value.of_batch
-                new[id(value)] = twin_value
+                new[id(value)] = Value(*_about(value))
             return new[id(value)]
 
         twin.inputs = [own(value) for value in self.inputs]
@@ -244,7 +244,7 @@ class Graph:
             for node in self.nodes
         ]
         output = mapped(self.output, Value, lambda value: Place(number[id(value)]))
-        plain = [(value.shape, value.dtype, value.plain) for value in values]
+        plain = [_about(value) for value in values]
         return _rebuilt, (self.root, plain, nodes, self.names, output, self.notes)
 
     def verify(self) -> "Graph":
@@ -284,6 +284,11 @@ class Graph:
                 f"{node.name} {about}".rstrip()
             )
         return "\n".join(lines)
+
+
+def _about(value: Value) -> tuple[Any, ...]:
+    """What a value is, without the nodes about it."""
+    return value.shape, value.dtype, value.plain, None, [], value.of_batch, value.is_asked
 
 
 def _rebuilt(

@@ -19,22 +19,30 @@ from sparse_ops.ops._activation import add_and_activate
 __all__ = ["CSRLinear", "Constant", "SparseConv2d"]
 
 
+# In eval mode they are all the same.
+NORMS = (nn.BatchNorm2d, nn.BatchNorm1d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# Layers of which a subclass may be one, too.
+LIKE = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose2d)
+
+
 def is_like(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module computes what one of this kind does, though it is of another class."""
     if kind in (nn.Conv2d, nn.Linear):
         return runs_as(module, kind)
     if kind is SparseConv2d:
         return isinstance(module, SparseConv2d)
-    return kind in (nn.BatchNorm1d, nn.BatchNorm2d) and isinstance(module, kind) and is_norm(module)
+    if kind in LIKE:
+        return runs_as(module, kind)
+    return kind in NORMS and isinstance(module, kind) and is_norm(module)
 
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a BatchNorm, maybe with an activation after it as timm's have."""
-    if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+    if type(module) in NORMS:
         return True
     parts = dict(module.named_children())
     return (
-        isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        isinstance(module, NORMS)
         and parts.keys() == {"drop", "act"}
         and isinstance(parts["drop"], nn.Identity)
         and not parts["act"].state_dict()
@@ -59,7 +67,7 @@ def split_padding(conv: nn.Conv2d) -> tuple[list[int], tuple[int, int]]:
     return [left, right, top, bottom], (0, 0)
 
 
-def _plain_parameters(module: nn.Module, *names: str) -> dict[str, Tensor]:
+def plain_parameters(module: nn.Module, *names: str) -> dict[str, Tensor]:
     """Parameters and buffers by name; those that are None are left out.
 
     Raises:
@@ -98,8 +106,8 @@ def read_conv2d(call: Spelled) -> Meaning:
     }
     if isinstance(conv, SparseConv2d):
         about |= {"activation": conv.activation, "packed": conv.weight}
-        return Meaning([x], about, _plain_parameters(conv, "values", "bias"))
-    return Meaning([x], about, _plain_parameters(conv, "weight", "bias"))
+        return Meaning([x], about, plain_parameters(conv, "values", "bias"))
+    return Meaning([x], about, plain_parameters(conv, "weight", "bias"))
 
 
 def weight_of(node: Node) -> Tensor:
@@ -108,7 +116,8 @@ def weight_of(node: Node) -> Tensor:
     return node.parameters["weight"] if packed is None else packed.to_dense()
 
 
-def _as(x: Tensor, other: Tensor | None) -> Tensor | None:
+def given_like(x: Tensor, other: Tensor | None) -> Tensor | None:
+    """A layer's tensor as x is: its dtype and device, without gradients."""
     return None if other is None else other.detach().to(x.device, x.dtype)
 
 
@@ -117,7 +126,7 @@ def evaluate_conv2d(node: Node, inputs: Sequence[Tensor]) -> Tensor:
     if about["outer"]:
         mode = "constant" if about["padding_mode"] == "zeros" else about["padding_mode"]
         x = F.pad(x, about["outer"], mode=mode)
-    weight, bias = _as(x, weight_of(node)), _as(x, node.parameters.get("bias"))
+    weight, bias = given_like(x, weight_of(node)), given_like(x, node.parameters.get("bias"))
     assert weight is not None
     steps = about["stride"], about["padding"], about["dilation"], about["groups"]
     y = F.conv2d(x, weight, bias, *steps)
@@ -136,13 +145,13 @@ def read_linear(call: Spelled) -> Meaning:
     }
     if isinstance(linear, CSRLinear):
         about |= {"activation": linear.activation, "packed": linear.weight}
-        return Meaning([x], about, _plain_parameters(linear, "values", "bias"))
-    return Meaning([x], about, _plain_parameters(linear, "weight", "bias"))
+        return Meaning([x], about, plain_parameters(linear, "values", "bias"))
+    return Meaning([x], about, plain_parameters(linear, "weight", "bias"))
 
 
 def evaluate_linear(node: Node, inputs: Sequence[Tensor]) -> Tensor:
     about, x = node.attributes, inputs[0]
-    weight, bias = _as(x, weight_of(node)), _as(x, node.parameters.get("bias"))
+    weight, bias = given_like(x, weight_of(node)), given_like(x, node.parameters.get("bias"))
     assert weight is not None
     y = F.linear(x, weight, bias)
     return add_and_activate(y, inputs[1] if about["residual"] else None, about["activation"])
@@ -153,11 +162,11 @@ def read_constant(call: Spelled) -> Meaning:
     constant: Any = call.module
     x = tensor(call.given(["input"], {})["input"])
     about = {"shape": constant.shape, "geometry": constant.geometry}
-    return Meaning([x], about, _plain_parameters(constant, "bias"))
+    return Meaning([x], about, plain_parameters(constant, "bias"))
 
 
 def evaluate_constant(node: Node, inputs: Sequence[Tensor]) -> Tensor:
-    bias = _as(inputs[0], node.parameters["bias"])
+    bias = given_like(inputs[0], node.parameters["bias"])
     assert bias is not None
     return constant_output(bias, node.attributes["geometry"], inputs[0])
 
@@ -173,7 +182,7 @@ def read_norm(call: Spelled) -> Meaning:
         raise Unlike(f"the activation {type(act).__name__} in it is not known")
     names = "weight", "bias", "running_mean", "running_var"
     about = {"eps": norm.eps, "activation": activation}
-    return Meaning([x], about, _plain_parameters(norm, *names))
+    return Meaning([x], about, plain_parameters(norm, *names))
 
 
 def scale_and_shift(node: Node) -> tuple[Tensor, Tensor]:
@@ -193,7 +202,7 @@ def scale_and_shift_of(tensors: Mapping[str, Tensor], eps: float) -> tuple[Tenso
 
 
 def evaluate_norm(node: Node, inputs: Sequence[Tensor]) -> Tensor:
-    own = {name: _as(inputs[0], held) for name, held in node.parameters.items()}
+    own = {name: given_like(inputs[0], held) for name, held in node.parameters.items()}
     mean, var = own["running_mean"], own["running_var"]
     weight, bias, eps = own.get("weight"), own.get("bias"), node.attributes["eps"]
     y = F.batch_norm(inputs[0], mean, var, weight, bias, False, 0.0, eps)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparse_ops.graph import layers, shaping
+from sparse_ops.graph import layers, more_layers, norms, shaping
 from sparse_ops.graph.ir import Node, Value
 from sparse_ops.graph.spelling import (
     Meaning,
@@ -141,6 +141,9 @@ def _binary(node: Node, inputs: Sequence[Tensor]) -> Tensor:
     return ACTIVATIONS[node.attributes["activation"]](y)
 
 
+# On attributes of the model whose tensor a pass has changed; else it is the model's, as it is then.
+SLICED = "sliced"
+
 _WINDOW = {"kernel_size": None, "stride": None, "padding": 0}
 
 
@@ -221,7 +224,7 @@ OPS: dict[str, Op] = {
     "conv2d": Op(layers.evaluate_conv2d, Way(layers.read_conv2d, (nn.Conv2d, layers.SparseConv2d))),
     "linear": Op(layers.evaluate_linear, Way(layers.read_linear, (nn.Linear, layers.CSRLinear))),
     "constant": Op(layers.evaluate_constant, Way(layers.read_constant, (layers.Constant,))),
-    "batch_norm": Op(layers.evaluate_norm, Way(layers.read_norm, (nn.BatchNorm2d, nn.BatchNorm1d))),
+    "batch_norm": Op(layers.evaluate_norm, Way(layers.read_norm, layers.NORMS)),
     "unary": Op(
         _unary,
         Way(_read_unary, _ACTIVATION_MODULES, _FUNCTIONS, _METHODS),
@@ -238,6 +241,8 @@ OPS: dict[str, Op] = {
         Way(_read_adaptive("average"), (nn.AdaptiveAvgPool2d,), (F.adaptive_avg_pool2d,)),
         Way(_read_adaptive("max"), (nn.AdaptiveMaxPool2d,), (F.adaptive_max_pool2d,)),
     ),
+    **norms.OPS,
+    **more_layers.OPS,
     "mean": Op(_evaluate_mean, Way(_read_mean, (), (torch.mean,), ("mean",))),
     **shaping.OPS,
 }
@@ -269,5 +274,7 @@ def evaluate(node: Node, root: nn.Module, inputs: Sequence[Any]) -> Any:
     own = OPS[node.op].evaluate if node.op in OPS else None
     if own is not None:
         return own(node, inputs)
+    if node.attributes.get(SLICED):
+        return node.parameters["value"]
     assert node.call is not None, f"{node.name} has nothing that does it"
     return node.call(root, inputs)

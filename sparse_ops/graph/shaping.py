@@ -135,7 +135,7 @@ def _evaluate_softmax(node: Node, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def _read_slice(call: Spelled) -> Meaning:
-    """x[:, a:b], and one of the parts of chunk and split."""
+    """x[:, a:b], and one of the parts of chunk and split; `says` is how the code has it."""
     given = call.given(["input", "index"], {})
     x, index = given["input"], given["index"]
     if isinstance(x, Value) and x.shape is None:
@@ -155,7 +155,17 @@ def _read_slice(call: Spelled) -> Meaning:
     first, last, _ = channels.indices(x.shape[1])  # type: ignore[index]
     if last <= first:
         raise Unlike("no channel is picked")
-    return Meaning([x], {"first": first, "count": last - first})
+    ends = [None if channels.start in (None, 0) else channels.start, channels.stop]
+    return Meaning([x], {"first": first, "count": last - first, "says": ("slice", *ends)})
+
+
+def _read_narrow(call: Spelled) -> Meaning:
+    given = call.given(["input", "dim", "start", "length"], {})
+    x, (dim, start, length) = tensor(given["input"]), plain([*given.values()][1:])
+    if x.rank not in (2, 4) or dim not in (1, 1 - x.rank) or start < 0:
+        raise Unlike("other things than channels are picked")
+    says = ("slice", start or None, start + length)
+    return Meaning([x], {"first": start, "count": length, "says": says})
 
 
 _CUTS = ("chunk", "split", "split_with_sizes")
@@ -179,7 +189,9 @@ def _part(parts: Value, index: Any) -> Meaning:
         raise Unlike("what is cut is not known")
     channels = [size[1] for size in sizes]
     index %= len(channels)
-    return Meaning([x], {"first": sum(channels[:index]), "count": channels[index]})
+    first, count = sum(channels[:index]), channels[index]
+    says = ("chunk", index, len(channels)) if name == "chunk" else ("split",)
+    return Meaning([x], {"first": first, "count": count, "says": says})
 
 
 def _evaluate_slice(node: Node, inputs: Sequence[Tensor]) -> Tensor:
@@ -226,7 +238,12 @@ OPS: dict[str, Op] = {
             ("log_softmax",),
         ),
     ),
-    "slice": Op(_evaluate_slice, Way(_read_slice, (), (operator.getitem,)), is_view=True),
+    "slice": Op(
+        _evaluate_slice,
+        Way(_read_slice, (), (operator.getitem,)),
+        Way(_read_narrow, (), (torch.narrow,), ("narrow",)),
+        is_view=True,
+    ),
     "shuffle": Op(
         _evaluate_shuffle, Way(_read_shuffle, (nn.ChannelShuffle,), (F.channel_shuffle,))
     ),

@@ -4,13 +4,15 @@ Where a forward cannot be traced, its module becomes one node, and the rest of t
 still traced.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from torch import fx, nn
 
 from sparse_ops.graph import optional
+from sparse_ops.graph.layers import LIKE, NORMS
 from sparse_ops.graph.spelling import runs_as
+from sparse_ops.graph.stand_ins import Answers, StandIn, asked
 from sparse_ops.nn._constant import Constant
 
 # A model whose tracing fails in more places than this is not worth the time.
@@ -18,25 +20,75 @@ MOST_OPAQUE = 50
 
 
 class Tracer(fx.Tracer):
-    """torch.fx's, which takes BatchNorms of any package and named modules as one node each."""
+    """torch.fx's, which takes BatchNorms of any package and named modules as one node each.
+
+    Args:
+        opaque: names of modules that are one node.
+        leaves: kinds of modules that are.
+        answers: what is known of values; None: nothing.
+        live: whether buffers that code reads are read in each call.
+    """
 
     def __init__(
-        self, opaque: Collection[str] = (), leaves: tuple[type[nn.Module], ...] = ()
+        self,
+        opaque: Collection[str] = (),
+        leaves: tuple[type[nn.Module], ...] = (),
+        answers: Answers | None = None,
+        live: bool = False,
     ) -> None:
         super().__init__()
-        self.opaque, self.leaves = opaque, leaves
+        self.opaque, self.leaves, self.answers = opaque, leaves, answers
+        # What is worked out of buffers follows them; where that cannot be traced it is as it was.
+        self.proxy_buffer_attributes = live
         # The modules whose forwards are running, outermost first.
         self.inside: list[str] = []
+        # Whether modules are what they are, and not stand-ins: answers run them.
+        self.answering = False
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return StandIn(node, self)
+
+    def count(self, node: fx.Node) -> int | None:
+        """How many there are of what a node gives, if that is the same in all calls."""
+        return None if self.answers is None else self._answer(self.answers.count, node)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        count = self.count(obj.node)
+        if count is None:
+            return super().iter(obj)
+        pieces: Any = obj
+        return iter([pieces[i] for i in range(count)])
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        holds = None if self.answers is None else self._answer(self.answers.truth, obj.node)
+        if holds is None:
+            return super().to_bool(obj)
+        self.create_proxy("call_function", asked, (obj,), {})
+        return bool(holds)
+
+    def _answer(self, ask: Any, node: fx.Node) -> Any:
+        self.answering = True
+        try:
+            return ask(node)
+        finally:
+            self.answering = False
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self.answering:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        whole = (nn.BatchNorm1d, nn.BatchNorm2d, Constant, *self.leaves)
+        whole = (*NORMS, Constant, *self.leaves)
         if module_qualified_name in self.opaque or isinstance(m, whole):
             return True
-        if runs_as(m, nn.Conv2d) or runs_as(m, nn.Linear):
+        if any(runs_as(m, kind) for kind in (nn.Conv2d, nn.Linear, *LIKE)):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if self.answering:
+            return forward(*args, **kwargs)
         self.inside.append(self.path_of_module(m))
         result = super().call_module(m, forward, args, kwargs)
         # Left as it is where tracing fails: then it tells where that was.
@@ -45,31 +97,43 @@ class Tracer(fx.Tracer):
 
 
 def trace(
-    model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()
+    model: nn.Module,
+    leaves: tuple[type[nn.Module], ...] = (),
+    example: Sequence[Any] | None = None,
 ) -> tuple[fx.Graph | None, str | None]:
     """The graph of a model.
 
     Args:
         model: not changed.
         leaves: kinds of modules that are one node each, beside those of torch.nn.
+        example: its positional arguments, which tell how many pieces its code goes through; None:
+            what goes through pieces cannot be traced.
 
     Returns:
         The graph and None; or the graph and which modules are one node each in it, and why; or
         None and why there is no graph.
     """
     opaque: set[str] = set()
-    first = ""
+    first, live = "", True
+
+    def tracer() -> Tracer:
+        answers = None if example is None else Answers(model, example)
+        return Tracer(opaque, leaves, answers, live)
+
     while True:
-        tracer = Tracer(opaque, leaves)
+        own = tracer()
         try:
-            graph = tracer.trace(model)
+            graph = own.trace(model)
             break
         except Exception as error:
+            live = not live
+            if not live:
+                continue
             first = first or (str(error).splitlines() or [""])[0]
-            if not tracer.inside or len(opaque) == MOST_OPAQUE:
+            if not own.inside or len(opaque) == MOST_OPAQUE:
                 return None, f"torch.fx cannot trace the model, so nothing was folded: {first}"
-            opaque.add(tracer.inside[-1])
-    if (depends := optional.matters(model, Tracer(opaque, leaves), graph)) is not None:
+            opaque.add(own.inside[-1])
+    if (depends := optional.matters(model, tracer(), graph)) is not None:
         return None, f"{depends}, so nothing was folded"
     if not opaque:
         return graph, None

@@ -3,13 +3,10 @@
 import torch
 from torch import Tensor
 
-from sparse_ops.graph.channel_analysis import Sizes
+from sparse_ops.graph.channel_analysis import Count, Sizes
 from sparse_ops.graph.channel_classes import Channels
 from sparse_ops.graph.channels import Analysis
 from sparse_ops.graph.ir import Node
-
-# On nodes that say something else now than the model's code, which only the graph can run.
-DIFFERS = "differs"
 
 
 def resize_values_(analysis: Analysis, out: set[int]) -> None:
@@ -23,6 +20,22 @@ def resize_values_(analysis: Analysis, out: set[int]) -> None:
             value.shape = _resized(analysis, value.shape, known, out)
         elif isinstance(known, Sizes) and isinstance(value.plain, tuple):
             value.plain = torch.Size(_resized(analysis, value.plain, known.channels, out))
+        elif isinstance(known, Count):
+            value.plain = _count(analysis, known.channels, out)
+        if "channels" in node.attributes and isinstance(known, Channels):
+            _narrow_norm_(node, _count(analysis, known, out))
+
+
+def _count(analysis: Analysis, known: Channels, out: set[int]) -> int:
+    return sum(analysis.classes.of(id_) not in out for id_ in known.ids)
+
+
+def _narrow_norm_(node: Node, count: int) -> None:
+    """Tells a norm how many channels it has; its groups go as a whole."""
+    about = node.attributes
+    if "groups" in about:
+        about["groups"] = about["groups"] * count // about["channels"]
+    about["channels"] = count
 
 
 def _resized(
@@ -30,7 +43,7 @@ def _resized(
 ) -> tuple[int, ...]:
     if len(shape) <= known.axis or shape[known.axis] != len(known.ids):
         return shape
-    count = sum(analysis.classes.of(id_) not in out for id_ in known.ids)
+    count = _count(analysis, known, out)
     return (*shape[: known.axis], count, *shape[known.axis + 1 :])
 
 
@@ -43,5 +56,4 @@ def _pick_again_(analysis: Analysis, node: Node, out: set[int]) -> None:
     first = node.attributes["first"]
     last = first + node.attributes["count"]
     picked = {"first": int(left[:first].sum()), "count": int(left[first:last].sum())}
-    if picked != {name: node.attributes[name] for name in picked}:
-        node.attributes |= picked | {DIFFERS: True}
+    node.attributes |= picked

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sparse_ops.graph.channel_analysis import is_attribute
 from sparse_ops.graph.channel_layers import Layer, Rows, as_groups, name_of
 from sparse_ops.graph.ir import Node
+from sparse_ops.graph.ops import SLICED
 from sparse_ops.passes._removal import Contribution
 
 
@@ -97,10 +99,13 @@ class Kept:
 
 @torch.no_grad()
 def _carrying(layer: Layer, merged: Sequence[tuple[int, int, float]]) -> Tensor:
-    """The weight with what some inputs contribute in the place of others; itself if none does."""
+    """The weight, outputs first, with what some inputs contribute in the place of others.
+
+    It is the layer's own if none does and its outputs are first.
+    """
     if not merged:
-        return layer.weight
-    weight = layer.weight.detach().clone(memory_format=torch.contiguous_format)
+        return layer.turn(layer.weight)
+    weight = layer.turned.clone(memory_format=torch.contiguous_format)
     parts = as_groups(weight, layer.groups)
     for source, target, ratio in merged:
         group, place = divmod(source, parts.shape[2])
@@ -121,9 +126,11 @@ def slice_layer_(layer: Layer, kept: Kept, more: Contribution | None = None) -> 
     """
     old, groups = layer.weight, layer.groups
     left = kept.groups(groups)
-    weight = kept.of(_carrying(layer, more.merged if more else ()), groups)
-    weight = old if weight is old else _like(weight, old)
-    added = torch.zeros(len(old), dtype=torch.float64) if more is None else more.added
+    weight = layer.turn(kept.of(_carrying(layer, more.merged if more else ()), groups))
+    same = weight.shape == old.shape and torch.equal(weight, old)
+    weight = old if same else _like(weight.contiguous(), old)
+    count = len(layer.outputs)
+    added = torch.zeros(count, dtype=torch.float64) if more is None else more.added
     index = torch.tensor(kept.outputs)
 
     def biased(bias: Tensor) -> Tensor:
@@ -149,12 +156,18 @@ def slice_layer_(layer: Layer, kept: Kept, more: Contribution | None = None) -> 
 
 @torch.no_grad()
 def slice_rows_(rows: Rows, kept: Sequence[int]) -> None:
-    """Gives BatchNorms or constants the numbers of some channels only."""
+    """Gives norms, constants and tensors of the model's own the numbers of some channels only."""
     if is_everything(kept, len(rows.ids)):
         return
     index = torch.tensor(kept)
-    change = _each_once(lambda old: _like(old.detach()[index.to(old.device)], old))
+
+    def cut_(old: Tensor) -> Tensor:
+        return _like(old.detach().index_select(rows.axis, index.to(old.device)), old)
+
+    change = _each_once(cut_)
     for node in rows.nodes:
+        if is_attribute(node):
+            node.attributes[SLICED] = True
         node.parameters = {name: change(old) for name, old in node.parameters.items()}
         if node.op == "constant":
             node.attributes["shape"] = (len(kept), *node.attributes["shape"][1:])

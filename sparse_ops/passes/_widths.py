@@ -30,6 +30,11 @@ def choose_removed(analysis: Analysis, removed: Iterable[int], multiple: int = 1
             while back := _put_back(layer, analysis, left, multiple):
                 left -= set(back)
                 changed = True
+        for parts in analysis.even:
+            classes = [of(id_) for part in parts for id_ in part]
+            while back := _even_groups(classes, None, len(parts), left):
+                left -= set(back)
+                changed = True
         for classes in tensors:
             if left.issuperset(classes) and classes:
                 left.discard(classes[-1])

@@ -19,6 +19,9 @@ from sparse_ops.passes._resizing import resize_values_
 from sparse_ops.passes._slicing import Kept, empty_, slice_layer_, slice_rows_
 from sparse_ops.passes._widths import choose_removed
 
+# The layers that have masks, and of which a constant can take the place.
+PRUNED = ("conv2d", "linear")
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -167,6 +170,8 @@ def _mask(
     names = [weight_name(name) for name in layer.names]
     given = [masks[name] for name in names if name in masks]
     weight = layer.weight.detach()
+    if layer.nodes[0].op not in PRUNED:
+        return None
     if given:
         mask = kept.of(given[0], groups)
         return mask if mask is given[0] else mask.to(weight.device) | (weight != 0)
@@ -190,7 +195,7 @@ def _dead(analysis: Analysis, layer: Layer, removal: Removal, out: set[int]) -> 
 
 def _can_be_empty(layer: Layer) -> bool:
     """Whether constants can stand for the nodes of a layer without weights."""
-    return all(node.attributes["activation"] is None for node in layer.nodes)
+    return all(n.op in PRUNED and n.attributes["activation"] is None for n in layer.nodes)
 
 
 def _empty_(layer: Layer) -> None:

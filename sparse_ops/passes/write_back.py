@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from sparse_ops.graph.channel_layers import name_of
 from sparse_ops.graph.ir import Graph, Node
-from sparse_ops.graph.layers import split_padding
+from sparse_ops.graph.layers import LIKE, NORMS, split_padding
+from sparse_ops.graph.ops import SLICED
 from sparse_ops.nn._constant import Constant, geometry_of
-from sparse_ops.passes._resizing import DIFFERS
 
 
 class _Tensors:
@@ -41,8 +41,6 @@ def write_back_(model: nn.Module, graph: Graph) -> None:
     """
     known: dict[str, Node] = {}
     for node in graph.nodes:
-        if node.attributes.get(DIFFERS):
-            raise ValueError(f"{node.name} picks other channels now than the model's code does")
         if node.op not in _WRITE or node.attributes.get("packed") is not None:
             # What is packed keeps all it has.
             continue
@@ -55,6 +53,9 @@ def write_back_(model: nn.Module, graph: Graph) -> None:
     tensors = _Tensors()
     for name, node in known.items():
         _WRITE[node.op](model, modules[name], node, tensors)
+    for node in graph.nodes:
+        if node.attributes.get(SLICED):
+            _write_attribute(model, node, tensors)
 
 
 def _check_same(one: Node, other: Node) -> None:
@@ -85,15 +86,23 @@ def _about(module: Any) -> dict[str, Any]:
             "padding_mode": module.padding_mode,
             "dilation": tuple(module.dilation),
         }
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+    if isinstance(module, (*NORMS, nn.GroupNorm, nn.InstanceNorm2d)):
         return {"eps": module.eps}
+    if isinstance(module, LIKE):
+        return {"stride": tuple(module.stride), "dilation": tuple(module.dilation)}
     return {}
 
 
 _KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "conv2d": (nn.Conv2d,),
     "linear": (nn.Linear,),
-    "batch_norm": (nn.BatchNorm1d, nn.BatchNorm2d),
+    "conv1d": (nn.Conv1d,),
+    "conv3d": (nn.Conv3d,),
+    "conv_transpose2d": (nn.ConvTranspose2d,),
+    "batch_norm": NORMS,
+    "group_norm": (nn.GroupNorm,),
+    "instance_norm": (nn.InstanceNorm2d,),
+    "prelu": (nn.PReLU,),
     "constant": (nn.Conv2d, nn.Linear, Constant),
 }
 
@@ -113,7 +122,7 @@ def _check_fits(module: Any, node: Node) -> None:
         return
     if about.get("residual"):
         raise ValueError(f"{name} adds another tensor itself in the graph")
-    if about["activation"] is not None and node.op != "batch_norm":
+    if about.get("activation") is not None and node.op != "batch_norm":
         raise ValueError(f"{name} ends with {about['activation']} in the graph")
     wanted = about | {"kernel": tuple(about.get("shape", ())[2:])}
     for what, has in _about(module).items():
@@ -125,11 +134,14 @@ def _write_layer(model: nn.Module, module: Any, node: Node, tensors: _Tensors) -
     weight = tensors.parameter(node.parameters["weight"])
     module.weight, module.bias = weight, tensors.parameter(node.parameters.get("bias"))
     rows, columns = node.attributes["shape"][:2]
-    if node.op == "conv2d":
-        module.groups = node.attributes["groups"]
-        module.out_channels, module.in_channels = rows, columns * module.groups
-    else:
+    if node.op == "linear":
         module.out_features, module.in_features = rows, columns
+        return
+    module.groups = node.attributes["groups"]
+    if node.op == "conv_transpose2d":
+        module.out_channels, module.in_channels = columns * module.groups, rows
+    else:
+        module.out_channels, module.in_channels = rows, columns * module.groups
 
 
 def _write_norm(model: nn.Module, module: Any, node: Node, tensors: _Tensors) -> None:
@@ -138,6 +150,30 @@ def _write_norm(model: nn.Module, module: Any, node: Node, tensors: _Tensors) ->
     for name in ("running_mean", "running_var"):
         setattr(module, name, node.parameters[name])
     module.num_features = len(node.parameters["running_mean"])
+
+
+def _write_group_norm(model: nn.Module, module: Any, node: Node, tensors: _Tensors) -> None:
+    for name in ("weight", "bias"):
+        setattr(module, name, tensors.parameter(node.parameters.get(name)))
+    if node.op == "group_norm":
+        module.num_groups = node.attributes["groups"]
+        module.num_channels = node.attributes["channels"]
+    else:
+        module.num_features = node.attributes["channels"]
+
+
+def _write_prelu(model: nn.Module, module: Any, node: Node, tensors: _Tensors) -> None:
+    module.weight = tensors.parameter(node.parameters["weight"])
+    module.num_parameters = len(module.weight)
+
+
+def _write_attribute(model: nn.Module, node: Node, tensors: _Tensors) -> None:
+    """A tensor that the model's code reads itself."""
+    assert node.call is not None
+    owner, _, name = str(node.call.target).rpartition(".")
+    module, tensor = model.get_submodule(owner), node.parameters["value"]
+    is_parameter = name in module._parameters
+    setattr(module, name, tensors.parameter(tensor) if is_parameter else tensor)
 
 
 def _write_constant(model: nn.Module, module: Any, node: Node, tensors: _Tensors) -> None:
@@ -154,6 +190,12 @@ def _write_constant(model: nn.Module, module: Any, node: Node, tensors: _Tensors
 _WRITE = {
     "conv2d": _write_layer,
     "linear": _write_layer,
+    "conv1d": _write_layer,
+    "conv3d": _write_layer,
+    "conv_transpose2d": _write_layer,
+    "group_norm": _write_group_norm,
+    "instance_norm": _write_group_norm,
+    "prelu": _write_prelu,
     "batch_norm": _write_norm,
     "constant": _write_constant,
 }

@@ -19,10 +19,11 @@ from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM, Folded
 from sparse_ops.planning import concat, fuse
 from sparse_ops.planning.candidates import REFERENCE, backend_refuses
 from sparse_ops.planning.compiled import route_
+from sparse_ops.planning.decisions import Decisions
 from sparse_ops.planning.describe import check_layer_fits, packed_from, smallest_input
 from sparse_ops.planning.fold import without_norm
 from sparse_ops.planning.layout import CHANNELS_LAST, take_channels_last_
-from sparse_ops.planning.masked import MARK, copied, make_plain_, replaced, undisturbed
+from sparse_ops.planning.masked import MARK, copied, replaced, undisturbed
 from sparse_ops.planning.metadata import (
     Description,
     check_folding,
@@ -30,6 +31,7 @@ from sparse_ops.planning.metadata import (
     metadata_of,
     parse,
 )
+from sparse_ops.planning.plain import make_plain_
 from sparse_ops.planning.programmed import with_programs_
 from sparse_ops.planning.resize import resize_
 from sparse_ops.program.file import described, kept_by
@@ -108,8 +110,12 @@ def load(
         _load_state(fast, tensors)
         if about.layout == CHANNELS_LAST:
             take_channels_last_(fast)
+        for name, (decisions, shapes) in about.pieces.items():
+            if name not in dict(fast.named_modules()):
+                raise ValueError(f"it has a piece {name!r}, which the model does not have")
+            _run_as_programs_(fast.get_submodule(name), decisions, shapes)
         if about.decisions is not None:
-            _run_as_programs_(fast, about)
+            _run_as_programs_(fast, about.decisions, about.shapes)
         if about.compiled and compile:
             route_(fast, about.compiled)
     except ValueError as error:
@@ -196,17 +202,18 @@ def _fold_away(model: nn.Module, folded: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _run_as_programs_(fast: nn.Module, about: Description) -> None:
+def _run_as_programs_(
+    fast: nn.Module, decisions: Decisions, shapes: tuple[tuple[int, ...], ...]
+) -> None:
     """Has a loaded model run as the file says, if its graph is one that can.
 
     Raises:
         ValueError: the file is for another graph.
     """
-    assert about.decisions is not None
     # One image is enough to see what follows what.
-    example = tuple(torch.zeros(1, *shape[1:]) for shape in about.shapes)
+    example = tuple(torch.zeros(1, *shape[1:]) for shape in shapes)
     modes = {name: module.training for name, module in fast.named_modules()}
-    with_programs_(fast.eval(), about.decisions, example, about.shapes)
+    with_programs_(fast.eval(), decisions, example, shapes)
     for name, module in fast.named_modules():
         module.training = modes[name]
 

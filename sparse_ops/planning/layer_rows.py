@@ -82,5 +82,8 @@ def _stays(base: nn.Module, row: LayerPlan, mask: Tensor | None, call: Call | No
     if row.nnz == 0:
         return "no weight is left, so there is nothing to pack: its output is its bias"
     if call is None:
+        owner = base.get_submodule(row.name.rpartition(".")[0])
+        if isinstance(owner, nn.MultiheadAttention):
+            return "MultiheadAttention reads its weight itself"
         return "the model never called it on the example"
     return keeps_dense(base, row.name)

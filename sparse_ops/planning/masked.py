@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils import parametrize, prune
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparse_ops import masks as masks_
 from sparse_ops.graph.running import Run, first_run
 from sparse_ops.graph.spelling import runs_as
+from sparse_ops.planning.plain import make_plain_
 
 # What is smaller slows a dense CPU down and changes no result: it counts as zero.
 DENORMAL = torch.finfo(torch.float32).tiny
@@ -83,44 +83,6 @@ def copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def make_plain_(model: nn.Module) -> None:
-    """Turns computed weights (pruned, parametrized) of Conv2d and Linear into plain parameters."""
-    for module in list(model.modules()):
-        if not isinstance(module, masks_.PRUNABLE):
-            continue
-        if prune.is_pruned(module):
-            _unprune_(module)
-        if parametrize.is_parametrized(module):
-            _unparametrize_(module)
-
-
-def _unprune_(module: nn.Module) -> None:
-    """As torch's prune.remove, which changes a tensor that copies may share."""
-    for name in [n[: -len("_mask")] for n in module._buffers if n.endswith("_mask")]:
-        original, mask = module._parameters.get(f"{name}_orig"), module._buffers[f"{name}_mask"]
-        if original is None or mask is None:
-            continue
-        value = original.detach() * mask
-        for number, hook in list(module._forward_pre_hooks.items()):
-            if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
-                del module._forward_pre_hooks[number]
-        del module._parameters[f"{name}_orig"], module._buffers[f"{name}_mask"]
-        module.__dict__.pop(name, None)
-        module.register_parameter(name, nn.Parameter(value, original.requires_grad))
-
-
-def _unparametrize_(module: nn.Module) -> None:
-    """As torch's remove_parametrizations, which changes the class that deep copies share."""
-    lists = module._modules["parametrizations"]
-    assert isinstance(lists, nn.ModuleDict)
-    values = {name: getattr(module, name).detach().clone() for name in lists}
-    del module._modules["parametrizations"]
-    module.__class__ = type(module).__bases__[0]
-    for name, value in values.items():
-        learns = any(parameter.requires_grad for parameter in lists[name].parameters())
-        module.register_parameter(name, nn.Parameter(value, learns))
-
-
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The Conv2d and Linear layers of a plain model, by name."""
     return {
@@ -167,7 +129,7 @@ def masked_view(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 @torch.no_grad()
 def _mask_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Sets to zero what masks remove, and denormal weights; tensors that change are new ones."""
-    for name in masks_.weights(model):
+    for name in dict.fromkeys((*masks_.weights(model), *masks)):
         owner, _, key = name.rpartition(".")
         weight = model.get_submodule(owner)._parameters[key]
         if weight is None or not weight.is_floating_point():

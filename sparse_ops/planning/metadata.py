@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from sparse_ops.graph.layers import activation_name, is_norm
+from sparse_ops.graph.layers import NORMS, activation_name, is_norm
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM
 from sparse_ops.ops._activation import ACTIVATIONS
@@ -75,6 +75,16 @@ def metadata_of(model: nn.Module, whole: dict[str, Any] | None = None) -> dict[s
         }
         if whole is not None:
             about["program"]["whole"] = whole
+    parts = {n: programs_of(module) for n, module in model.named_modules() if n}
+    if any(parts.values()):
+        about["pieces"] = {
+            name: {
+                "shapes": [list(shape) for shape in own.shapes],
+                "decisions": decisions_of(own).as_data(),
+            }
+            for name, own in parts.items()
+            if own is not None
+        }
     return metadata_again(json.dumps(about))
 
 
@@ -98,6 +108,7 @@ class Description:
         whole: what `program.file` says of it, if it is one program, not checked yet; else None.
         layout: "channels_last", or None.
         compiled: the inputs that the model was compiled for; none if it was not.
+        pieces: modules inside that run as programs: decisions, and shapes of their inputs.
     """
 
     layers: dict[str, Any]
@@ -110,6 +121,7 @@ class Description:
     whole: Any
     layout: str | None
     compiled: list[Input]
+    pieces: dict[str, tuple[Decisions, tuple[tuple[int, ...], ...]]]
 
 
 def parse(metadata: dict[str, str]) -> Description:
@@ -162,9 +174,23 @@ def parse(metadata: dict[str, str]) -> Description:
     concatenations = _concatenations(description.get("concatenated", []))
     decisions, shapes = _program(description.get("program"))
     whole = (description.get("program") or {}).get("whole")
+    pieces = _pieces(description.get("pieces", {}))
     layers, folded, shrunk, _ = parts
     parsed = layers, folded, shrunk, fusions, concatenations
-    return Description(*parsed, decisions, shapes, whole, layout, compiled)
+    return Description(*parsed, decisions, shapes, whole, layout, compiled, pieces)
+
+
+def _pieces(described: Any) -> dict[str, tuple[Decisions, tuple[tuple[int, ...], ...]]]:
+    """What a file says of modules that run as programs by themselves."""
+    if not isinstance(described, dict):
+        raise ValueError(f"pieces must be a table by module name, got {described!r:.80}")
+    found = {}
+    for name, own in described.items():
+        decisions, shapes = _program(own)
+        if decisions is None or not name:
+            raise ValueError(f"the piece {name!r} must have a name and decisions")
+        found[name] = decisions, shapes
+    return found
 
 
 def _concatenations(described: Any) -> list[concat.Concatenation]:
@@ -259,6 +285,6 @@ def _check_norm(name: str, norm: nn.Module, layer: nn.Module) -> None:
         width = getattr(layer, MARK, layer.get_parameter("weight").shape)[0]
     else:
         raise ValueError(f"it folds {name!r} into a {type(layer).__name__}, which cannot be")
-    known = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and is_norm(norm)
+    known = isinstance(norm, NORMS) and is_norm(norm)
     if not known or norm.num_features != width:
         raise ValueError(f"it folds {name!r}, which is no BatchNorm of {width} channels")

@@ -14,6 +14,7 @@ from sparse_ops.graph.ir import Graph
 from sparse_ops.graph.running import Run
 from sparse_ops.planning import network
 from sparse_ops.planning.cache import Cache, folder
+from sparse_ops.planning.columns import some
 from sparse_ops.planning.context import Context, Measure
 from sparse_ops.planning.floors import floors
 from sparse_ops.planning.forms import COMPILED
@@ -29,12 +30,16 @@ from sparse_ops.planning.masked import (
     watch,
 )
 from sparse_ops.planning.measure import compare
+from sparse_ops.planning.other_layers import other_rows
+from sparse_ops.planning.pieces import find_pieces, is_inside, masks_of, with_pieces
 from sparse_ops.planning.plans import Plan
 from sparse_ops.planning.progress import Step, steps
 from sparse_ops.planning.tiny import warn_of_tiny
 from sparse_ops.planning.way_planner import Between, WayPlanner, identity_of
 from sparse_ops.planning.ways import MULTIPLES, Way, find_ways, plain_way
 
+# The part of the budget for what can be traced inside of what cannot.
+PIECES_SHARE = 0.6
 # The part of the budget for the widths of a shrunk model.
 WIDTHS_SHARE = 0.05
 
@@ -103,8 +108,13 @@ def _planned(
     compile: bool,
     measure: Measure | None,
     step: Step,
+    rewrites: bool = True,
 ) -> Plan:
-    """See `plan`."""
+    """See `plan`.
+
+    Args:
+        rewrites: whether the answer may be a traced graph, of which no file tells inside a model.
+    """
     begun = time.perf_counter()
     step("reading the zeros")
     inputs = example_tuple(example)
@@ -131,11 +141,21 @@ def _planned(
     if fold or shrink:
         graph, note = captured(masked, inputs, given)
         notes += [note] if note else []
-    plain = plain_way(masked, graph, masks, fold)
+    plain = dense = plain_way(masked, graph, masks, fold)
+    is_traced = graph is not None
+    pieces: dict[str, Plan] = {}
+    if (fold or shrink) and masks:
+        options = {"fold": fold, "shrink": shrink, "measure": measure, "threshold": threshold}
+        pieces = _pieces(masked, graph, masks, inputs, PIECES_SHARE * budget_s, options, step)
+    if pieces:
+        fast = {n: p._applied(masked.get_submodule(n)) for n, p in pieces.items()}
+        masked = with_pieces(masked, fast)
+        plain = replace(plain_way(masked, graph, masks, fold), pieces=True)
     calls = watch(masked, prunable_layers(masked), inputs) if graph is None else calls_of(graph)
     rows = [
         row_of(name, module, masks, calls.get(name), masks_given)
         for name, module in prunable_layers(masked).items()
+        if not is_inside(name, pieces)
     ]
     cache = Cache(folder()) if measure is None else None
     identity = identity_of(graph, masked, masks, inputs, fold) if measure is None else None
@@ -156,7 +176,7 @@ def _planned(
         )
         notes += [note] if note else []
     way_planner = WayPlanner(
-        plain.model,
+        dense.model,
         inputs,
         rows,
         fold,
@@ -169,6 +189,7 @@ def _planned(
         identity,
         budget_s,
         begun + budget_s,
+        rewrites,
     )
     best = way_planner.best(
         ways, plain, max(0.2 * budget_s, begun + budget_s - time.perf_counter())
@@ -189,7 +210,57 @@ def _planned(
     gc.collect()
     if best.whole is None:
         notes.append("no layer is replaced: the answer is the masked dense model")
-    return replace(best, notes=tuple(notes), masks=masks)
+    if pieces:
+        best, more = _together(best, pieces, is_traced)
+        notes.append(more)
+    cuts = best.shrinking.cuts if best.whole is not None else {}
+    others = other_rows(masked, {row.name for row in rows}, cuts)
+    return replace(best, notes=tuple(notes), masks=masks, others=tuple(others))
+
+
+def _pieces(
+    masked: nn.Module,
+    graph: Graph | None,
+    masks: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    budget_s: float,
+    options: dict[str, Any],
+    step: Step,
+) -> dict[str, Plan]:
+    """The plans of what can be traced inside of what cannot, of those that gain by it."""
+    found = find_pieces(masked, graph, masks, inputs)
+    plans = {}
+    for name, given in found.items():
+        own, share = masks_of(masks, name), budget_s / len(found)
+        piece = masked.get_submodule(name)
+        own_plan = _planned(
+            piece, given, own, **options, budget_s=share, compile=False, step=step, rewrites=False
+        )
+        if own_plan.whole is not None:
+            plans[name] = own_plan
+    return plans
+
+
+def _together(best: Plan, pieces: dict[str, Plan], is_traced: bool) -> tuple[Plan, str]:
+    """A plan with those of its pieces, and how it came to that, in words."""
+    layers = [*best.layers]
+    for name, piece in pieces.items():
+        layers += [
+            replace(row, name=f"{name}.{row.name}" if row.name else name) for row in piece.layers
+        ]
+    names = some([*pieces])
+    if best.whole is None:
+        back = "with the modules that could be planned by themselves it was not faster as a whole"
+        layers = [
+            replace(row, becomes=None, backend=None, activation=None, left=None, reason=back)
+            if is_inside(row.name, pieces)
+            else row
+            for row in layers
+        ]
+        return replace(best, layers=tuple(layers)), f"{back}: {names}"
+    around = "what is around them" if is_traced else "the model"
+    note = f"planned by themselves, for {around} cannot be traced: {names}"
+    return replace(best, layers=tuple(layers), pieces=pieces), note
 
 
 def captured(

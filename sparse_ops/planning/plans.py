@@ -25,6 +25,7 @@ from sparse_ops.planning.layout import CHANNELS_LAST, sharing_copy, take_channel
 from sparse_ops.planning.masked import masked_copy, undisturbed, watch
 from sparse_ops.planning.measure import Comparison
 from sparse_ops.planning.memory import Memory
+from sparse_ops.planning.pieces import is_inside, with_pieces
 from sparse_ops.planning.programmed import with_programs_
 from sparse_ops.planning.verify import check_layer, check_model
 from sparse_ops.planning.ways import Way, again, plain_way
@@ -53,6 +54,9 @@ class Plan:
         decisions: how the packed model runs as programs; None: it does not.
         sorts: whether channels are put in another order inside (`sort.py`).
         takes: what `memory` says.
+        others: the other layers with weights, which nothing packs, each with the reason.
+        pieces: the plans of modules inside of what cannot be traced; their layers are among
+            `layers`.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -69,11 +73,23 @@ class Plan:
     decisions: Decisions | None = None
     sorts: bool = False
     takes: Memory = field(default_factory=Memory, repr=False)
+    others: tuple[LayerPlan, ...] = ()
+    pieces: Mapping[str, "Plan"] = field(default_factory=dict, repr=False)
 
     @property
     def packed(self) -> tuple[LayerPlan, ...]:
         """The layers that do not stay dense."""
         return tuple(layer for layer in self.layers if layer.becomes is not None)
+
+    @property
+    def _own_packed(self) -> tuple[LayerPlan, ...]:
+        """Those that are in no piece."""
+        return tuple(layer for layer in self.packed if not is_inside(layer.name, self.pieces))
+
+    @property
+    def rows(self) -> tuple[LayerPlan, ...]:
+        """All layers with weights: those that may be packed, then the others."""
+        return (*self.layers, *self.others)
 
     def memory(self) -> Memory:
         """The bytes of the dense model and of the converted one."""
@@ -103,12 +119,17 @@ class Plan:
             return masked
         modes = {name: module.training for name, module in model.named_modules()}
         masked.eval()
-        way = self._way(masked)
+        whole = masked
+        if self.pieces:
+            fast_pieces = {n: p._applied(masked.get_submodule(n)) for n, p in self.pieces.items()}
+            whole = with_pieces(masked, fast_pieces)
+        way = self._way(whole)
         base, masks = way.model, way.shrinking.masks
-        dense = {layer.name: base.get_submodule(layer.name) for layer in self.packed}
+        own = self._own_packed
+        dense = {layer.name: base.get_submodule(layer.name) for layer in own}
         calls = watch(base, dense, self.example)
         fast = sharing_copy(base)
-        for layer in self.packed:
+        for layer in own:
             # One after the other, so that there are never two dense copies of all weights.
             plain = fast.get_submodule(layer.name)
             fast = assemble_(fast, masks, [layer], self.folding)
@@ -181,7 +202,7 @@ class Plan:
 
     def _fused(self) -> dict[str, str]:
         """Activation module -> its name, of those that packed layers apply."""
-        fused = (self.folding.activations[p.name] for p in self.packed if p.activation)
+        fused = (self.folding.activations[p.name] for p in self._own_packed if p.activation)
         return dict(fused)
 
     def as_data(self) -> dict[str, Any]:
@@ -193,7 +214,7 @@ class Plan:
                 "kept_macs": layer.kept_macs,
                 "floor_reached": layer.floor_reached,
             }
-            for layer in self.layers
+            for layer in self.rows
         ]
         whole = None if self.whole is None else asdict(self.whole)
         return {

@@ -1,7 +1,8 @@
 """Resizing: a model as it was built gets the widths that a file of a shrunk one names.
 
 The file may be hostile: it may make layers narrower than the model's, give them a bias, or put
-their bias in their place; nothing else.
+their bias in their place; make other tensors narrower, and the numbers that go with them smaller;
+nothing else.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,15 +15,32 @@ from sparse_ops.nn._constant import Constant
 from sparse_ops.planning.masked import MARK, replaced
 
 KEYS = ("shape", "groups", "bias", "constant")
+# What other modules say of their sizes beside their tensors.
+NUMBERS = (
+    "in_channels", "out_channels", "groups", "num_features", "num_channels", "num_groups",
+    "num_parameters",
+)  # fmt: skip
+
+
+def own_sizes(module: Any) -> dict[str, Any]:
+    """The sizes of a module's own tensors, and what it says of them."""
+    tensors: dict[str, Any] = {**module._parameters, **module._buffers}
+    kept = tensors.keys() - module._non_persistent_buffers_set
+    shapes = {n: list(t.shape) for n, t in tensors.items() if t is not None and n in kept}
+    numbers = {name: vars(module)[name] for name in NUMBERS if name in vars(module)}
+    return {"tensors": shapes, "numbers": numbers}
 
 
 def shrunk_size(module: Any) -> dict[str, Any]:
     """What a file says of a module that channels were removed from."""
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return {"shape": [module.num_features]}
+    if not isinstance(module, Constant | SparseLayer | nn.Conv2d | nn.Linear):
+        return own_sizes(module)
     whole = isinstance(module, Constant | SparseLayer)
+    shape: Any = module.shape if whole else module.weight.shape
     return {
-        "shape": list(module.shape if whole else module.weight.shape),
+        "shape": list(shape),
         "groups": getattr(module, "groups", 1),
         "bias": module.bias is not None,
         "constant": isinstance(module, Constant),
@@ -58,9 +76,44 @@ def resize_(
                         raise ValueError("it cannot be packed and a constant")
                     replaced(model, name, emptied(module))
             else:
-                raise ValueError(f"a {type(module).__name__} cannot be shrunk")
+                _resize_other_(module, about)
         except ValueError as error:
             raise ValueError(f"shrunk module {name!r}: {error}") from error
+
+
+def _resize_other_(module: nn.Module, about: Mapping[str, Any]) -> None:
+    """Narrows the tensors of a module that is no layer or BatchNorm, and its numbers."""
+    whole = own_sizes(module)
+    if about.keys() != whole.keys() or any(
+        not isinstance(about[key], dict) or about[key].keys() != whole[key].keys() for key in whole
+    ):
+        raise ValueError(f"it must have the sizes of {', '.join(whole['tensors']) or 'nothing'}")
+    for name, most in whole["numbers"].items():
+        number = about["numbers"][name]
+        if type(number) is not int or not 1 <= number <= most:
+            raise ValueError(f"{name} must be 1 to {most}, got {number!r:.80}")
+    for name, sizes in whole["tensors"].items():
+        _smaller(name, about["tensors"][name], sizes)
+    tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+    for table in tables:
+        for name, tensor in table.items():
+            sizes = about["tensors"].get(name)
+            if tensor is not None and sizes not in (None, list(tensor.shape)):
+                new = tensor.detach().new_zeros(sizes)
+                own = isinstance(tensor, nn.Parameter)
+                table[name] = nn.Parameter(new, tensor.requires_grad) if own else new
+    vars(module).update(about["numbers"])
+    setattr(module, MARK, whole)
+
+
+def _smaller(name: str, sizes: Any, most: list[int]) -> None:
+    """Raises ValueError unless sizes are as many as those that there were, and no larger."""
+    good = isinstance(sizes, list) and len(sizes) == len(most)
+    if not good or not all(
+        type(n) is int and min(1, largest) <= n <= largest
+        for n, largest in zip(sizes, most, strict=True)
+    ):
+        raise ValueError(f"{name} must be at most {most}, as in the model, got {sizes!r:.80}")
 
 
 def _shape(about: Mapping[str, Any], whole: tuple[int, ...]) -> tuple[int, ...]:

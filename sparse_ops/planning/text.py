@@ -38,21 +38,21 @@ FORM_WORDS = {
 
 def plan_text(plan: "Plan") -> str:
     """The verdict in a sentence, the layers in a table, and what else there is to know."""
-    reasons = _grouped((layer.reason, _name(layer)) for layer in plan.layers if layer.reason)
+    reasons = _grouped((layer.reason, _name(layer)) for layer in plan.rows if layer.reason)
     letters = dict(zip(reasons, _letters(), strict=False))
     below = [
         *(f"{letters[why]}  {why} ({some(names)})" for why, names in reasons.items()),
         *_orders(plan),
         *_beside(plan),
         *_zeros(plan.layers),
-        *_dead(plan.layers),
+        *_dead(plan.rows),
         *_verdict(plan),
         *_program(plan),
         f"memory: {plan.memory()}",
         *(f"note: {note}" for note in plan.notes),
         *_refusals(plan.layers),
     ]
-    parts = [wrapped(sentence(plan)), _table(plan, letters) if plan.layers else []]
+    parts = [wrapped(sentence(plan)), _table(plan, letters) if plan.rows else []]
     parts.append([line for text in below for line in wrapped(text, 3)])
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -64,7 +64,7 @@ def sentence(plan: "Plan") -> str:
         return f"nothing is replaced: {_why_nothing(plan.layers)}"
     speedup = f"{whole.speedup:.{0 if whole.speedup >= 10 else 1 if whole.speedup >= 2 else 2}f}"
     parts = [f"{len(plan.packed)} of {len(plan.layers)} layers packed"]
-    if narrower := sum(layer.left is not None or layer.constant for layer in plan.layers):
+    if narrower := sum(layer.left is not None or layer.constant for layer in plan.rows):
         parts.append(f"channels removed in {narrower}")
     how = FORM_WORDS[plan.packed_forms.fastest]
     if plan.decisions is not None:
@@ -92,7 +92,7 @@ def _why_nothing(layers: Sequence[LayerPlan]) -> str:
 
 
 def _table(plan: "Plan", letters: dict[str, str]) -> list[str]:
-    layers = plan.layers
+    layers = plan.rows
     orders = dict(plan.decisions.orders) if plan.decisions is not None else {}
     measured = [layer.measured for layer in layers]
     columns = [

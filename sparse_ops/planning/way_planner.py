@@ -72,6 +72,7 @@ class WayPlanner:
         step: is told what begins now.
         identity: what measurements of whole models are kept under; None: they are not.
         ends: when the time for all of it is over, as `time.perf_counter` has it.
+        rewrites: whether what is packed layer by layer may become a traced graph.
     """
 
     dense: nn.Module
@@ -87,6 +88,7 @@ class WayPlanner:
     identity: Mapping[str, Any] | None
     budget_s: float
     ends: float
+    rewrites: bool = True
 
     def best(self, ways: list[Way], unshrunk: Way, budget_s: float) -> Plan:
         """The plan of the fastest way; its `whole` is None if nothing is faster than dense."""
@@ -149,12 +151,12 @@ class WayPlanner:
                     # Without a program the model is as fast as it was; the plan says so.
                     reason = f"the network does not run as a program: {failure(error)}"
                     calls = watch(base, prunable_layers(base), self.inputs)
-            fuses = self.fold and way.graph is not None
+            fold = self.fold and way.graph is not None
             if not made_it:
-                chosen = _measured(context, rows, calls, fuses, budget_s, self.step)
+                chosen = _measured(context, rows, calls, fold, self.rewrites, budget_s, self.step)
                 chosen = replace(chosen, unfused=chosen.unfused or reason)
             elif chosen.whole is None and left:
-                chosen = self._by_layers(chosen, context, rows, calls, fuses, budget_s)
+                chosen = self._by_layers(chosen, context, rows, calls, fold, budget_s)
         notes = [chosen.unfused] if chosen.unfused else []
         notes += [f"left out for want of time: {words}" for words in chosen.left_out]
         if shrinking.multiple > 1 and shrinking.changes:
@@ -187,7 +189,7 @@ class WayPlanner:
         context: Context,
         rows: list[LayerPlan],
         calls: Mapping[str, Call],
-        fuses: bool,
+        fold: bool,
         budget_s: float,
     ) -> Chosen:
         """What a network that is not faster as a program gains layer by layer, if that is more.
@@ -197,7 +199,7 @@ class WayPlanner:
         left = min(budget_s, self.ends - time.perf_counter())
         if left < budget_s / 4:
             return replace(chosen, left_out=(*chosen.left_out, "layers packed one by one"))
-        found = _measured(context, rows, calls, fuses, left, self.step)
+        found = _measured(context, rows, calls, fold, self.rewrites, left, self.step)
         return chosen if found.whole is None else found
 
     def _graph(self, way: Way, context: Context) -> tuple[Graph | None, str]:
@@ -214,6 +216,7 @@ def _measured(
     rows: list[LayerPlan],
     calls: Mapping[str, Call],
     fold: bool,
+    rewrites: bool,
     budget_s: float,
     step: Step,
 ) -> Chosen:
@@ -234,7 +237,8 @@ def _measured(
             row = decide(context, row, calls[row.name], planar, share, step)
             left -= 1
         layers.append(row)
-    chosen = swap_layers(context, layers, dense, fold, WHOLE_SHARE * budget_s, step)
+    fuses = fold and rewrites
+    chosen = swap_layers(context, layers, dense, fuses, WHOLE_SHARE * budget_s, step)
     step("programs")
     return network.by_measure(context, chosen, PROGRAM_SHARE * budget_s) if fold else chosen
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from sparse_ops.graph.ir import Graph
 from sparse_ops.graph.layers import activation_name
+from sparse_ops.graph.ops import SLICED
+from sparse_ops.nn._folded import Folded
 from sparse_ops.passes.fold_norms import fold_norms
 from sparse_ops.passes.shrink import Shrinking, shrink
 from sparse_ops.passes.sort import sort
@@ -20,6 +22,7 @@ from sparse_ops.patterns import Periodic
 from sparse_ops.planning.fold import Folding, without_norm
 from sparse_ops.planning.layout import sharing_copy
 from sparse_ops.planning.masked import MARK, keeps_dense, replaced
+from sparse_ops.planning.resize import own_sizes
 from sparse_ops.planning.verify import Mismatch, check_model
 
 # What widths are tried rounded up to, where layers run one by one.
@@ -38,6 +41,7 @@ class Way:
         shrinking: what was done, and the masks of what came out.
         folding: what is folded in it, and which activations may be.
         sorts: whether channels were put in another order, too (`passes.sort`).
+        pieces: whether parts of it were planned by themselves and are fast already.
     """
 
     model: nn.Module
@@ -45,11 +49,12 @@ class Way:
     shrinking: Shrinking
     folding: Folding = field(default_factory=Folding)
     sorts: bool = False
+    pieces: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether the model is another than the masked one, but for folding."""
-        return self.sorts or self.shrinking.changes
+        return self.sorts or self.pieces or self.shrinking.changes
 
 
 def plain_way(
@@ -113,6 +118,9 @@ def _written(masked: nn.Module, graph: Graph, done: Shrinking, fold: bool) -> Wa
         folding = Folding(norms, _activations(masked, graph))
     model = sharing_copy(masked)
     write_back_(model, graph)
+    for node in graph.nodes:
+        # The model has it now.
+        node.attributes.pop(SLICED, None)
     for name, norm in folding.batch_norms.items():
         replaced(model, norm, without_norm(model.get_submodule(norm), name))
     if done.changes:
@@ -132,26 +140,23 @@ def _size(module: nn.Module) -> tuple[Any, ...] | None:
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return (module.num_features,), True
     weight = module._parameters.get("weight")
-    if not isinstance(module, nn.Conv2d | nn.Linear) or weight is None:
-        return None
-    return tuple(weight.shape), module.bias is not None
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        return None if weight is None else (tuple(weight.shape), module.bias is not None)
+    return own_sizes(module), True
 
 
 def _mark(model: nn.Module, before: Mapping[str, Any], done: Shrinking) -> None:
     """Marks the modules that have another size now, or have got a bias, or became constants."""
-    norms = {name for name, module in model.named_modules() if _is_norm(module)}
     for name, module in model.named_modules():
         known = before.get(name)
         cut = done.cuts.get(name)
-        if known is None or (cut is None and name not in norms):
+        if known is None or isinstance(module, Folded):
+            continue
+        if cut is None and isinstance(module, nn.Conv2d | nn.Linear):
             continue
         constant = cut is not None and cut.constant
         if constant or _size(module) != known:
             setattr(module, MARK, known[0])
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
 
 
 def _activations(masked: nn.Module, graph: Graph) -> dict[str, tuple[str, str]]:

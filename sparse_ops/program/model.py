@@ -274,11 +274,12 @@ def _signature(model: nn.Module) -> inspect.Signature:
 
 
 def detach_(model: nn.Module) -> nn.Module:
-    """Has a model run by its own forward alone, in place; returns it."""
-    if programs_of(model) is not None:
-        model.__dict__.pop("forward", None)
-        model.__dict__.pop(ATTRIBUTE, None)
-        drop_kept_(model)
+    """Has a model and all in it run by their own forwards alone, in place; returns it."""
+    for module in model.modules():
+        if programs_of(module) is not None:
+            module.__dict__.pop("forward", None)
+            module.__dict__.pop(ATTRIBUTE, None)
+            drop_kept_(module)
     return model
 
 

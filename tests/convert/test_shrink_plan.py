@@ -231,7 +231,7 @@ def changed(name, **values):
 
 HOSTILE = {
     "an unknown module": (lambda s: s.update(nowhere={"shape": [1]}), "does not have"),
-    "a module that cannot be shrunk": (lambda s: s.update(act={"shape": [1]}), "cannot be shrunk"),
+    "a module without sizes": (lambda s: s.update(act={"shape": [1]}), "it must have the sizes"),
     "more channels": (changed("wide", shape=[17, 6, 3, 3]), "at most"),
     "no channels": (changed("wide", shape=[0, 6, 3, 3]), "at most"),
     "another kernel": (changed("wide", shape=[10, 6, 5, 3]), "at most"),

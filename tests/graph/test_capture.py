@@ -174,7 +174,7 @@ class Loud(nn.Conv2d):
 
 def test_subclasses_are_layers_if_they_compute_nothing_else():
     graph, model, x = captured(lambda x, a, b: b(a(x)), Quiet(8, 8, 1), Loud(8, 8, 1))
-    assert ops(graph)[0] == "conv2d"
+    assert "conv2d" in ops(graph)
     assert_same(graph, model, x)
 
 

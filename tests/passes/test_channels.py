@@ -71,7 +71,7 @@ class Sizes(nn.Module):
     ("ask", "left"),
     [
         (lambda x: x.size(0), 4),
-        (lambda x: x.shape[-1], 6),
+        (lambda x: x.shape[-1], 4),
         (lambda x: x.shape[3], 4),
         (lambda x: x.shape[2:][0], 4),
         (lambda x: x.dim(), 4),

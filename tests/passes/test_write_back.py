@@ -145,17 +145,3 @@ def test_a_module_whose_calls_have_different_weights_is_an_error():
     graph.nodes[0].parameters["weight"] = nn.Parameter(torch.zeros(3, 3, 1, 1))
     with pytest.raises(ValueError, match="0 is called twice, with different weights"):
         write_back_(model, graph)
-
-
-def test_code_that_picks_channels_by_number_is_an_error():
-    class Picks(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = without(nn.Conv2d(3, 6, 1), 1), nn.Conv2d(3, 2, 1)
-
-        def forward(self, x):
-            return self.b(self.a(x)[:, :3])
-
-    model, _, graph = shrunk_graph(Picks())
-    with pytest.raises(ValueError, match="getitem picks other channels now than the model's code"):
-        write_back_(sharing(model), graph)
