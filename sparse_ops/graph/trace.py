@@ -7,6 +7,7 @@ still traced.
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from sparse_ops.graph import optional
@@ -27,6 +28,9 @@ class Tracer(fx.Tracer):
         self.opaque, self.leaves = opaque, leaves
         # The modules whose forwards are running, outermost first.
         self.inside: list[str] = []
+        # Whether something runs under autocast that the caller has not turned on.
+        self.casts = False
+        self._cast_outside = torch.is_autocast_enabled("cpu")
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         whole = (nn.BatchNorm1d, nn.BatchNorm2d, Constant, *self.leaves)
@@ -35,6 +39,10 @@ class Tracer(fx.Tracer):
         if runs_as(m, nn.Conv2d) or runs_as(m, nn.Linear):
             return True
         return super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        self.casts |= torch.is_autocast_enabled("cpu") and not self._cast_outside
+        return super().create_node(*args, **kwargs)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         self.inside.append(self.path_of_module(m))
@@ -69,6 +77,8 @@ def trace(
             if not tracer.inside or len(opaque) == MOST_OPAQUE:
                 return None, f"torch.fx cannot trace the model, so nothing was folded: {first}"
             opaque.add(tracer.inside[-1])
+    if tracer.casts:
+        return None, "its forward turns autocast on, so nothing was folded"
     if (depends := optional.matters(model, Tracer(opaque, leaves), graph)) is not None:
         return None, f"{depends}, so nothing was folded"
     if not opaque:
