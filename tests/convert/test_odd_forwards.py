@@ -158,7 +158,7 @@ def test_hooks_that_are_there_before_stay_and_the_plan_says_so():
         return self.end(self.blocks(torch.relu(self.a(x))))
 
     model, seen = pruned(forward), []
-    model.blocks = nn.Sequential(model.b, nn.ReLU())
+    model.blocks = nn.Sequential(model.b, nn.ReLU()).eval()
     model.blocks.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     plan = planned(model, example=torch.randn(X))
     fast = plan.apply(model)
