@@ -16,11 +16,11 @@ from sparse_ops.masks import from_table
 from sparse_ops.planning import network
 from sparse_ops.planning.cache import Cache, folder
 from sparse_ops.planning.context import Context, Measure
+from sparse_ops.planning.copy_check import check_copy
 from sparse_ops.planning.floors import floors
 from sparse_ops.planning.forms import COMPILED
 from sparse_ops.planning.layer_rows import calls_of, row_of
 from sparse_ops.planning.masked import (
-    check_copy,
     check_initialised,
     example_tuple,
     find_masks,
@@ -93,8 +93,8 @@ def plan(
         raise ValueError(f"budget_s must be above 0, got {budget_s}")
     options: dict[str, Any] = {"threshold": threshold, "budget_s": budget_s, "fold": fold}
     options |= {"shrink": shrink, "compile": compile, "measure": measure}
-    inputs = example_tuple(example, kwargs, model)
     with undisturbed(), steps("planning", budget_s, progress) as step:
+        inputs = example_tuple(example, kwargs, model)
         return _planned(model, inputs, masks, **options, step=step)
 
 
