@@ -8,6 +8,7 @@ parametrizations of `torch.ao.pruning`.
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -121,6 +122,28 @@ def check(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             raise ValueError(
                 f"mask of {name} must be {tuple(known[name].shape)}, got {tuple(mask.shape)}"
             )
+
+
+def from_table(table: Mapping[str, Any], prefix: str = "") -> Masks:
+    """The masks of a table as pruners have them: by parameter, or by module and then by parameter;
+    bool, or numbers that are 0 or 1.
+
+    Raises:
+        ValueError: it holds something else; names it.
+    """
+    found: Masks = {}
+    for key, mask in table.items():
+        name = f"{prefix}{key}"
+        if isinstance(mask, Mapping):
+            found |= from_table(mask, f"{name}.")
+            continue
+        if not isinstance(mask, Tensor):
+            raise ValueError(f"mask of {name} must be a tensor, got {type(mask).__name__}")
+        kept = mask.detach() != 0
+        if mask.dtype != torch.bool and not bool((kept == mask).all()):
+            raise ValueError(f"mask of {name} must be bool, or zeros and ones, got {mask.dtype}")
+        found[name] = kept
+    return found
 
 
 @torch.no_grad()

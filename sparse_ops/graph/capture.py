@@ -5,6 +5,7 @@ becomes a new value here, where it can be told what else sees it; else there is 
 """
 
 import operator
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,13 +18,15 @@ from sparse_ops.graph.ops import OPS, meaning_of
 from sparse_ops.graph.running import (
     Run,
     copied_example,
+    drawing,
     first_run,
     kept_as_it_is,
+    on_other_buffers,
     same_outputs,
     seeded,
 )
 from sparse_ops.graph.shuffles import join_shuffles
-from sparse_ops.graph.spelling import Spelled
+from sparse_ops.graph.spelling import Spelled, exchanged
 from sparse_ops.graph.stand_ins import asked
 from sparse_ops.graph.trace import trace
 from sparse_ops.nn import SparseLayer
@@ -83,10 +86,12 @@ def capture(model: nn.Module, example: Sequence[Any], known: Run | None = None) 
     known = known or first_run(model, example)
     if known.kept:
         raise Uncaptured(f"its forward keeps something from call to call: {known.kept[0]}")
-    with kept_as_it_is(model):
+    with kept_as_it_is(model), on_other_buffers(model), drawing() as drawn:
         traced, note = trace(model, LEAVES, example)
         if traced is None:
             raise Uncaptured(str(note))
+        if drawn():
+            raise Uncaptured("its forward draws random numbers that a trace would keep")
         runnable = fx.GraphModule(model, traced)
     _keep_constants_(model, traced, runnable)
     recorder = _Recorder(runnable)
@@ -97,7 +102,9 @@ def capture(model: nn.Module, example: Sequence[Any], known: Run | None = None) 
             raise Uncaptured(f"the model's graph does not run ({error!r:.200})") from error
     if not same_outputs(given, known.output):
         raise Uncaptured("the model's code does something else when it is traced")
-    graph = _Building(model, traced, recorder.values, len(example)).graph
+    _check_arguments(traced)
+    _check_hooks(model, traced)
+    graph = _Building(model, traced, recorder.values, len(example), known.output).graph
     graph.notes += [note] if note else []
     return graph.verify()
 
@@ -113,11 +120,35 @@ def _keep_constants_(model: nn.Module, traced: fx.Graph, runnable: fx.GraphModul
             setattr(model, node.target, getattr(runnable, node.target))
 
 
+def _check_arguments(traced: fx.Graph) -> None:
+    """Raises Uncaptured if the graph reads arguments that may be any number."""
+    for node in traced.nodes:
+        if node.op == "placeholder" and str(node.target).startswith("*") and node.users:
+            raise Uncaptured(f"its forward takes {node.target}, of which a trace knows one only")
+
+
+def _check_hooks(model: nn.Module, traced: fx.Graph) -> None:
+    """Raises Uncaptured if a module has hooks and is no node, so that nothing would call them."""
+    called = [str(node.target) for node in traced.nodes if node.op == "call_module"]
+    for name, module in model.named_modules():
+        inside = any(f"{name}.".startswith(f"{each}.") for each in called)
+        if name and _is_hooked(module) and not inside:
+            raise Uncaptured(
+                f"{name} has hooks, which nothing but the model's own forward calls: for more "
+                "speed remove them, plan, and register them on what apply() gives"
+            )
+
+
 class _Building:
     """A graph in the making, and what is known of the memory of its values."""
 
     def __init__(
-        self, model: nn.Module, traced: fx.Graph, values: dict[fx.Node, Value], given: int
+        self,
+        model: nn.Module,
+        traced: fx.Graph,
+        values: dict[fx.Node, Value],
+        given: int,
+        output: Any,
     ) -> None:
         self.graph, self.model, self.values, self.count = Graph(model), model, values, given
         # Values; and of arguments that are left out, what they are then.
@@ -128,7 +159,10 @@ class _Building:
         self.names: set[str] = set()
         self.last_use = {node: i for i, n in enumerate(traced.nodes) for node in n.all_input_nodes}
         for place, node in enumerate(traced.nodes):
-            self._add(node, place)
+            if node.op == "output":
+                self.graph.output = self._output(node.args[0], output)
+            else:
+                self._add(node, place)
         join_shuffles(self.graph)
         _erase_unused(self.graph)
         # What is the same in each call stands first: it is in nobody's way.
@@ -144,8 +178,6 @@ class _Building:
             self.graph.names.append(str(node.target))
             self._own(node, value)
             self.given.add(id(value))
-        elif node.op == "output":
-            self.graph.output = mapped(node.args[0], fx.Node, lambda n: self.env[n])
         elif node.op == "get_attr":
             held = attribute_of(self.model, str(node.target))
             own = {"value": held} if isinstance(held, Tensor) else {}
@@ -156,6 +188,26 @@ class _Building:
             self.given.add(id(value))
         else:
             self._call(node, value, place)
+
+    def _output(self, traced: Any, given: Any) -> Any:
+        """What the model gives, in the kinds of lists and tables in which it gave it.
+
+        Raises:
+            Uncaptured: there is one of another kind.
+        """
+        if isinstance(traced, fx.Node):
+            return self.env[traced]
+        if type(given) in (dict, OrderedDict) and isinstance(traced, dict):
+            return type(given)((key, self._output(traced[key], given[key])) for key in given)
+        pairs = zip(traced, given, strict=True) if isinstance(traced, list | tuple) else ()
+        inner = [self._output(*pair) for pair in pairs]
+        if type(given) in (list, tuple) and isinstance(traced, list | tuple):
+            return type(given)(inner)
+        if isinstance(given, tuple) and hasattr(given, "_fields") and type(given) is type(traced):
+            return type(given)(*inner)
+        if isinstance(traced, list | tuple | dict):
+            raise Uncaptured(f"it gives a {type(given).__name__}, which a trace does not keep")
+        return traced
 
     def _own(self, node: fx.Node, value: Value) -> None:
         self.env[node] = value
@@ -273,6 +325,8 @@ def _does_nothing(node: fx.Node, module: nn.Module | None) -> bool:
     if module is not None:
         if isinstance(module, Folded):
             return module.act is None
+        if exchanged(module) is not None:
+            return False
         return type(module) in _IDENTITIES and not module.training and not _is_hooked(module)
     if node.op == "call_method":
         return node.target in _SAME_METHODS

@@ -5,12 +5,13 @@ once, so that nothing here changes in place. Layers carry their tensors with the
 changes a weight gives its node another tensor and leaves the model alone.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -80,10 +81,20 @@ class Call:
 def mapped(arguments: Any, kind: type[T], change: Callable[[T], Any]) -> Any:
     """Arguments, however deep in lists and tables, with all of a kind changed."""
 
-    def one(argument: Any) -> Any:
-        return change(argument) if isinstance(argument, kind) else argument
-
-    return fx.node.map_aggregate(arguments, one)
+    if isinstance(arguments, kind):
+        return change(arguments)
+    if isinstance(arguments, dict):
+        inner = [(key, mapped(each, kind, change)) for key, each in arguments.items()]
+        return OrderedDict(inner) if isinstance(arguments, OrderedDict) else dict(inner)
+    if isinstance(arguments, slice):
+        given = arguments.start, arguments.stop, arguments.step
+        return slice(*[mapped(each, kind, change) for each in given])
+    if isinstance(arguments, tuple) and hasattr(arguments, "_fields"):
+        return type(arguments)(*[mapped(each, kind, change) for each in arguments])
+    if isinstance(arguments, tuple | list):
+        plain = tuple if isinstance(arguments, tuple) else list
+        return plain(mapped(each, kind, change) for each in arguments)
+    return arguments
 
 
 def filled(arguments: Any, inputs: Sequence[Any]) -> Any:

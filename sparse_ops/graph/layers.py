@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sparse_ops.formats import PackedWeight
 from sparse_ops.graph.ir import Node
-from sparse_ops.graph.spelling import Meaning, Spelled, Unlike, runs_as, tensor
+from sparse_ops.graph.spelling import Meaning, Spelled, Unlike, exchanged, runs_as, tensor
 from sparse_ops.nn import CSRLinear
 from sparse_ops.nn._constant import Constant, constant_output
 from sparse_ops.nn._conv import SparseConv2d
@@ -51,6 +51,8 @@ def is_norm(module: nn.Module) -> bool:
 
 def activation_name(module: nn.Module | None) -> str | None:
     """What the sparse layers call this activation; None if they do not know it."""
+    if exchanged(module) is not None:
+        return None
     if type(module) is nn.GELU:
         return {"none": "gelu", "tanh": "gelu_tanh"}.get(module.approximate)
     for name, kind in ACTIVATION_MODULES.items():

@@ -19,6 +19,7 @@ from sparse_ops.graph.spelling import (
     Spelled,
     Unlike,
     Way,
+    exchanged,
     images,
     number,
     pair,
@@ -262,7 +263,7 @@ def meaning_of(call: Spelled) -> tuple[str, Meaning] | None:
 
 def _is_spelled(way: Way, call: Spelled) -> bool:
     if call.module is not None:
-        kinds = way.modules
+        kinds = way.modules if exchanged(call.module) is None else ()
         return any(type(call.module) is k or layers.is_like(call.module, k) for k in kinds)
     if isinstance(call.target, str):
         return call.target in way.methods

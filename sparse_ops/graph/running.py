@@ -1,15 +1,28 @@
 """Runs of a model that leave nothing behind, and whether two outputs are the same."""
 
 import copy
+import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
+
+from sparse_ops.graph.inputs import Inputs, calling
+
+try:
+    import numpy
+except ImportError:
+    numpy = None  # type: ignore[assignment]
+
+
+# What programs keep in a model: buffers that are not in its state dict.
+OF_PROGRAMS = "_program"
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,33 +38,85 @@ class Run:
     kept: tuple[str, ...]
 
 
-def first_run(model: nn.Module, example: Sequence[Any]) -> Run:
-    """A call of a model that it does not remember; random numbers are the same each time."""
-    versions = _versions(model)
-    with kept_as_it_is(model) as kept, seeded():
-        output = model(*copied_example(example))
-    now = _versions(model)
-    kept += [name for name, version in versions.items() if now.get(name) != version]
-    return Run(output, tuple(kept))
+def first_run(model: nn.Module, example: Sequence[Any], seed: int = 0) -> Run:
+    """A call of a model that it does not remember; of one seed, random numbers are the same."""
+    with kept_as_it_is(model) as kept, on_other_buffers(model) as written, seeded(seed):
+        output = calling(model, copied_example(example))()
+    return Run(output, (*kept, *written))
 
 
-def _versions(model: nn.Module) -> dict[str, int]:
-    # What was made in inference mode has none.
-    buffers = model.named_buffers()
-    return {name: buffer._version for name, buffer in buffers if not buffer.is_inference()}
+@contextmanager
+def on_other_buffers(model: nn.Module) -> Iterator[list[str]]:
+    """Lets a model run on copies of its buffers; gives the names of those that it writes to."""
+    own = [(name, module._buffers, dict(module._buffers)) for name, module in model.named_modules()]
+    copies: dict[int, Tensor] = {}
+    written: list[str] = []
+    for _, table, buffers in own:
+        for key, buffer in buffers.items():
+            if buffer is not None and not key.startswith(OF_PROGRAMS):
+                table[key] = copies.setdefault(id(buffer), buffer.detach().clone())
+    versions = {id(each): _version(each) for each in copies.values()}
+    try:
+        yield written
+    finally:
+        for name, table, buffers in own:
+            for key in table.keys() | buffers.keys():
+                if key.startswith(OF_PROGRAMS):
+                    continue
+                now, before = table.get(key), buffers.get(key)
+                copy_ = None if before is None else copies[id(before)]
+                if now is not copy_ or (now is not None and _version(now) != versions[id(now)]):
+                    written.append(f"{name}.{key}" if name else key)
+            own_programs = {k: b for k, b in table.items() if k.startswith(OF_PROGRAMS)}
+            table.clear()
+            table.update(buffers | own_programs)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was written to; what was made under inference_mode does not count that."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def copied_example(example: Sequence[Any]) -> Any:
     """Arguments that a model may write to."""
-    return tree_map_only(Tensor, lambda x: x.clone(), tuple(example))
+    own = tree_map_only(Tensor, lambda x: x.clone(), tuple(example))
+    return example.like(own) if isinstance(example, Inputs) else own
 
 
 @contextmanager
-def seeded() -> Iterator[None]:
-    """Inside, no gradients, and random numbers that do not come from the caller's generator."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Inside, no gradients, and random numbers that do not come from the caller's generators."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), drawing():
+        torch.manual_seed(seed)
+        random.seed(seed)
+        if numpy is not None:
+            numpy.random.seed(seed)
         yield
+
+
+@contextmanager
+def drawing() -> Iterator[Callable[[], bool]]:
+    """Gives what tells whether random numbers were drawn inside; puts generators back."""
+    states = torch.get_rng_state(), random.getstate(), _numpy_state()
+
+    def drawn() -> bool:
+        other = random.getstate() != states[1] or _numpy_state() != states[2]
+        return other or not torch.equal(torch.get_rng_state(), states[0])
+
+    try:
+        yield drawn
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        if numpy is not None:
+            numpy.random.set_state(states[2])
+
+
+def _numpy_state() -> Any:
+    if numpy is None:
+        return None
+    name, keys, *rest = numpy.random.get_state()
+    return name, bytes(memoryview(keys)), *rest  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -90,12 +155,22 @@ def _held(name: str, value: Any) -> Any:
     return copy.copy(value) if own else value
 
 
+def tensors_in(output: Any) -> list[Tensor]:
+    """The tensors in what a model returns, whatever it packs them in."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        return [t for value in output.values() for t in tensors_in(value)]
+    if isinstance(output, Iterable) and not isinstance(output, str | bytes):
+        return [t for value in output for t in tensors_in(value)]
+    if dataclasses.is_dataclass(output):
+        return tensors_in([getattr(output, field.name) for field in dataclasses.fields(output)])
+    return []
+
+
 def same_outputs(given: Any, expected: Any) -> bool:
     """Whether two outputs have equal tensors, but for roundings."""
-    ours = [t for t in tree_leaves(given) if isinstance(t, Tensor)]
-    theirs = [t for t in tree_leaves(expected) if isinstance(t, Tensor)]
-    if not all(type(out) in _KNOWN for out in (given, expected)):
-        return True
+    ours, theirs = tensors_in(given), tensors_in(expected)
     return len(ours) == len(theirs) and all(map(_close, ours, theirs))
 
 
@@ -115,5 +190,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
 _NOTHING = object()
 # The attributes that all modules have.
 _OF_MODULES = frozenset(vars(nn.Module()))
-# What outputs are compared in; torch does not look into others.
-_KNOWN = (Tensor, nn.Parameter, tuple, list, dict)

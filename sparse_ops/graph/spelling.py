@@ -158,9 +158,17 @@ def number(given: Any) -> float:
     return float(given)
 
 
+FORWARDS = ("forward", "_conv_forward")
+
+
+def exchanged(module: nn.Module | None) -> str | None:
+    """Which method of this very module somebody has exchanged, so that it computes something else;
+    None if there is none."""
+    return next((name for name in FORWARDS if module is not None and name in vars(module)), None)
+
+
 def runs_as(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module is of a kind, or of a subclass that computes nothing else."""
     own: Callable[[str], Any] = lambda name: getattr(type(module), name, None)  # noqa: E731
-    same = all(own(name) is getattr(kind, name, None) for name in ("forward", "_conv_forward"))
-    changed = {"forward", "_conv_forward"} & vars(module).keys()
-    return isinstance(module, kind) and same and not changed
+    same = all(own(name) is getattr(kind, name, None) for name in FORWARDS)
+    return isinstance(module, kind) and same and exchanged(module) is None

@@ -7,6 +7,7 @@ still traced.
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from sparse_ops.graph import optional
@@ -44,6 +45,9 @@ class Tracer(fx.Tracer):
         self.inside: list[str] = []
         # Whether modules are what they are, and not stand-ins: answers run them.
         self.answering = False
+        # Whether something runs under autocast that the caller has not turned on.
+        self.casts = False
+        self._cast_outside = torch.is_autocast_enabled("cpu")
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return StandIn(node, self)
@@ -85,6 +89,10 @@ class Tracer(fx.Tracer):
         if any(runs_as(m, kind) for kind in (nn.Conv2d, nn.Linear, *LIKE)):
             return True
         return super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        self.casts |= torch.is_autocast_enabled("cpu") and not self._cast_outside
+        return super().create_node(*args, **kwargs)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if self.answering:
@@ -133,6 +141,8 @@ def trace(
             if not own.inside or len(opaque) == MOST_OPAQUE:
                 return None, f"torch.fx cannot trace the model, so nothing was folded: {first}"
             opaque.add(own.inside[-1])
+    if own.casts:
+        return None, "its forward turns autocast on, so nothing was folded"
     if (depends := optional.matters(model, tracer(), graph)) is not None:
         return None, f"{depends}, so nothing was folded"
     if not opaque:

@@ -72,7 +72,8 @@ def _fold(layer: Node, norm: Node) -> None:
     across = (-1, *[1] * (weight.dim() - 1))
     # No change in place: of a float64 model it would be the model's own weight.
     wide = weight.detach().double() * scale.reshape(across)
-    learns = (weight if bias is None else bias).requires_grad
+    # What training would change of the sum of both.
+    learns = any(b is not None and b.requires_grad for b in (bias, norm.parameters.get("bias")))
     layer.parameters["weight"] = _like(wide, weight, weight.requires_grad)
     layer.parameters["bias"] = _like(shift, weight, learns)
 

@@ -15,7 +15,7 @@ from sparse_ops.ops import channel_pruned_conv2d, csr_conv2d, csr_linear, period
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import Geometry
 from sparse_ops.ops._shapes import pair
-from sparse_ops.planning.layout import sharing_copy
+from sparse_ops.planning.copies import sharing_copy
 
 
 class Entry(NamedTuple):

@@ -19,11 +19,12 @@ from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM, Folded
 from sparse_ops.planning import concat, fuse
 from sparse_ops.planning.candidates import REFERENCE, backend_refuses
 from sparse_ops.planning.compiled import route_
+from sparse_ops.planning.copies import copied
 from sparse_ops.planning.decisions import Decisions
 from sparse_ops.planning.describe import check_layer_fits, packed_from, smallest_input
 from sparse_ops.planning.fold import without_norm
 from sparse_ops.planning.layout import CHANNELS_LAST, take_channels_last_
-from sparse_ops.planning.masked import MARK, copied, replaced, undisturbed
+from sparse_ops.planning.masked import MARK, replaced, undisturbed
 from sparse_ops.planning.metadata import (
     Description,
     check_folding,

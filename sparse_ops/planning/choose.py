@@ -15,9 +15,10 @@ from sparse_ops.planning import candidates
 from sparse_ops.planning.assemble import LayerPlan, weight_name
 from sparse_ops.planning.candidates import Candidate
 from sparse_ops.planning.context import Context, about_tensor
+from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.describe import GEOMETRY
 from sparse_ops.planning.forms import Call as Run
-from sparse_ops.planning.layout import in_channels_last, sharing_copy, take_channels_last_
+from sparse_ops.planning.layout import in_channels_last, take_channels_last_
 from sparse_ops.planning.masked import Call
 from sparse_ops.planning.measure import Comparison
 from sparse_ops.planning.progress import Step

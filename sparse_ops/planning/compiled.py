@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.forms import failure, frozen, no_compiler
-from sparse_ops.planning.layout import sharing_copy
 from sparse_ops.planning.masked import example_tuple
 
 

@@ -1,13 +1,14 @@
 """The fastest form of a model here: as it is, in channels_last, or compiled."""
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from torch import nn
 
+from sparse_ops.graph.inputs import calling
 from sparse_ops.planning.compiled import cannot_compile, compile_
 from sparse_ops.planning.context import Context
+from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.forms import (
     COMPILED,
     EAGER,
@@ -17,7 +18,7 @@ from sparse_ops.planning.forms import (
     failure,
     no_compiler,
 )
-from sparse_ops.planning.layout import CHANNELS_LAST, has_images, sharing_copy
+from sparse_ops.planning.layout import CHANNELS_LAST, has_images
 
 # Compiling a network of 18 to 50 layers takes 10 to 60 s, and cannot be stopped: it is begun only
 # with a budget of which this part, which nothing else has, is as long as that.
@@ -53,7 +54,7 @@ class Compiled:
 
     def __call__(self) -> object:
         if self.call is None and self.given:
-            self.call = partial(compile_(sharing_copy(self.model), self.example), *self.example)
+            self.call = calling(compile_(sharing_copy(self.model), self.example), self.example)
         elif self.call is None:
             self.call = compiled_call(self.model, self.example)
         return self.call()
@@ -63,7 +64,7 @@ def fastest_layout(
     context: Context, model: nn.Module, about: str, seconds: float
 ) -> tuple[Forms, Call]:
     """The faster of a model as it is and in channels_last."""
-    plain: Call = partial(model, *context.example)
+    plain: Call = calling(model, context.example)
     if not has_images(model, context.example):
         return Forms(), plain
     planar = channels_last_call(model, context.example)

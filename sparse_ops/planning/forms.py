@@ -5,13 +5,14 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from sparse_ops.planning.layout import sharing_copy, take_channels_last_
+from sparse_ops.graph.inputs import calling
+from sparse_ops.planning.copies import sharing_copy
+from sparse_ops.planning.layout import take_channels_last_
 from sparse_ops.planning.verify import float_tensors
 
 Call = Callable[[], object]
@@ -21,7 +22,7 @@ EAGER, COMPILED = "eager", "torch.compile"
 
 def channels_last_call(model: nn.Module, example: tuple[Any, ...]) -> Call:
     """A call of the model in channels_last; the images are converted in the call."""
-    return partial(take_channels_last_(sharing_copy(model)), *example)
+    return calling(take_channels_last_(sharing_copy(model)), example)
 
 
 def no_compiler() -> str | None:
@@ -36,7 +37,7 @@ def compiled_call(model: nn.Module, example: tuple[Any, ...]) -> Call:
     Raises:
         As `frozen`.
     """
-    return partial(frozen(copy.deepcopy(model), example), *example)
+    return calling(frozen(copy.deepcopy(model), example), example)
 
 
 def own_function(model: nn.Module) -> Callable[..., Any]:
@@ -46,8 +47,8 @@ def own_function(model: nn.Module) -> Callable[..., Any]:
     nn.Sequential all share the same, and after a few of them the next would run uncompiled.
     """
 
-    def call(*args: Any) -> Any:
-        return model(*args)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return model(*args, **kwargs)
 
     call.__code__ = call.__code__.replace()
     return call
@@ -63,8 +64,8 @@ def frozen(model: nn.Module, example: tuple[Any, ...]) -> Callable[..., Any]:
     compiled = torch.compile(own_function(model), dynamic=False, options={"freezing": True})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = model(*copy.deepcopy(example))
-        got = compiled(*copy.deepcopy(example))
+        expected = calling(model, copy.deepcopy(example))()
+        got = calling(compiled, copy.deepcopy(example))()
     pairs = zip(float_tensors(expected), float_tensors(got), strict=True)
     if not all(torch.allclose(a, b, rtol=1e-2, atol=1e-3, equal_nan=True) for a, b in pairs):
         raise RuntimeError("its output is not that of the model")

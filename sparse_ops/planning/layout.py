@@ -4,7 +4,6 @@ The second is torch's channels_last. A model takes it on at its entrance, once, 
 keep it from there.
 """
 
-import copy
 from typing import Any
 
 import torch
@@ -74,17 +73,6 @@ def _add_entrance_(model: fx.GraphModule) -> None:
             brought = model.graph.call_module(ENTRANCE, (node,))
         node.replace_all_uses_with(brought, lambda user, own=brought: user is not own)
     model.recompile()
-
-
-def sharing_copy(model: nn.Module) -> nn.Module:
-    """A copy whose modules are its own and whose tensors are the model's: they must not change."""
-    memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    for module in model.modules():
-        for value in vars(module).values():
-            # Activations that a model keeps, say, have a history, which deepcopy refuses.
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value.detach()
-    return copy.deepcopy(model, memo)
 
 
 def has_images(model: nn.Module, example: tuple[Any, ...]) -> bool:

@@ -3,7 +3,6 @@
 The model itself is never touched.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,8 +14,10 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparse_ops import masks as masks_
-from sparse_ops.graph.running import Run, first_run
-from sparse_ops.graph.spelling import runs_as
+from sparse_ops.graph.inputs import Inputs, bound
+from sparse_ops.graph.running import first_run
+from sparse_ops.graph.spelling import exchanged, runs_as
+from sparse_ops.planning.copies import copied
 from sparse_ops.planning.plain import make_plain_
 
 # What is smaller slows a dense CPU down and changes no result: it counts as zero.
@@ -38,24 +39,39 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
-def example_tuple(example: Any) -> tuple[Any, ...]:
-    """The positional arguments of a model, from a tensor or a tuple.
+def example_tuple(
+    example: Any, kwargs: Mapping[str, Any] | None = None, model: nn.Module | None = None
+) -> tuple[Any, ...]:
+    """The arguments of a model, from a tensor, a tuple or list of them, or a dict by keyword.
 
     Tensors are copied: a model may write to its input.
 
+    Args:
+        kwargs: more of them, by keyword.
+        model: whose they are; without, none may be given by keyword.
+
     Raises:
-        ValueError: it holds no tensor, or one without elements.
+        ValueError: it holds no tensor, or one without elements, or is not what the model takes.
     """
-    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+    named = dict(kwargs or {})
+    if isinstance(example, Mapping):
+        named, example = {**example, **named}, ()
+    inputs: tuple[Any, ...] = tuple(example) if isinstance(example, tuple | list) else (example,)
+    if model is None and named:
+        raise ValueError("example must be a tensor or a tuple with tensors, got a dict")
+    content = [*inputs, *named.values()]
     # Also those in lists and dicts.
-    tensors = [x for x in tree_leaves(inputs) if isinstance(x, Tensor)]
+    tensors = [x for x in tree_leaves(content) if isinstance(x, Tensor)]
     if not tensors:
-        kinds = ", ".join(type(x).__name__ for x in inputs)
+        kinds = ", ".join(type(x).__name__ for x in content)
         raise ValueError(f"example must be a tensor or a tuple with tensors, got ({kinds})")
     for x in tensors:
         if x.numel() == 0:
             raise ValueError(f"example must not be empty, got a tensor {tuple(x.shape)}")
-    return tree_map_only(Tensor, lambda x: x.detach().clone(), inputs)
+    if model is not None:
+        inputs = bound(model, inputs, named)
+    own: tuple[Any, ...] = tree_map_only(Tensor, lambda x: x.detach().clone(), tuple(inputs))
+    return inputs.like(own) if isinstance(inputs, Inputs) else own
 
 
 def find_masks(model: nn.Module, threshold: float = 0.0) -> masks_.Masks:
@@ -70,17 +86,6 @@ def check_initialised(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise ValueError(f"{name} is not initialised yet: run the model once")
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, also of models whose weights `torch.nn.utils.prune` computes."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            # Tensors with a history cannot be copied by deepcopy; the copy needs none.
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
 
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -115,12 +120,7 @@ def masked_view(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         As `masked_copy`.
     """
     masks_.check(model, masks)
-    memo: dict[int, Any] = {id(t): t for t in model.parameters()}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                memo[id(value)] = value.detach()
-    view = copy.deepcopy(model, memo)
+    view = copied(model, model.parameters())
     make_plain_(view)
     _mask_(view, masks)
     return view
@@ -177,7 +177,10 @@ def watch(
             call = seen.get(name)
             if call is None:
                 x = inputs[0] if inputs else next(iter(named.values()))
-                call = seen[name] = Call(x.detach().clone())
+                # Under autocast in the model's own code, say, it has another dtype.
+                held = next(module.parameters(recurse=False), x)
+                dtype = held.dtype if x.is_floating_point() else x.dtype
+                call = seen[name] = Call(x.detach().to(dtype, copy=True))
             call.calls += 1
             call.outputs += output.numel()
 
@@ -193,32 +196,6 @@ def watch(
         for handle in handles:
             handle.remove()
     return seen
-
-
-def check_copy(model: nn.Module, view: nn.Module, inputs: tuple[Any, ...]) -> Run:
-    """A run of a copy of a model.
-
-    Raises:
-        ValueError: the copy's code calls layers of the model that it was copied from: a function,
-            say, that was made with the model and holds it.
-    """
-    called: list[str] = []
-    handles = [
-        module.register_forward_hook(lambda *_, name=name: called.append(name))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        run = first_run(view, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if called:
-        raise ValueError(
-            f"a copy of the model calls {called[0]} of the model itself, so that a converted one "
-            "would, too: its code holds on to its modules, in a lambda or a stored method, say"
-        )
-    return run
 
 
 def replaced(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
@@ -252,6 +229,8 @@ _HELD = {
 def keeps_dense(model: nn.Module, name: str) -> str | None:
     """Why the layer of that name must stay as it is, or None if it may be replaced."""
     module = model.get_submodule(name)
+    if (method := exchanged(module)) is not None:
+        return f"its {method} was exchanged on this very layer"
     if not any(_is_plain(module, kind) for kind in (nn.Conv2d, nn.Linear)):
         return (
             f"it is a {type(module).__name__}: only Conv2d and Linear, and subclasses that compute "

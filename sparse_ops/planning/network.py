@@ -8,13 +8,13 @@ decided one by one, and it is asked which uniform order of values is the fastest
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparse_ops.graph.capture import Uncaptured, capture
+from sparse_ops.graph.inputs import calling
 from sparse_ops.graph.ir import Graph
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR
 from sparse_ops.passes.fuse import fuse
@@ -23,13 +23,14 @@ from sparse_ops.passes.layout import refuses as refuses_node
 from sparse_ops.planning.assemble import LayerPlan, assemble_
 from sparse_ops.planning.choose import with_floor
 from sparse_ops.planning.context import Context
+from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.costs import Costs
 from sparse_ops.planning.decisions import Decisions
 from sparse_ops.planning.environment import best_isa
 from sparse_ops.planning.fastest import fastest_layout, try_compiled
 from sparse_ops.planning.forms import Call as Run
-from sparse_ops.planning.forms import channels_last_call
-from sparse_ops.planning.layout import CHANNELS_LAST, sharing_copy
+from sparse_ops.planning.forms import channels_last_call, failure
+from sparse_ops.planning.layout import CHANNELS_LAST
 from sparse_ops.planning.masked import Call
 from sparse_ops.planning.measure import Comparison, quantile
 from sparse_ops.planning.memory import memory_of
@@ -37,7 +38,7 @@ from sparse_ops.planning.programmed import with_programs_
 from sparse_ops.planning.progress import Step
 from sparse_ops.planning.search import checked_images, search
 from sparse_ops.planning.swap import Chosen, against, converted, name_of
-from sparse_ops.planning.verify import check_model
+from sparse_ops.planning.verify import Mismatch, check_model
 
 # The sparse layer of each form.
 KINDS = {
@@ -116,7 +117,7 @@ def planned(
     to_beat = to_beat or channels_last_call(context.dense, context.example)
     packed, call = (
         replace(dense, fastest="program", milliseconds={}, skipped={}),
-        partial(fast, *context.example),
+        calling(fast, context.example),
     )
     about = name_of(rows) + " program"
     step("dense against packed")
@@ -139,11 +140,7 @@ def planned(
 
 
 def by_measure(context: Context, chosen: Chosen, budget_s: float) -> Chosen:
-    """What is chosen, or the same as a program where a clock says that is faster.
-
-    Raises:
-        Mismatch: a program computes something else.
-    """
+    """What is chosen, or the same as a program where a clock says that is faster."""
     call = chosen.call or chosen.to_beat
     if call is None:
         return chosen
@@ -160,9 +157,13 @@ def by_measure(context: Context, chosen: Chosen, budget_s: float) -> Chosen:
     for order in (PLANAR, CHANNELS, IMAGES) if room else (PLANAR, CHANNELS):
         orders = tuple(uniform(graph, order).items())
         decisions = Decisions(_forms(chosen.layers), orders, planar)
-        model = model_of(context, chosen.layers, decisions)
-        check_model(context.dense, model, context.example)
-        one: Run = partial(model, *context.example)
+        try:
+            model = model_of(context, chosen.layers, decisions)
+            check_model(context.dense, model, context.example)
+        except (Mismatch, ValueError) as error:
+            words = f"the network does not run as a program: {failure(error)}"
+            return replace(chosen, unfused=chosen.unfused or words)
+        one: Run = calling(model, context.example)
         what = {"program": order, "of": name_of(chosen.layers)}
         measured = context.timed_whole(what, call, one, budget_s / 3)
         if measured.low > 1 and measured.speedup > speed:

@@ -14,7 +14,7 @@ from sparse_ops.graph.capture import Uncaptured, capture
 from sparse_ops.graph.ir import Graph
 from sparse_ops.graph.running import first_run
 from sparse_ops.nn._folded import Folded
-from sparse_ops.planning.layout import sharing_copy
+from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.masked import prunable_layers, replaced
 
 # More are not worth the time: those with most weights are taken.

@@ -4,23 +4,24 @@ import gc
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from sparse_ops.graph.capture import Uncaptured, capture
+from sparse_ops.graph.inputs import calling
 from sparse_ops.graph.ir import Graph
 from sparse_ops.graph.running import Run
+from sparse_ops.masks import from_table
 from sparse_ops.planning import network
 from sparse_ops.planning.cache import Cache, folder
 from sparse_ops.planning.columns import some
 from sparse_ops.planning.context import Context, Measure
+from sparse_ops.planning.copy_check import check_copy
 from sparse_ops.planning.floors import floors
 from sparse_ops.planning.forms import COMPILED
 from sparse_ops.planning.layer_rows import calls_of, row_of
 from sparse_ops.planning.masked import (
-    check_copy,
     check_initialised,
     example_tuple,
     find_masks,
@@ -56,6 +57,7 @@ def plan(
     progress: bool = True,
     compile: bool = True,
     measure: Measure | None = None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Finds out which layers of a pruned model to replace, by timing every way against dense.
 
@@ -64,8 +66,11 @@ def plan(
 
     Args:
         model: any module.
-        example: an input as the model will see it, batch size included; a tensor or a tuple.
-        masks: parameter name -> mask; default: the model's own zeros.
+        example: an input as the model will see it, batch size included: a tensor; a tuple or list
+            of arguments; or a dict of keyword arguments. A list or dict that is one argument is
+            written (example,).
+        masks: parameter name -> mask, or module -> parameter -> mask, bool or 0 and 1; default: the
+            model's own zeros.
         threshold: without masks, weights with |w| <= threshold count as zeros. A warning counts
             the weights that look as if they were meant to be zero and are not.
         budget_s: seconds that planning may take; a compilation that has begun, or a large model,
@@ -83,6 +88,7 @@ def plan(
         measure: what times dense against packed: (dense, packed, seconds) -> Comparison. Default:
             `planning.measure.compare`, its results kept on disk (`planning.cache` says where), so
             that the same model is planned faster the next time.
+        kwargs: keyword arguments beside the example.
 
     Raises:
         ValueError: the example is empty, a mask does not fit, or an option is out of range.
@@ -93,12 +99,13 @@ def plan(
     options: dict[str, Any] = {"threshold": threshold, "budget_s": budget_s, "fold": fold}
     options |= {"shrink": shrink, "compile": compile, "measure": measure}
     with undisturbed(), steps("planning", budget_s, progress) as step:
-        return _planned(model, example, masks, **options, step=step)
+        inputs = example_tuple(example, kwargs, model)
+        return _planned(model, inputs, masks, **options, step=step)
 
 
 def _planned(
     model: nn.Module,
-    example: Any,
+    inputs: tuple[Any, ...],
     masks: Mapping[str, Tensor] | None,
     *,
     threshold: float,
@@ -117,7 +124,6 @@ def _planned(
     """
     begun = time.perf_counter()
     step("reading the zeros")
-    inputs = example_tuple(example)
     check_initialised(model)
     notes = []
     masks_given = masks is not None
@@ -125,9 +131,10 @@ def _planned(
         masks = find_masks(model, threshold)
         notes += warn_of_tiny(model, masks, threshold)
     else:
-        masks = {name: mask.detach().clone() for name, mask in masks.items()}
+        masks = from_table(masks)
     masked = masked_view(model, masks)
-    trains = any(module.training for module in masked.modules())
+    trains = any(module.training for module in model.modules())
+    given = check_copy(model, masked, inputs)
     masked.eval()
     if trains and (fold or shrink):
         done = " and ".join(["folded"] * fold + ["shrunk"] * shrink)
@@ -135,7 +142,6 @@ def _planned(
             f"the model is in training mode, so nothing was {done}: call model.eval() first"
         )
     fold, shrink = fold and not trains, shrink and not trains
-    given = check_copy(model, masked, inputs)
     step("tracing")
     graph: Graph | None = None
     if fold or shrink:
@@ -166,7 +172,7 @@ def _planned(
         share = WIDTHS_SHARE * budget_s
 
         def faster(one: Way, other: Way) -> bool:
-            sides = [partial(way.model, *inputs) for way in (one, other)]
+            sides = [calling(way.model, inputs) for way in (one, other)]
             return between(sides[0], sides[1], share / len(MULTIPLES)).low > 1
 
         # Programs have whole vectors of channels anyway.

@@ -16,12 +16,13 @@ from sparse_ops.passes.shrink import Shrinking
 from sparse_ops.planning.assemble import LayerPlan, assemble_
 from sparse_ops.planning.compiled import compile_
 from sparse_ops.planning.concat import Concatenation, joined
+from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.decisions import Decisions
 from sparse_ops.planning.fastest import Forms
 from sparse_ops.planning.fold import Folding
 from sparse_ops.planning.forms import COMPILED
 from sparse_ops.planning.fuse import Fusion, fused
-from sparse_ops.planning.layout import CHANNELS_LAST, sharing_copy, take_channels_last_
+from sparse_ops.planning.layout import CHANNELS_LAST, take_channels_last_
 from sparse_ops.planning.masked import masked_copy, undisturbed, watch
 from sparse_ops.planning.measure import Comparison
 from sparse_ops.planning.memory import Memory

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.graph import ops
+from sparse_ops.graph.inputs import calling
 from sparse_ops.nn import SparseLayer
 from sparse_ops.ops import program as programs
 from sparse_ops.planning.cache import Cache, folder
@@ -107,7 +108,7 @@ def profile(model: nn.Module, x: Any, repeats: int = 20) -> Profile:
     """
     if repeats < 1:
         raise ValueError(f"repeats must be 1 or more, got {repeats}")
-    inputs = example_tuple(x)
+    inputs = example_tuple(x, model=model)
     with torch.inference_mode():
         reason = _refuses(model, inputs)
         if reason is not None:
@@ -131,10 +132,13 @@ def _refuses(model: nn.Module, inputs: tuple[Any, ...]) -> str | None:
         return "it is not converted; sparse_ops.sparsify(model, x) does that"
     if model.training:
         return "it is in training mode: call model.eval() first"
+    fits = own.fits(model, inputs)
     if own.hooked():
         return "there are new hooks on its modules, which a program would not call"
-    if own.fits(model, inputs, {}):
+    if fits:
         return None
+    if not own.live.holds(model):
+        return "its modules, or attributes of them, are others than when it was planned"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
     got = [_about(x) for x in inputs]
@@ -177,10 +181,10 @@ def _profiled(
     rows: list[ProfileRow] = []
     for item, its in zip(items, given, strict=True):
         rows += _rows(item, its, floors_)
-    calls, steps = [], []
+    call, calls, steps = calling(model, inputs), [], []
     for _ in range(repeats + 1):
         begun = time.perf_counter()
-        model(*inputs)
+        call()
         calls.append(1e3 * (time.perf_counter() - begun))
         steps.append(
             [ms for i, its in zip(items, given, strict=True) for ms in _time(i, model, its)]

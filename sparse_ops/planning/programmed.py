@@ -1,13 +1,19 @@
 """A converted model that runs as programs, as it was decided."""
 
+from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sparse_ops.graph.capture import Uncaptured, capture
+from sparse_ops.graph.inputs import Inputs, calling
+from sparse_ops.graph.reads import reads_of
+from sparse_ops.graph.running import copied_example, first_run, same_outputs, seeded
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR
 from sparse_ops.passes.fuse import fuse
 from sparse_ops.planning.decisions import Decisions
+from sparse_ops.program.live import Live
 from sparse_ops.program.model import Programs, Route, attach_
 
 ORDER_NAMES = {
@@ -35,8 +41,11 @@ def with_programs_(
     Raises:
         ValueError: the decisions are not for this model.
     """
+    with reads_of(model) as reads:
+        known = first_run(model, example)
+    live = Live.of(model, reads)
     try:
-        graph = capture(model, example)
+        graph = capture(model, example, known)
     except Uncaptured as error:
         raise ValueError(f"the model cannot run as a program: {error}") from error
     fuse(graph)
@@ -46,4 +55,40 @@ def with_programs_(
         raise ValueError(f"the decisions are for a model with {missing[0]}, which is not here")
     shapes = shapes or tuple(tuple(x.shape) for x in example)
     routes = Route(orders, decisions.piece), Route(dict(decisions.small))
-    return attach_(model, Programs(graph, *routes, shapes))
+    attach_(model, programs := Programs(graph, *routes, shapes, live))
+    programs.sizes_fixed = not _same_at_other_sizes(model, programs, example)
+    return model
+
+
+def _same_at_other_sizes(model: nn.Module, programs: Programs, example: tuple[Any, ...]) -> bool:
+    """Whether the programs give what the model's own forward gives, for another batch and image."""
+    for pixels in (MORE_PIXELS, (0, 0)):
+        inputs: Any = tuple(_resized(x, pixels) for x in example)
+        inputs = example.like(inputs) if isinstance(example, Inputs) else inputs
+        try:
+            with seeded():
+                own = partial(type(model).forward, model)
+                expected = calling(own, copied_example(inputs))()
+                if not programs.fits(model, inputs):
+                    continue
+        except Exception:
+            # The model does not take such images.
+            continue
+        try:
+            with seeded():
+                return same_outputs(programs(model, inputs), expected)
+        except RuntimeError:
+            return False
+    return True
+
+
+def _resized(x: Tensor, pixels: tuple[int, int]) -> Tensor:
+    """Random numbers like an input, of another batch, and so many pixels more if it is images."""
+    batch = OTHER_BATCHES[x.shape[0] == OTHER_BATCHES[0]]
+    size = [n + more for n, more in zip(x.shape[2:], pixels, strict=False)]
+    return torch.rand(batch, x.shape[1], *(size if x.dim() == 4 else x.shape[2:]))
+
+
+# More than any network halves, so that most that take other sizes take this one.
+MORE_PIXELS = (32, 64)
+OTHER_BATCHES = (2, 3)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparse_ops.graph.inputs import Inputs
 from sparse_ops.graph.ir import Graph, Node
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, LANES, PLANAR
 from sparse_ops.passes.fuse import fuse
@@ -214,7 +215,8 @@ def checked_images(example: Sequence[Any]) -> tuple[Any, ...]:
         large = isinstance(x, Tensor) and x.dim() > 0 and len(x) > ENOUGH_IMAGES
         return x[:CHECKED_IMAGES] if large else x
 
-    return tuple(few(x) for x in example)
+    some = tuple(few(x) for x in example)
+    return example.like(some) if isinstance(example, Inputs) else some
 
 
 def _in_pieces(found: Found, example: Sequence[Any], seconds: float) -> Found:

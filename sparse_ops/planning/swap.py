@@ -3,29 +3,28 @@
 It must be faster in the median, or layers go back to dense until it is.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
+from sparse_ops.graph.inputs import calling
 from sparse_ops.planning import concat, fuse
 from sparse_ops.planning.assemble import LayerPlan, assemble_
 from sparse_ops.planning.cache import digest
 from sparse_ops.planning.concat import Concatenation
 from sparse_ops.planning.context import Context
+from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.decisions import Decisions
 from sparse_ops.planning.fastest import Forms, fastest_layout, try_compiled
 from sparse_ops.planning.forms import COMPILED, Call, channels_last_call, failure
 from sparse_ops.planning.fuse import Fusion
-from sparse_ops.planning.layout import CHANNELS_LAST, sharing_copy
+from sparse_ops.planning.layout import CHANNELS_LAST
 from sparse_ops.planning.measure import Comparison
 from sparse_ops.planning.memory import Memory, memory_of
 from sparse_ops.planning.progress import Step
-from sparse_ops.planning.verify import Mismatch, check_model
+from sparse_ops.planning.verify import check_model
 
 # How much of the layers that are left goes back to dense at a time.
 BACK_SHARE = 4
@@ -78,13 +77,13 @@ def swap_layers(
         dense: what `fastest_layout` says of the dense model.
         fuses: whether the packed model may become a graph.
     """
-    layers = _drop_unusable(context, layers)
+    layers, unusable = _drop_unusable(context, layers)
     shrunk = context.base is not context.dense
     if not shrunk and not any(layer.becomes is not None for layer in layers):
-        return Chosen(layers, None, dense, Forms())
+        return Chosen(layers, None, dense, Forms(), unfused=unusable)
     share = budget_s / 2
     step("dense forms")
-    to_beat: Call = partial(context.dense, *context.example)
+    to_beat: Call = calling(context.dense, context.example)
     if dense.fastest == CHANNELS_LAST:
         to_beat = channels_last_call(context.dense, context.example)
     dense_forms, to_beat = try_compiled(context, context.dense, "dense", dense, to_beat, share / 2)
@@ -96,7 +95,7 @@ def swap_layers(
         packed_forms, call = fastest_layout(context, fast, about, share / 2)
         fusions: list[Fusion] = []
         concatenations: list[Concatenation] = []
-        unfused = ""
+        unfused = unusable
         if fuses:
             form = packed_forms.fastest
             try:
@@ -105,8 +104,6 @@ def swap_layers(
                 about += " fused" if fusions else ""
                 rewriting = _Rewriting("concatenated", concat.find, concat.joined)
                 concatenations, fast, call = rewriting(context, fast, form, call, about, share / 2)
-            except Mismatch:
-                raise
             except Exception as error:
                 # Without a graph the model is as fast as it was; the plan says so.
                 unfused = f"nothing was fused in the model's graph: {failure(error)}"
@@ -125,7 +122,7 @@ def swap_layers(
             break
         layers = _some_back(layers, packed, whole)
         share = budget_s / 2 / len(packed)
-    return Chosen(layers, None, dense_forms, packed_forms, to_beat=to_beat)
+    return Chosen(layers, None, dense_forms, packed_forms, to_beat=to_beat, unfused=unusable)
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,7 @@ class _Rewriting:
             return [], fast, call
         model = self.rewrite(sharing_copy(fast), found)
         check_model(fast, model, context.example)
-        one: Call = partial(model, *context.example)
+        one: Call = calling(model, context.example)
         if form == CHANNELS_LAST:
             one = channels_last_call(model, context.example)
         what = {"forms": [form] * 2, "of": [about, self.name]}
@@ -204,22 +201,27 @@ def converted(context: Context, layers: Sequence[LayerPlan]) -> nn.Module:
     return assemble_(sharing_copy(context.base), context.masks, layers, context.folding)
 
 
-def _failure(model: nn.Module, example: tuple[Any, ...]) -> str | None:
+def _failure(context: Context, layers: Sequence[LayerPlan]) -> str | None:
+    """Why the model cannot have these layers packed: it fails, or computes something else."""
     try:
-        with torch.no_grad():
-            model(*copy.deepcopy(example))
+        check_model(context.dense, converted(context, layers), context.example)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
-def _drop_unusable(context: Context, layers: list[LayerPlan]) -> list[LayerPlan]:
-    """Sends back to dense the layers with which the model fails, for it reads their weight, say."""
-    if _failure(converted(context, layers), context.example) is None:
-        return layers
+def _drop_unusable(context: Context, layers: list[LayerPlan]) -> tuple[list[LayerPlan], str]:
+    """Sends back to dense the layers with which the model does not work, for it reads their weight,
+    say; and what is to be said of the model as a whole."""
+    whole = _failure(context, layers)
+    if whole is None:
+        return layers, ""
     kept = []
     for layer in layers:
-        alone = layer.becomes and _failure(converted(context, [layer]), context.example)
+        alone = layer.becomes and _failure(context, [layer])
         reason = f"the model fails with the packed layer ({alone})"
         kept.append(_back_to_dense(layer, reason) if alone else layer)
-    return kept
+    if _failure(context, kept) is None:
+        return kept, ""
+    reason = "the model fails with packed layers, though not with any of them alone"
+    return [_back_to_dense(layer, reason) if layer.becomes else layer for layer in layers], whole

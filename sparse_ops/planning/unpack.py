@@ -11,7 +11,8 @@ from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._conv import placed
 from sparse_ops.ops._activation import add_and_activate
 from sparse_ops.planning.concat import concatenations_of
-from sparse_ops.planning.masked import copied, example_tuple, replaced
+from sparse_ops.planning.copies import copied
+from sparse_ops.planning.masked import example_tuple, replaced
 from sparse_ops.program.dense import to_dense as program_to_dense
 from sparse_ops.program.model import detach_
 from sparse_ops.program.network import ProgramModel

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from sparse_ops.graph.inputs import calling
 from sparse_ops.graph.ir import Graph
 from sparse_ops.planning import network
 from sparse_ops.planning.assemble import LayerPlan
@@ -29,7 +29,6 @@ from sparse_ops.planning.plans import Plan
 from sparse_ops.planning.programmed import with_programs_
 from sparse_ops.planning.progress import Step
 from sparse_ops.planning.swap import Chosen, converted, swap_layers
-from sparse_ops.planning.verify import Mismatch
 from sparse_ops.planning.ways import Way
 
 # The parts of the budget: for the layout of the dense model, for the layers, for the whole model,
@@ -101,8 +100,8 @@ class WayPlanner:
             other, of_other = self.plan(way, min(left, budget_s / len(ways)))
             if other.whole is None:
                 continue
-            one = partial(_as_planned(context, best), *self.inputs)
-            two = partial(_as_planned(of_other, other), *self.inputs)
+            one = calling(_as_planned(context, best), self.inputs)
+            two = calling(_as_planned(of_other, other), self.inputs)
             if best.whole is None or self.between(one, two, 0.05 * budget_s).speedup > 1:
                 best, context = other, of_other
         if best.whole is not None or not (best.sorts or best.shrinking.changes):
@@ -145,10 +144,9 @@ class WayPlanner:
                 try:
                     chosen = network.planned(context, graph, rows, calls, budget_s, self.step)
                     made_it = True
-                except Mismatch:
-                    raise
                 except Exception as error:
-                    # Without a program the model is as fast as it was; the plan says so.
+                    # Without a program the model is as fast as it was; the plan says so. Layers
+                    # that are wrong themselves are found when they are compared one by one.
                     reason = f"the network does not run as a program: {failure(error)}"
                     calls = watch(base, prunable_layers(base), self.inputs)
             fold = self.fold and way.graph is not None

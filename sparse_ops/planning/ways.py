@@ -19,8 +19,8 @@ from sparse_ops.passes.shrink import Shrinking, shrink
 from sparse_ops.passes.sort import sort
 from sparse_ops.passes.write_back import write_back_
 from sparse_ops.patterns import Periodic
+from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.fold import Folding, without_norm
-from sparse_ops.planning.layout import sharing_copy
 from sparse_ops.planning.masked import MARK, keeps_dense, replaced
 from sparse_ops.planning.resize import own_sizes
 from sparse_ops.planning.verify import Mismatch, check_model
@@ -78,11 +78,8 @@ def shrunk_way(
     sorts: bool = False,
     verify: bool = True,
 ) -> Way:
-    """The masked model without channels, or with them sorted; `shrinking.note` if nothing was done.
-
-    Raises:
-        Mismatch: it computes something else.
-    """
+    """The masked model without channels, or with them sorted; `shrinking.note` if nothing was
+    done."""
     own = graph.copy()
     done = shrink(own, masks, multiple=multiple, untouched=untouched)
     if not done.changes:
@@ -99,10 +96,8 @@ def shrunk_way(
         way = replace(_written(masked, own, done, fold), sorts=sorts)
         if verify:
             check_model(masked, way.model, example)
-    except Mismatch as error:
-        raise Mismatch(f"after removing channels: {error}") from error
     except (ValueError, RuntimeError) as error:
-        # The model's own code works with the widths of its layers, say.
+        # The model's own code works with the widths of its layers, say; or a `Mismatch`.
         note = f"no channel was removed: the model does not run without them ({error})"
         return Way(masked, None, Shrinking(masks=masks, note=note))
     return way
@@ -194,9 +189,6 @@ def find_ways(
     Args:
         plain: the way that removes nothing.
         faster: tells whether the second way is; None: widths are not tried rounded up.
-
-    Raises:
-        Mismatch: a shrunk model computes something else.
     """
     exact = shrunk_way(masked, graph, masks, example, fold)
     found, note = [exact], None
@@ -212,7 +204,10 @@ def find_ways(
             if not same and faster is not None and faster(best, other):
                 best = other
         if best is not exact:
-            check_model(masked, best.model, example)
+            try:
+                check_model(masked, best.model, example)
+            except Mismatch:
+                best = exact
         found = [best]
         if lost := _lost_patterns(masks, best.shrinking):
             kept = shrunk_way(masked, graph, masks, example, fold, untouched=lost)

@@ -46,7 +46,7 @@ def described(model: nn.Module) -> tuple[dict[str, Any] | None, dict[str, Tensor
     """
     how = programs_of(model)
     segments = None if how is None else how.whole(model)
-    if how is None or segments is None:
+    if how is None or segments is None or how.sizes_fixed or not how.live.holds(model):
         return None, {}
     graph, first = how.graph, segments[0]
     inputs = [next((i for i, x in enumerate(graph.inputs) if x is v), -1) for v in first.inputs]

@@ -22,11 +22,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import maybe_current_level
+from torch.autograd import forward_ad
 
 from sparse_ops.graph.ir import Graph, Node
 from sparse_ops.nn import SparseLayer
 from sparse_ops.ops._program_code import IMAGES, LANES
 from sparse_ops.passes.layout import ROOM
+from sparse_ops.program.live import Live
 from sparse_ops.program.segments import Item, Segment, cut, release_all, run
 from sparse_ops.program.sources import Held, sources_of
 from sparse_ops.program.watch import (
@@ -70,37 +73,51 @@ class Programs:
         route: for batches that fill blocks of images, or all of them if it has none.
         small: for others.
         shapes: of the example's inputs.
+        live: what the graph takes for granted of the model's modules.
+        sizes_fixed: whether batches and images have to be as large as the example's.
     """
 
     graph: Graph
     route: Route
     small: Route
     shapes: tuple[tuple[int, ...], ...]
+    live: Live
+    sizes_fixed: bool = False
     _made: list[list[Item]] = field(default_factory=list)
     _held: list[Watched] = field(default_factory=list)
-    _hooks: list[tuple[Any, int]] = field(default_factory=list)
     _lock: Any = field(default_factory=threading.Lock)
 
     def __reduce__(self) -> Any:
-        return Programs, (self.graph, self.route, self.small, self.shapes)
+        about = self.graph, self.route, self.small, self.shapes, self.live, self.sizes_fixed
+        return Programs, about
 
     @property
     def is_fixed(self) -> bool:
         """Whether images have to be as large as the example's."""
         return any(node.attributes.get("fixed") for node in self.graph.nodes)
 
-    def fits(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        """Whether a call may run as programs."""
-        if kwargs or len(args) != len(self.shapes) or torch.is_grad_enabled() or model.training:
+    def given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
+        """The arguments of a call in the order of the graph's inputs, where it has just these."""
+        names = self.graph.names[len(args) :]
+        if kwargs and kwargs.keys() == set(names):
+            return (*args, *[kwargs[name] for name in names])
+        return () if kwargs else args
+
+    def fits(self, model: nn.Module, args: Sequence[Any]) -> bool:
+        """Whether a call with these inputs may run as programs."""
+        if len(args) != len(self.shapes) or torch.is_grad_enabled() or model.training:
             return False
         if torch.is_autocast_enabled("cpu") or torch.jit.is_tracing():
             return False
         if torch.compiler.is_compiling():
             # Copied or unpickled, and not called since, it has no programs.
-            return bool(self._made) and self._are_alike(args)
+            return bool(self._made) and self.live.held and self._are_alike(args)
         for x in args:
-            if not isinstance(x, Tensor) or x.dtype is not torch.float32:
+            # Subclasses of tensors may do something else in each operation.
+            if type(x) not in _PLAIN or x.dtype is not torch.float32:
                 return False
+        if not self.live.holds(model) or _is_transformed():
+            return False
         sizes = tuple([x.shape for x in args])
         if sizes not in self._known:
             if not self._are_alike(args):
@@ -123,6 +140,8 @@ class Programs:
             if x.dim() == 2 and x.shape[1:] != shape[1:]:
                 return False
             if self._fixed and x.shape[2:] != shape[2:]:
+                return False
+            if self.sizes_fixed and x.shape != shape:
                 return False
             batch = x.shape[0] if batch is None else batch
             if x.shape[0] != batch:
@@ -178,7 +197,8 @@ class Programs:
 
     def hooked(self) -> bool:
         """Whether somebody has hung hooks on a module that programs would not call."""
-        return any([len(hooks) != count for hooks, count in self._hooks])
+        counted = self.live.counted
+        return any([len(hooks) != count for hooks, count in counted]) or any(_HOOKS_OF_ALL)
 
     def _is_stale(self) -> bool:
         # As `Watched.has_changed`, without its calls: this is done in each call of the model.
@@ -192,12 +212,7 @@ class Programs:
         bind(self.graph, model)
         names = {node.module for node in self.graph.nodes if node.module is not None}
         self._held = watched(model.get_submodule(name) for name in names)
-        self._hooks = [
-            (hooks, len(hooks))
-            for module in model.modules()
-            if module is not model
-            for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        ]
+        self.live.bind(model)
 
     def _forget(self) -> None:
         for items in self._made:
@@ -254,12 +269,12 @@ def _bind(node: Node, module: nn.Module) -> None:
 
 def attach_(model: nn.Module, programs: Programs) -> nn.Module:
     """Has a model run as programs, in place; returns it."""
-    programs.made(model)
     setattr(model, ATTRIBUTE, programs)
     # Not a method: of those, pickle would keep no more than the name.
     call: Any = partial(forward, model)
     call.__signature__ = _signature(model)
     model.__dict__["forward"] = call
+    programs.made(model)
     return model
 
 
@@ -292,6 +307,26 @@ def programs_of(model: nn.Module) -> Programs | None:
 def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The forward of a model that runs as programs."""
     programs: Programs = self.__dict__[ATTRIBUTE]
-    if programs.fits(self, args, kwargs) and not programs.hooked():
-        return programs(self, args)
+    given = programs.given(args, kwargs) if kwargs else args
+    if programs.fits(self, given) and not programs.hooked():
+        if torch.compiler.is_compiling():
+            return programs(self, given)
+        try:
+            return programs(self, given)
+        except RuntimeError:
+            # Inputs whose sizes go together in another way than the example's, say.
+            pass
     return type(self).forward(self, *args, **kwargs)
+
+
+def _is_transformed() -> bool:
+    """Whether vmap, jvp or their like are at work, of which operators of programs know nothing."""
+    return maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
+_PLAIN = (Tensor, nn.Parameter)
+# Hooks on all modules that there are.
+_HOOKS_OF_ALL: tuple[dict[int, Any], ...] = (
+    nn.modules.module._global_forward_hooks,
+    nn.modules.module._global_forward_pre_hooks,
+)

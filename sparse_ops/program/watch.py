@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from sparse_ops.graph.running import OF_PROGRAMS
 from sparse_ops.program.sources import Extra, Held, Source
 
-# What programs keep in a model: buffers that are not in its state dict.
-PREFIX = "_program"
+PREFIX = OF_PROGRAMS
 
 
 class Watched(NamedTuple):

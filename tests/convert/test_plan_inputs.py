@@ -22,10 +22,19 @@ def test_masks_that_do_not_fit_are_refused():
     for masks, words in (
         ({"nowhere.weight": torch.ones(2, 2).bool()}, "no such weight"),
         ({"fc.weight": torch.ones(2, 2).bool()}, r"must be \(10, 12\)"),
-        ({"fc.weight": torch.ones(10, 12)}, "must be bool"),
+        ({"fc.weight": torch.full((10, 12), 0.5)}, "must be bool, or zeros and ones"),
+        ({"fc": {"weight": [1, 0]}}, "mask of fc.weight must be a tensor, got list"),
     ):
         with pytest.raises(ValueError, match=words):
             planned(model, masks, example=example)
+
+
+def test_masks_of_numbers_and_by_module_are_read():
+    model, masks = net(), masks_of_net()
+    table = {name.removesuffix(".weight"): {"weight": m.float()} for name, m in masks.items()}
+    plan = planned(model, table)
+    assert plan.masks.keys() == masks.keys()
+    assert all(torch.equal(plan.masks[name], mask) for name, mask in masks.items())
 
 
 def test_bad_options_are_refused():
