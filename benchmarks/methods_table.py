@@ -59,8 +59,7 @@ def _block(names: list[str], runs: dict[str, list[dict[str, Any]]]) -> list[str]
             "|---|--:|--:|--:|--:|--:|",
             *(_line(experiment, runs) for experiment in done),
         ]
-        if notes := [words for experiment in done if (words := _limit(experiment, runs))]:
-            lines += ["", f"ART was stopped at its limit of epochs: {'; '.join(notes)}."]
+        lines += _limits(done, runs)
         lines.append("")
     absent = [name for name in names if name not in runs]
     return [*lines, f"In the list and not run here: {', '.join(absent)}."] if absent else lines[:-1]
@@ -91,20 +90,32 @@ def _line(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _limit(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> str:
-    """In how many of its runs ART had all the epochs that it could have."""
-    planned = {phase.name: phase.epochs for phase in experiment.recipe().phases}
-    mine = runs[experiment.name]
-    phases = [p for run in mine for p in run["phases"] if p["method"] == "hypersparse"]
-    # Runs from before it was noted have at least said how many epochs there were.
-    stopped = [
-        not p.get("findings", {}).get("art_ended_by_itself", p["epochs"] < planned[p["name"]])
-        for p in phases
-    ]
-    level = experiment.name.split("-")[1] if "-" in experiment.name else experiment.name
-    return (
-        f"{experiment.method} at {level} %, {sum(stopped)} of {len(mine)}" if any(stopped) else ""
-    )
+def _limits(done: list[Experiment], runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Where ART was stopped by its limit of epochs, or may have been."""
+    stopped, unknown = [], []
+    for experiment in done:
+        planned = {phase.name: phase.epochs for phase in experiment.recipe().phases}
+        phases = [phase for run in runs[experiment.name] for phase in run["phases"]]
+        arts = [phase for phase in phases if phase["method"] == "hypersparse"]
+        level = experiment.name.split("-")[1] if "-" in experiment.name else experiment.name
+        words = f"{experiment.method} at {level} %"
+        said = [p["findings"]["art_ended_by_itself"] for p in arts if p.get("findings")]
+        if not all(said):
+            stopped.append(f"{words}, {said.count(False)} of {len(said)}")
+        # Runs from before it was noted: fewer epochs than planned tell that it ended by itself.
+        silent = [p["epochs"] == planned[p["name"]] for p in arts if not p.get("findings")]
+        if any(silent):
+            unknown.append(f"{words}, {sum(silent)} of {len(silent)}")
+    lines = []
+    if stopped:
+        lines += ["", f"ART was stopped at its limit of epochs: {'; '.join(stopped)}."]
+    if unknown:
+        lines += [
+            "",
+            "ART had all of its epochs, and the file does not say whether it was stopped or done "
+            f"with the last one: {'; '.join(unknown)}.",
+        ]
+    return lines
 
 
 def _published(done: list[Experiment]) -> list[str]:

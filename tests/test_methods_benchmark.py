@@ -229,16 +229,20 @@ def test_what_was_published_of_sabr_is_of_test_images():
 
 
 def test_it_is_told_where_art_was_stopped():
-    phases = [{"name": "hypersparse", "method": "hypersparse", "epochs": 10}]
-    by_itself = [phases[0] | {"findings": {"art_ended_by_itself": True}}]
+    silent = [{"name": "hypersparse", "method": "hypersparse", "epochs": 10}]
+    by_itself = [silent[0] | {"findings": {"art_ended_by_itself": True}}]
+    stopped = [silent[0] | {"findings": {"art_ended_by_itself": False}}]
     text = table_of(
         [
-            run_of("hypersparse-98-l1", 0, 0.8, 0.9, phases=phases),
+            run_of("hypersparse-98-l1", 0, 0.8, 0.9, phases=stopped),
             run_of("hypersparse-98-l1", 1, 0.8, 0.9, phases=by_itself),
+            run_of("hypersparse-98-l2", 0, 0.8, 0.9, phases=silent),
             run_of("hypersparse-90-l1", 0, 0.8, 0.9, phases=by_itself),
+            run_of("hypersparse-90-l2", 0, 0.8, 0.9, phases=[silent[0] | {"epochs": 9}]),
         ]
     )
-    assert "at its limit of epochs: ART with the L1 loss at 98 %, 1 of 2." in text
+    assert "at its limit of epochs: ART with the L1 loss at 98 %, 1 of 2.\n" in text
+    assert "or done with the last one: ART with the L2 loss at 98 %, 1 of 1.\n" in text
 
 
 def test_every_block_has_dense_and_gradual_magnitude_at_equal_epochs():
