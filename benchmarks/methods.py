@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.experiments import EXPERIMENTS, Experiment
+from benchmarks._experiment import Experiment
+from benchmarks.experiments import EXPERIMENTS
 from sparse_ops._files import replacing
 from sparse_ops.data import Dataset, load
 from sparse_ops.masks import prunable
@@ -94,7 +95,6 @@ def carry_out(experiment: Experiment, seed: int, data: Dataset, work: Path) -> d
         "kept": kept,
         "top1": last.accuracy.top1,
         "epochs": sum(phase["epochs"] for phase in phases),
-        "seconds": round(sum(phase["seconds"] for phase in phases), 1),
     }
 
 
@@ -109,13 +109,15 @@ def _keys(recipe: Recipe, seed: int) -> list[tuple[Phase, str]]:
 
 
 def _logged(path: Path) -> dict[str, Any]:
-    """Epochs, seconds of their steps, and top-1 on the validation images after the last one."""
+    """Epochs, and top-1 on the images held out, if any, after the last one.
+
+    No seconds: runs that go on for hours share their machine, and would be no measurement.
+    """
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {
         "epochs": len(rows),
-        "seconds": round(sum(float(row["seconds"]) for row in rows), 1),
-        "validation_top1": float(rows[-1]["top1"]) if rows else None,
+        "validation_top1": float(rows[-1]["top1"]) if rows and rows[-1].get("top1") else None,
     }
 
 

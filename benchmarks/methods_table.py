@@ -1,9 +1,10 @@
-"""What `benchmarks.methods` has written, as a table; and what was published, as another."""
+"""What `benchmarks.methods` has written, as tables; and what was published, as another."""
 
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.experiments import EXPERIMENTS, Experiment
+from benchmarks._experiment import Experiment
+from benchmarks.experiments import EXPERIMENTS, IN_BLOCK
 from sparse_ops.training.recipes import read
 
 NETWORKS = {
@@ -25,45 +26,63 @@ DATA = {
 
 
 def methods_table(data: dict[str, Any]) -> str:
-    """The runs of a results file as Markdown, one line an experiment, in the order of the list.
+    """The runs of a results file as Markdown: a table for each block, one line an experiment.
 
     What was published is a table of its own: it is of other networks, data and lengths.
     """
     runs: dict[str, list[dict[str, Any]]] = {}
     for run in data["runs"]:
         runs.setdefault(run["experiment"], []).append(run)
-    here = data["machine"]
+    machines = dict.fromkeys(f"{run['cpu']}, torch {run['torch']}" for run in data["runs"])
     lines = [
-        f"{here['cpu']}, torch {here['torch']}, float32; `{data['command']}`. Top-1 in percent on "
-        "the test images after the last epoch, mean ± standard deviation over the seeds; *dense* "
-        "is the network before the method, or beside it, and *epochs* are all that a run had.",
-        "",
-        "| method | network | data | images: learned + tested | epochs | kept | dense | top-1 "
-        "| seeds |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+        f"{'; '.join(machines)}, float32; `{data['command']}`. Top-1 in percent on the test images "
+        "after the last epoch, mean ± standard deviation over the seeds; *dense* is the network "
+        "before the method, or beside it, *epochs* are all that a run had, and *as long* is: in as "
+        "many epochs.",
     ]
+    for title, names in IN_BLOCK.items():
+        lines += ["", f"### {title}", "", *_block(names, runs)]
     done = [EXPERIMENTS[name] for name in EXPERIMENTS if name in runs]
-    lines += [_line(experiment, runs) for experiment in done]
-    if notes := [words for experiment in done if (words := _limit(experiment, runs))]:
-        lines += ["", f"ART was stopped at its limit of epochs: {'; '.join(notes)}."]
-    if absent := [name for name in EXPERIMENTS if name not in runs]:
-        lines += ["", f"In the list and not run here: {', '.join(absent)}."]
-    return "\n".join([*lines, "", *_published(done)])
+    return "\n".join([*lines, "", "### Published", "", *_published(done)])
+
+
+def _block(names: list[str], runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What it is of, the table, where ART was stopped, and what was not run."""
+    done = [EXPERIMENTS[name] for name in names if name in runs]
+    lines = []
+    if done:
+        about = dict.fromkeys(_about(run) for one in done for run in runs[one.name])
+        lines = [
+            f"{'; '.join(about)}.",
+            "",
+            "| method | epochs | kept | dense | top-1 | seeds |",
+            "|---|--:|--:|--:|--:|--:|",
+            *(_line(experiment, runs) for experiment in done),
+        ]
+        lines += _limits(done, runs)
+        lines.append("")
+    absent = [name for name in names if name not in runs]
+    return [*lines, f"In the list and not run here: {', '.join(absent)}."] if absent else lines[:-1]
+
+
+def _about(run: dict[str, Any]) -> str:
+    """Network, data, and images."""
+    learned = round(run["train"] * (1 - run["held_out"]))
+    width = f", {run['network']['width']} wide" if "width" in run["network"] else ""
+    held_out = f", {run['train'] - learned:,} held out" if run["held_out"] else ""
+    return (
+        f"{NETWORKS[run['network']['name']]}{width}, {DATA[run['data']]}: {learned:,} images to "
+        f"learn from{held_out}, {run['test']:,} to test on"
+    )
 
 
 def _line(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> str:
     mine = runs[experiment.name]
-    one = mine[0]
-    learned = round(one["train"] * (1 - one["held_out"]))
-    width = f", {one['network']['width']} wide" if "width" in one["network"] else ""
     cells = (
         experiment.method,
-        NETWORKS[one["network"]["name"]] + width,
-        DATA[one["data"]],
-        f"{learned:,} + {one['test']:,}",
         _spread([run["epochs"] for run in mine], ".0f"),
         f"{_spread([100 * run['kept'] / run['weights'] for run in mine], '.2f')} % "
-        f"of {one['weights']:,}",
+        f"of {mine[0]['weights']:,}",
         accuracy(dense_of(experiment, runs)),
         f"**{accuracy([run['top1'] for run in mine])}**",
         str(len(mine)),
@@ -71,20 +90,32 @@ def _line(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _limit(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> str:
-    """In how many of its runs ART had all the epochs that it could have."""
-    planned = {phase.name: phase.epochs for phase in experiment.recipe().phases}
-    mine = runs[experiment.name]
-    phases = [p for run in mine for p in run["phases"] if p["method"] == "hypersparse"]
-    # Runs from before it was noted have at least said how many epochs there were.
-    stopped = [
-        not p.get("findings", {}).get("art_ended_by_itself", p["epochs"] < planned[p["name"]])
-        for p in phases
-    ]
-    level = experiment.name.split("-")[1] if "-" in experiment.name else experiment.name
-    return (
-        f"{experiment.method} at {level} %, {sum(stopped)} of {len(mine)}" if any(stopped) else ""
-    )
+def _limits(done: list[Experiment], runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Where ART was stopped by its limit of epochs, or may have been."""
+    stopped, unknown = [], []
+    for experiment in done:
+        planned = {phase.name: phase.epochs for phase in experiment.recipe().phases}
+        phases = [phase for run in runs[experiment.name] for phase in run["phases"]]
+        arts = [phase for phase in phases if phase["method"] == "hypersparse"]
+        level = experiment.name.split("-")[1] if "-" in experiment.name else experiment.name
+        words = f"{experiment.method} at {level} %"
+        said = [p["findings"]["art_ended_by_itself"] for p in arts if p.get("findings")]
+        if not all(said):
+            stopped.append(f"{words}, {said.count(False)} of {len(said)}")
+        # Runs from before it was noted: fewer epochs than planned tell that it ended by itself.
+        silent = [p["epochs"] == planned[p["name"]] for p in arts if not p.get("findings")]
+        if any(silent):
+            unknown.append(f"{words}, {sum(silent)} of {len(silent)}")
+    lines = []
+    if stopped:
+        lines += ["", f"ART was stopped at its limit of epochs: {'; '.join(stopped)}."]
+    if unknown:
+        lines += [
+            "",
+            "ART had all of its epochs, and the file does not say whether it was stopped or done "
+            f"with the last one: {'; '.join(unknown)}.",
+        ]
+    return lines
 
 
 def _published(done: list[Experiment]) -> list[str]:

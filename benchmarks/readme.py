@@ -152,10 +152,11 @@ SECTIONS = (
     (
         "methods.json",
         "What the methods learn",
-        "The published recipes, shortened, on data that can be had without an account. The "
-        "published figure beside ours is of **other data, often of another network, and of a "
-        "schedule 5 to 50 times as long**: what can be compared is what a method costs against its "
-        "own dense network, and the order of the methods.",
+        "The published recipes on data that can be had without an account, most of them in a "
+        "part of their epochs; `benchmarks/experiments.py` says what else is another. What can be "
+        "compared is what a method costs against its own dense network, and the methods of a "
+        "block with each other, with gradual magnitude in as many epochs first of all. What was "
+        "published is of **other data, other networks and longer schedules**, and stands apart.",
     ),
 )
 HEAD = """# Results

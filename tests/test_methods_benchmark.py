@@ -6,8 +6,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import methods, methods_table
-from benchmarks.experiments import EXPERIMENTS, Experiment
+from benchmarks._experiment import Experiment
+from benchmarks._vgg_experiments import PATTERNS
+from benchmarks.experiments import EXPERIMENTS
 from sparse_ops.data import Dataset, load
+from sparse_ops.models import small_vgg
 from sparse_ops.training import GSM
 
 SUBSET = {"data.name": "fashion-mnist-subset", "data.validation": 0.2, "data.batch_size": 50}
@@ -45,7 +48,10 @@ def test_every_experiment_is_a_recipe_that_can_be_made():
     for name, experiment in EXPERIMENTS.items():
         recipe = experiment.recipe()
         assert experiment.name == name and recipe.phases
-        assert recipe.data["name"] in methods.FOLDERS and recipe.data["validation"] > 0
+        assert recipe.data["name"] in methods.FOLDERS
+        # Without images held out nothing was chosen: all is as in the recipe.
+        if "validation" not in recipe.data:
+            assert experiment.shorten == 1 and name.startswith("unshortened")
         assert not experiment.published or experiment.published in recipe.published
         dense = EXPERIMENTS[experiment.dense or name].recipe()
         assert experiment.dense == "" or dense.model == recipe.model
@@ -68,12 +74,13 @@ def test_runs_are_written_with_all_that_a_figure_depends_on(tiny):
         assert (run["phases"][0]["name"], run["phases"][0]["epochs"]) == ("base", 2)
         assert run["epochs"] == sum(phase["epochs"] for phase in run["phases"])
         assert 0 <= run["top1"] <= 1 and run["torch"] and run["cpu"]
+        assert all(0 <= phase["validation_top1"] <= 1 for phase in run["phases"])
         # Which folders it was is nobody's business.
         assert run["command"] == (
             "python -m benchmarks.methods --seeds 0,1 --only tiny-gsm tiny-mag"
         )
-        # Which epoch was the best is no figure: it would have been chosen.
-        assert "top1_best" not in run
+        # Which epoch was the best is no figure: it would have been chosen. Nor are seconds.
+        assert not {"top1_best", "seconds"} & {*run, *run["phases"][0]}
     gsm, magnitude = (run["phases"][1] for run in found["runs"][:2])
     # GSM cuts after its last epoch; magnitude is at once as sparse as at the end.
     assert gsm["uncut_top1"] is not None and magnitude["uncut_top1"] is None
@@ -139,8 +146,18 @@ def test_the_committed_runs_are_of_the_experiments_as_they_are():
     done = methods.finished(methods.RESULTS)
     assert len(done) > 50
     for run in json.loads(methods.RESULTS.read_text())["runs"]:
+        assert not {"top1_best", "seconds"} & {*run, *run["phases"][0]}
         assert run["network"] == EXPERIMENTS[run["experiment"]].network
         assert 0 < run["kept"] <= run["weights"] and run["commit"]
+
+
+def test_nothing_is_said_of_images_held_out_where_there_are_none(tiny, monkeypatch):
+    every = {"data.name": "fashion-mnist-subset", "data.batch_size": 50}
+    whole = replace(TINY[0], changes=every)
+    monkeypatch.setattr(methods, "EXPERIMENTS", {whole.name: whole})
+    (run,) = tiny("--seeds", "0")["runs"]
+    assert run["held_out"] == 0 and {p["validation_top1"] for p in run["phases"]} == {None}
+    assert run["phases"][0]["epochs"] == 2 and run["kept"] == 4_437
 
 
 def test_names_that_are_nothing_are_refused(tiny, capsys):
@@ -163,13 +180,14 @@ def run_of(name: str, seed: int, top1: float, dense: float, **more) -> dict:
         "kept": 100,
         "epochs": 3,
         "top1": top1,
+        "cpu": "a CPU",
+        "torch": "2",
         **more,
     }
 
 
 def table_of(runs: list[dict]) -> str:
-    machine = {"cpu": "a CPU", "torch": "2"}
-    return methods_table.methods_table({"machine": machine, "command": "run", "runs": runs})
+    return methods_table.methods_table({"command": "run", "runs": runs})
 
 
 def test_the_table_has_means_and_spreads_of_the_test_images_only():
@@ -183,15 +201,20 @@ def test_the_table_has_means_and_spreads_of_the_test_images_only():
             run_of("spred-filter", 0, 0.8, 0.5, **spred),
         ]
     )
-    ours, published = text.split("Published, by the sources")
+    ours, published = text.split("### Published")
     lines = {line.split(" | ")[0].strip("| "): line for line in ours.splitlines() if "|" in line}
     psd2 = lines["PSD2_P8"]
     # 0.9 and 0.88: mean 0.89, deviation 0.01·√2; dense of the same seeds; kept 10 and 12 %.
     assert "| 11.00 ± 1.41 % of 1,000 | 91.50 ± 0.71 | **89.00 ± 1.41** | 2 |" in psd2
-    assert "| 55,000 + 10,000 | 3 |" in psd2
+    assert "small VGG, 16 wide, Fashion-MNIST: 55,000 images to learn from, 5,000 held out" in ours
     # One seed has no spread; dense of the same seed only.
     assert "| 10.00 % of 1,000 | 91.00 | **80.00** | 1 |" in lines["spred, whole filters"]
     assert "In the list and not run here: " in ours and "lenet5-300x-gsm" in ours
+    assert ours.startswith("a CPU, torch 2, float32")
+    # Each in the table of its block.
+    blocks = dict(part.split("\n", 1) for part in ours.split("### ")[1:])
+    assert "| PSD2_P8 |" in blocks["Patterns on a small VGG, three epochs"]
+    assert "| spred, whole filters |" in blocks["spred at 80 % on a small VGG, four epochs"]
     # What was published stands apart, with what it is of.
     assert "91.89" not in ours and "92.76" not in ours and "99.00" not in text
     assert "| PSD2_P8 | VGG16 | CIFAR-10 | 32.03 % | 92.76 | 91.89 |" in published
@@ -206,40 +229,67 @@ def test_what_was_published_of_sabr_is_of_test_images():
 
 
 def test_it_is_told_where_art_was_stopped():
-    phases = [{"name": "hypersparse", "method": "hypersparse", "epochs": 10}]
-    by_itself = [phases[0] | {"findings": {"art_ended_by_itself": True}}]
+    silent = [{"name": "hypersparse", "method": "hypersparse", "epochs": 10}]
+    by_itself = [silent[0] | {"findings": {"art_ended_by_itself": True}}]
+    stopped = [silent[0] | {"findings": {"art_ended_by_itself": False}}]
     text = table_of(
         [
-            run_of("hypersparse-98-l1", 0, 0.8, 0.9, phases=phases),
+            run_of("hypersparse-98-l1", 0, 0.8, 0.9, phases=stopped),
             run_of("hypersparse-98-l1", 1, 0.8, 0.9, phases=by_itself),
+            run_of("hypersparse-98-l2", 0, 0.8, 0.9, phases=silent),
             run_of("hypersparse-90-l1", 0, 0.8, 0.9, phases=by_itself),
+            run_of("hypersparse-90-l2", 0, 0.8, 0.9, phases=[silent[0] | {"epochs": 9}]),
         ]
     )
-    assert "at its limit of epochs: ART with the L1 loss at 98 %, 1 of 2." in text
+    assert "at its limit of epochs: ART with the L1 loss at 98 %, 1 of 2.\n" in text
+    assert "or done with the last one: ART with the L2 loss at 98 %, 1 of 1.\n" in text
 
 
 def test_every_block_has_dense_and_gradual_magnitude_at_equal_epochs():
     def epochs(name: str) -> int:
         return sum(phase.epochs for phase in EXPERIMENTS[name].recipe().phases)
 
-    for name, beside in (
-        ("lenet300", ("lenet300-gsm",)),
-        ("lenet5", ("lenet5-125x-gsm", "lenet5-300x-gsm")),
-        ("sabr", ("sabr",)),
-        ("hypersparse", ("hypersparse-90-hypersparse", "hypersparse-99.5-l2")),
-        ("spred", ("spred-weight", "spred-filter")),
+    for dense, beside in (
+        ("unshortened-dense-long", ("unshortened-gsm",)),
+        ("lenet300-dense-long", ("lenet300-gsm",)),
+        ("lenet5-dense-long", ("lenet5-125x-gsm", "lenet5-300x-gsm")),
+        ("sabr-dense-long", ("sabr", "sabr-tolerance-2")),
+        ("hypersparse-dense-long", ("hypersparse-90-hypersparse", "hypersparse-99.5-l2")),
+        ("hypersparse-rate-0.1-dense-long", ("hypersparse-98-rate-0.1-hypersparse",)),
+        ("spred-dense-long", ("spred-weight", "spred-filter")),
+        ("vgg-dense", ("vgg-psd1-p8", "vgg-spred-channel-20")),
+        ("predefined-dense", ("predefined-psd2-p8",)),
     ):
-        assert {epochs(one) for one in beside} == {epochs(f"{name}-dense-long")}
-        assert all(p.method == "dense" for p in EXPERIMENTS[f"{name}-dense-long"].recipe().phases)
-    for name, beside in (
-        ("lenet300", "lenet300-gsm"),
-        ("lenet5-300x", "lenet5-300x-gsm"),
-        ("sabr", "sabr"),
-        ("hypersparse-98", "hypersparse-98-l1"),
-        ("spred-filter", "spred-filter"),
+        assert {epochs(one) for one in beside} == {epochs(dense)}
+        assert all(p.method == "dense" for p in EXPERIMENTS[dense].recipe().phases)
+    for gradual, beside in (
+        ("unshortened-gradual-long", "unshortened-gsm"),
+        ("lenet300-gradual-long", "lenet300-gsm"),
+        ("lenet5-300x-gradual-long", "lenet5-300x-gsm"),
+        ("sabr-gradual-long", "sabr"),
+        ("hypersparse-98-gradual-long", "hypersparse-98-l1"),
+        ("hypersparse-98-rate-0.1-gradual-long", "hypersparse-98-rate-0.1-hypersparse"),
+        ("spred-filter-gradual-long", "spred-filter"),
+        ("vgg-magnitude-filter-60", "vgg-spred-filter-60"),
+        ("vgg-psd2-p8-gradual-long", "vgg-psd2-p8"),
+        ("predefined-psd1-p8-gradual-long", "predefined-psd1-p8"),
     ):
-        gradual = EXPERIMENTS[f"{name}-gradual-long"].recipe()
-        assert sum(phase.epochs for phase in gradual.phases) == epochs(beside)
-        options, own = gradual.phases[-1].options, EXPERIMENTS[beside].recipe().phases[-1].options
-        assert options["end"] < gradual.phases[-1].epochs
+        recipe, other = EXPERIMENTS[gradual].recipe(), EXPERIMENTS[beside].recipe()
+        assert epochs(gradual) == epochs(beside)
+        options, own = recipe.phases[-1].options, other.phases[-1].options
+        assert options["end"] < recipe.phases[-1].epochs
+        assert recipe.phases[-1].method == "magnitude" or options["gate"] == "none"
         assert "sparsity" not in own or options["sparsity"] == pytest.approx(own["sparsity"])
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_gradual_magnitude_keeps_as_many_weights_as_the_pattern_beside_it(pattern):
+    left = []
+    for name in (f"vgg-{pattern}", f"vgg-{pattern}-gradual-long"):
+        recipe = EXPERIMENTS[name].recipe()
+        model = small_vgg(10, 1, recipe.model["width"])
+        method = recipe.phases[-1].make_method({})
+        method.prepare(model)
+        method.finalize(model)
+        left.append(methods.counts(model)[0])
+    assert left == [PATTERNS[pattern]] * 2

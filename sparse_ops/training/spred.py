@@ -52,7 +52,9 @@ class Spred(MaskedMethod):
         scope: whether groups are compared within a "layer", or "global", over all layers.
         gate: for filters, what is a product: the "weight" of the layer, or the scale of the "bn"
             behind it. BatchNorm undoes the size of a filter, so that the penalty shrinks all alike;
-            that of a scale it does not, and filters then go by the sizes of their scales.
+            that of a scale it does not, and filters then go by the sizes of their scales. "none":
+            nothing is, and there is no penalty: the smallest groups go by magnitude alone, which
+            is what spred is to be compared with.
         linear: whether Linear layers take part, but for the last.
         exempt: names of layers to leave dense; default: the first convolution, the 1×1 projections
             of residual networks (by their stride or name), the last Linear. Grouped convolutions
@@ -73,7 +75,7 @@ class Spred(MaskedMethod):
     mode: Mode = "weight"
     strength: float = 1e-4
     scope: Literal["layer", "global"] = "layer"
-    gate: Literal["weight", "bn"] = "weight"
+    gate: Literal["weight", "bn", "none"] = "weight"
     linear: bool = False
     exempt: Collection[str] | None = None
     begin: int | None = None
@@ -83,7 +85,7 @@ class Spred(MaskedMethod):
     faithful: bool = False
     _before: dict[str, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
     _layers: list[str] = field(init=False, repr=False, compare=False, default_factory=list)
-    # What is a product: the layers, or the BatchNorms behind them.
+    # What is a product, or goes by its size alone: the layers, or the BatchNorms behind them.
     _apart: list[str] = field(init=False, repr=False, compare=False, default_factory=list)
     _kept: Masks = field(init=False, repr=False, compare=False, default_factory=dict)
     _norms: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -103,7 +105,7 @@ class Spred(MaskedMethod):
         for name, known in (
             ("mode", MODES),
             ("scope", ("layer", "global")),
-            ("gate", ("weight", "bn")),
+            ("gate", ("weight", "bn", "none")),
         ):
             if getattr(self, name) not in known:
                 words = f"{', '.join(known[:-1])} or {known[-1]}"
@@ -147,6 +149,8 @@ class Spred(MaskedMethod):
             self._apart = list(self._norms.values())
         elif self.mode == "filter":
             self._followers = Followers(model, self._layers)
+        if self.gate == "none":
+            return
         modules = {name: model.get_submodule(name) for name in self._apart}
         self._before = {n: m.get_parameter("weight").clone() for n, m in modules.items()}
         factorize_(model, self._apart, self._product)
@@ -167,7 +171,7 @@ class Spred(MaskedMethod):
         return [group for group in split if group["params"]]
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        if self._fine_tuning or not self.strength:
+        if self._fine_tuning or not self.strength or self.gate == "none":
             return None
         squares = [factor.square().sum() for factor in self._factors(model)]
         return self.strength * torch.stack(squares).sum()
@@ -229,7 +233,8 @@ class Spred(MaskedMethod):
         return masks
 
     def _factors(self, model: nn.Module) -> list[nn.Parameter]:
-        return [f for name in self._apart for f in factors(model.get_submodule(name))]
+        apart = [] if self.gate == "none" else self._apart
+        return [f for name in apart for f in factors(model.get_submodule(name))]
 
     def _cut(self, model: nn.Module, level: float, optimizer: torch.optim.Optimizer) -> None:
         """Removes the smallest groups, from now on."""
@@ -239,6 +244,8 @@ class Spred(MaskedMethod):
             scales = {name: mask for name, mask in behind.items() if name.endswith(".weight")}
             others = {name: mask for name, mask in behind.items() if name not in scales}
             masks = self._kept | factor_masks(scales, "weight") | others
+        elif self.gate == "none":
+            masks = self._kept | behind
         else:
             masks = factor_masks(self._kept, self.mode) | behind
         self.impose(model, masks, optimizer)

@@ -36,6 +36,7 @@ class Interrupted(Exception):
 GRADUAL = {
     "gradual": lambda: Magnitude(sparsity=0.7, begin=1, end=3),
     "filters": lambda: Spred(sparsity=0.7, mode="filter", begin=1, end=3),
+    "channels": lambda: Spred(sparsity=0.7, mode="channel", gate="none", begin=1, end=3),
     "scales": lambda: Spred(sparsity=0.7, mode="filter", gate="bn", exempt=["3"], begin=1, end=3),
 }
 

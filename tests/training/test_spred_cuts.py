@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from sparse_ops.data import batches
-from sparse_ops.training import Spred, fit
-from sparse_ops.training.factors import factorized, factors
+from sparse_ops.training import Dense, Spred, fit
+from sparse_ops.training.factors import factorized, factors, group_shape, norms
 from tests.training.small import OPTIMIZERS, small_net, small_task
 from tests.training.test_spred import block, train
 
@@ -17,7 +17,7 @@ def removed(weight):
     return int((weight.flatten(1) == 0).all(1).sum())
 
 
-@pytest.mark.parametrize("gate", ["weight", "bn"])
+@pytest.mark.parametrize("gate", ["weight", "bn", "none"])
 def test_filters_go_by_and_by_as_the_cubic_schedule_says_and_stay_gone(gate):
     model, seen = block(), []
     exempt = ["stem", "depthwise", "downsample"]
@@ -35,6 +35,20 @@ def test_filters_go_by_and_by_as_the_cubic_schedule_says_and_stay_gone(gate):
     assert removed(model.conv1.weight) == 5 and removed(model.conv2.weight) == 4
     dead = (model.conv1.weight.flatten(1) == 0).all(1)
     assert not bool(model.norm1.weight[dead].any()) and not bool(model.norm1.bias[dead].any())
+
+
+@pytest.mark.parametrize("mode", ["weight", "filter", "channel"])
+def test_without_products_a_network_learns_as_a_dense_one_until_its_smallest_groups_go(mode):
+    method = Spred(sparsity=0.5, mode=mode, gate="none", strength=1.0)
+    pruned, masks = train(method, epochs=2, weight_decay=1e-3)
+    dense, _ = train(Dense(), epochs=2, weight_decay=1e-3)
+    weight = dense.conv1.weight.detach()
+    sizes = norms(weight, mode)
+    kept = sizes > sizes.median()
+    shape = group_shape(weight.shape, mode)
+    assert torch.equal(masks["conv1.weight"], kept.view(shape).expand_as(weight))
+    assert torch.equal(pruned.conv1.weight, weight * kept.view(shape))
+    assert torch.equal(pruned.fc.weight, dense.fc.weight) and factorized(pruned) == []
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -139,7 +153,7 @@ def test_a_layer_without_batch_norm_behind_it_has_no_gate():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"gate": "bias"}, "gate must be weight or bn, got 'bias'"),
+        ({"gate": "bias"}, "gate must be weight, bn or none, got 'bias'"),
         ({"gate": "bn"}, "gate bn is for mode filter"),
         ({"gate": "bn", "mode": "filter", "linear": True}, "not for linear layers"),
         ({"begin": 1}, "begin and end go together"),
