@@ -107,6 +107,7 @@ _REFUSES: dict[str, Any] = {
     "linear": _linear,
     "constant": _constant,
     "batch_norm": _nothing,
+    "prelu": _nothing,
     "unary": _unary,
     "binary": _binary,
     "pool": _images,

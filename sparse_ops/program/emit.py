@@ -156,6 +156,11 @@ def _add_norm(self: Lowering, node: Node, order: int) -> None:
     self.step("affine", node, order, [source], [scale, shift], activation=_activation(node))
 
 
+def _add_prelu(self: Lowering, node: Node, order: int) -> None:
+    source = self.value(node.inputs[0], order)
+    self.step("prelu", node, order, [source], [node.parameters["weight"]])
+
+
 def _add_unary(self: Lowering, node: Node, order: int) -> None:
     about = dict(node.attributes)
     function = about.pop("function")
@@ -256,6 +261,7 @@ EMIT: dict[str, Any] = {
     "linear": _add_linear,
     "constant": _add_constant,
     "batch_norm": _add_norm,
+    "prelu": _add_prelu,
     "unary": _add_unary,
     "binary": _add_binary,
     "pool": _add_pool,

@@ -319,6 +319,25 @@ def test_a_channel_pruned_layer_that_was_there_is_a_step(tmp_path):
         assert_same(fast(x), model(x))
 
 
+@pytest.mark.parametrize("slopes", [1, 8])
+def test_prelu_is_a_step(slopes):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(slopes), nn.Conv2d(8, 4, 3)).eval()
+    nn.init.uniform_(model[1].weight, -1, 1)
+    mask = torch.rand(4, 8, 3, 3) > 0.5
+    x = torch.randn(16, 3, 9, 8)
+    plan = so.plan(model, x, {"2.weight": mask}, measure=says(2.0), progress=False)
+    fast = plan.apply(model)
+    so.masks.apply_(model, {"2.weight": mask})
+    with torch.no_grad():
+        y, programs = ran(fast, x)
+        assert programs == 1
+        assert_same(y, model(x))
+        for each in (fast, model):
+            each[1].weight.neg_()
+        assert_same(fast(x), model(x))
+
+
 @pytest.mark.parametrize(
     "change",
     [
