@@ -214,7 +214,7 @@ def _run_as_programs_(
     # One image is enough to see what follows what.
     example = tuple(torch.zeros(1, *shape[1:]) for shape in shapes)
     modes = {name: module.training for name, module in fast.named_modules()}
-    with_programs_(fast.eval(), decisions, example, shapes)
+    with_programs_(fast.eval(), decisions, example, shapes, given_out=True)
     for name, module in fast.named_modules():
         module.training = modes[name]
 

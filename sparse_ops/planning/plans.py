@@ -152,7 +152,7 @@ class Plan:
             except RuntimeError as error:
                 warnings.warn(f"{error}: it is given uncompiled", stacklevel=2)
         if self.decisions is not None:
-            with_programs_(fast, self.decisions, self.example)
+            with_programs_(fast, self.decisions, self.example, given_out=True)
         check_model(masked, fast, self.example)
         for name, module in fast.named_modules():
             module.training = modes.get(name, model.training)

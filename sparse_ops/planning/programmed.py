@@ -30,6 +30,7 @@ def with_programs_(
     decisions: Decisions,
     example: tuple[Any, ...],
     shapes: tuple[tuple[int, ...], ...] | None = None,
+    given_out: bool = False,
 ) -> nn.Module:
     """Has a packed model run as decided, in place; returns it.
 
@@ -37,6 +38,8 @@ def with_programs_(
         model: in eval mode.
         example: what it is traced with.
         shapes: of the inputs that it was planned for; default: the example's.
+        given_out: whether it is more than a candidate: then it is run at other sizes, too, and takes
+            only its own where that gives something else.
 
     Raises:
         ValueError: the decisions are not for this model.
@@ -56,7 +59,8 @@ def with_programs_(
     shapes = shapes or tuple(tuple(x.shape) for x in example)
     routes = Route(orders, decisions.piece), Route(dict(decisions.small))
     attach_(model, programs := Programs(graph, *routes, shapes, live))
-    programs.sizes_fixed = not _same_at_other_sizes(model, programs, example)
+    if given_out:
+        programs.sizes_fixed = not _same_at_other_sizes(model, programs, example)
     return model
 
 
