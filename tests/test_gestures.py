@@ -120,7 +120,7 @@ def learned(glb, tmp_path_factory):
     images, out = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("model")
     few = ["--hand", str(glb), "--images", "40", "--size", "32", "--gestures", "3"]
     render.main([*few, "--out", str(images)])
-    short = ["--quick", "--batch", "16", "--budget", "0.5", "--folder", str(images)]
+    short = ["--quick", "--batch", "8", "--budget", "0.5", "--folder", str(images)]
     found = train.main([*short, "--out", str(out)])
     torch.set_num_threads(before)
     return images, out, found
@@ -161,7 +161,9 @@ def clip_of(sticks, cv2, file: Path, gestures: list[tuple[int, int]], size: int 
 
 
 def opencv():
-    return pytest.importorskip("cv2", reason="OpenCV is not installed: the extra gestures has it")
+    # An ImportError, too: of a machine without a graphics library.
+    words = "OpenCV cannot be imported: the extra gestures has it"
+    return pytest.importorskip("cv2", reason=words, exc_type=ImportError)
 
 
 def test_a_clip_is_recognised_and_the_lift_follows(learned, sticks, tmp_path):

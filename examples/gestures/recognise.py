@@ -14,6 +14,7 @@ needs opencv-python-headless in its place, and --out.
 
 import argparse
 import os
+import statistics
 import sys
 import time
 from collections import deque
@@ -143,7 +144,7 @@ class Timed:
 
     @property
     def rate(self) -> float:
-        return len(self.times) / sum(self.times)
+        return 1 / statistics.median(self.times)
 
 
 class Window:
