@@ -26,7 +26,14 @@ from examples.gestures.render import MARK
 from sparse_ops.data.images import read_images
 from sparse_ops.training.evaluation import evaluate
 
-QUICK = {"network": "small_vgg", "size": 32, "epochs": 6, "sparse_epochs": 6, "budget": 2.0}
+QUICK = {
+    "network": "small_vgg",
+    "size": 32,
+    "lr": 1e-3,
+    "epochs": 6,
+    "sparse_epochs": 6,
+    "budget": 2.0,
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         "--sparse-epochs", type=int, default=20, help="of the second phase, at most"
     )
     parser.add_argument("--strength", type=float, default=5e-4, help="of the penalty at first")
-    parser.add_argument("--lr", type=float, default=1e-3, help="of Adam")
+    parser.add_argument("--lr", type=float, default=3e-4, help="of Adam")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--budget", type=float, default=30.0, help="seconds for the plan")
     parser.add_argument("--quick", action="store_true", help=f"sets {QUICK}")
