@@ -1,0 +1,1 @@
+"""Hand gestures: rendered or photographed, learned sparsely, recognised by a packed network."""
