@@ -118,13 +118,17 @@ TurnedWeights::TurnedWeights(const Layer& layer, const Weights& weights)
 
 std::shared_ptr<const TurnedWeights> Shared::turned() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!turned_) turned_ = std::make_shared<const TurnedWeights>(layer, weights);
+  if (!turned_) {
+    turned_ = std::make_shared<const TurnedWeights>(layer, weights);
+    weights.values.reset();
+  }
   return turned_;
 }
 
 std::shared_ptr<const WinogradWeights> Shared::winograd(Order order) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!winograd_) winograd_ = std::make_shared<const WinogradWeights>(layer, weights, order);
+  if (!winograd_)
+    winograd_ = std::make_shared<const WinogradWeights>(layer, weights, turned_.get(), order);
   return winograd_;
 }
 

@@ -96,19 +96,21 @@ struct WinogradWeights {
   std::vector<int> rows;       // and how many it has
   Memory values, bias;
 
-  WinogradWeights(const Layer& layer, const Weights& weights, Order order);
+  // `turned` is where weights are that are no longer as they were given.
+  WinogradWeights(const Layer& layer, const Weights& weights, const TurnedWeights* turned, Order order);
 };
 
 // A weight, and what was made of it for images of any size.
 class Shared {
  public:
   Shared(const Layer& layer, Weights given) : layer(layer), weights(std::move(given)) {}
+  // For CHANNELS: the values as they were given are not kept beside.
   std::shared_ptr<const TurnedWeights> turned() const;
   // Of an order, which a step has for all sizes.
   std::shared_ptr<const WinogradWeights> winograd(Order order) const;
 
   const Layer layer;
-  const Weights weights;
+  mutable Weights weights;
 
  private:
   mutable std::mutex mutex_;

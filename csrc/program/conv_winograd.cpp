@@ -227,17 +227,30 @@ float at_position(const float* taps, int64_t p) {
 
 }  // namespace
 
-WinogradWeights::WinogradWeights(const Layer& layer, const Weights& weights, Order order)
+WinogradWeights::WinogradWeights(const Layer& layer, const Weights& weights,
+                                 const TurnedWeights* turned, Order order)
     : units((layer.filters + kLanes - 1) / kLanes),
       values(kPositions * (order == kImages ? layer.filters : units * kLanes) * layer.channels),
       bias(units * kLanes) {
   if (weights.bias) std::copy_n(data(*weights.bias), layer.filters, bias.get());
-  const float* from = data(weights.values);
-  const int64_t channels = layer.channels, filters = layer.filters;
+  const int64_t channels = layer.channels, filters = layer.filters, nine = layer.taps();
+  const auto read = [&](int64_t f, int64_t c, float* taps) {
+    if (weights.values) {
+      std::copy_n(data(*weights.values) + (f * channels + c) * nine, nine, taps);
+      return;
+    }
+    // By blocks of channels, taps, channels of a block.
+    const int64_t block = c / kLanes * kLanes, width = std::min(kLanes, channels - block);
+    const float* from = turned->values.get() + f / kLanes * turned->step + f % kLanes;
+    for (int64_t t = 0; t < nine; ++t)
+      taps[t] = from[(block * nine + t * width + c - block) * kLanes];
+  };
   const auto each = [&](int64_t f, const auto& place) {
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t p = 0; p < kPositions; ++p)
-        values.get()[place(p, c)] = at_position(from + (f * channels + c) * 9, p);
+    for (int64_t c = 0; c < channels; ++c) {
+      float taps[9];
+      read(f, c, taps);
+      for (int64_t p = 0; p < kPositions; ++p) values.get()[place(p, c)] = at_position(taps, p);
+    }
   };
   if (order == kChannels) {
     // By position, unit, channel, filter.

@@ -107,6 +107,15 @@ def test_threads_and_pieces_change_no_bit(isa, order):
         torch.set_num_threads(threads)
 
 
+def test_images_of_both_ways_one_after_the_other(isa):
+    """Channels innermost, small images go directly: their weights are where others are made of."""
+    layer = layer_of((37, 40, None, None), padding=(1, 1))
+    made = program(layer, CHANNELS, CHANNELS, (1, 0, 0))
+    for size in (5, 12, 5, 7, 12):
+        x = torch.randn(2, 37, size, size)
+        assert_right(layer, result(made, isa, x), x)
+
+
 def test_the_direct_kernel_can_be_asked_for(isa, order):
     size = (64, 16, (8, 8), 16)
     x = torch.rand(size[3], size[0], *size[2])
