@@ -1,4 +1,4 @@
-"""Planning and applying take less than three times the model's memory beside the model."""
+"""Planning and applying take less than four times the model's memory beside the model."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ print(size, peak() - before)
 """
 
 
-def test_the_process_grows_by_less_than_three_times_the_model():
+def test_the_process_grows_by_less_than_four_times_the_model():
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("only Linux says how much memory a process had at most")
     # What is freed goes back to the system: counted is what is needed, not what glibc keeps of it,
@@ -53,8 +53,8 @@ def test_the_process_grows_by_less_than_three_times_the_model():
     # What is tried depends on times, and these on what else the machine does: the least counts.
     for _ in range(3):
         size, grown = map(int, python(CODE, **kept).split())
-        if grown < 3 * size:
+        if grown < 4 * size:
             break
     assert size > 50 << 20
     # Activations are a few MiB here.
-    assert grown < 3 * size
+    assert grown < 4 * size
