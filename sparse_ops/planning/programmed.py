@@ -38,8 +38,8 @@ def with_programs_(
         model: in eval mode.
         example: what it is traced with.
         shapes: of the inputs that it was planned for; default: the example's.
-        given_out: whether it is more than a candidate: then it is run at other sizes, too, and takes
-            only its own where that gives something else.
+        given_out: whether it is more than a candidate: then it is run at other sizes, too, and
+            takes only its own where that gives something else.
 
     Raises:
         ValueError: the decisions are not for this model.
