@@ -89,10 +89,14 @@ def _same_at_other_sizes(model: nn.Module, programs: Programs, example: tuple[An
 def _resized(x: Tensor, pixels: tuple[int, int]) -> Tensor:
     """Random numbers like an input, of another batch, and so many pixels more if it is images."""
     batch = OTHER_BATCHES[x.shape[0] == OTHER_BATCHES[0]]
+    if x.dim() == 4 and min(x.shape[2:]) < SMALL:
+        # Many times as large: attention over pixels would take gigabytes.
+        pixels = (pixels[0] // 4, pixels[1] // 4)
     size = [n + more for n, more in zip(x.shape[2:], pixels, strict=False)]
     return torch.rand(batch, x.shape[1], *(size if x.dim() == 4 else x.shape[2:]))
 
 
 # More than any network halves, so that most that take other sizes take this one.
 MORE_PIXELS = (32, 64)
+SMALL = 24
 OTHER_BATCHES = (2, 3)
