@@ -42,6 +42,7 @@ def _not_copied(model: nn.Module, memo: dict[int, Any]) -> str:
         for key, value in vars(module).items():
             if key == "_modules":
                 continue
+            # Somebody's class, whose copying may raise anything.
             try:
                 copy.deepcopy(value, dict(memo))
             except Exception:

@@ -111,6 +111,7 @@ def change_(path, how, chance):
         return
     try:
         tensors, metadata, about = _contents(path)
+    # What was changed before may not be a file of ours any more, in whatever way.
     except Exception:
         path.write_bytes(_changed_bytes(path.read_bytes(), "bytes", chance))
         return
