@@ -89,13 +89,14 @@ struct BlockedWork {
 };
 constexpr int64_t kSpareOffsets = 8;
 
-// A strip of tiles of Winograd's F(2x2, 3x3) (Lavin and Gray, arXiv:1509.09308): two lines of output of
-// kLanes images or channels, two pixels a tile. The 16 numbers that 4x4 of the input become, and those of which 2x2 of
-// the output are made, are at 16 positions: position_step apart, pixels of a tile next to each other.
+// A strip of tiles of Winograd's F(MxM, 3x3) (Lavin and Gray, arXiv:1509.09308), M = 2 or 4: M lines of output of
+// kLanes images or channels, M pixels a tile. What (M + 2)^2 of the input become, and of what M^2 of the output
+// are made, are at (M + 2)^2 positions: position_step apart, pixels of a tile next to each other.
 struct WinogradWork {
+  int64_t side;          // M
   int64_t tiles;         // up to kMostTiles
   int64_t position_step;
-  int64_t lines, width;  // of the output: 1 or 2, and up to twice the tiles
+  int64_t lines, width;  // of the output: up to M, and up to M times the tiles
   int64_t out_line, added_line;
   Activation activation;
 };
@@ -172,7 +173,7 @@ struct RowSparseKernels {
   void (*blocked)(int rows, const BlockedWork& work);
   void (*pool)(const PoolWork& work);
 
-  // A channel's 4 lines, of which `lines` are there, and 2 * tiles + 2 columns, of which `columns` are; what
+  // A channel's M + 2 lines, of which `lines` are there, and M * tiles + 2 columns, of which `columns` are; what
   // is not there only makes output that is left out.
   void (*winograd_in)(const WinogradWork& work, const float* from, int64_t line_step, int64_t lines,
                       int64_t columns, float* to);

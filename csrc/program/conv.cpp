@@ -90,7 +90,7 @@ Layer::Layer(const Parts& parts) : kernels(parts.kernels) {
   activation = activation_from(a[12]);
   STD_TORCH_CHECK(a[13] == 0 || a[13] == 1, "residual is 0 or 1, got ", a[13]);
   residual = a[13] == 1;
-  STD_TORCH_CHECK(a[14] >= kAuto && a[14] <= kOfFilters, "no kernel has the number ", a[14]);
+  STD_TORCH_CHECK(a[14] >= kAuto && a[14] <= kTilesOfFour, "no kernel has the number ", a[14]);
   way = static_cast<Way>(a[14]);
 }
 
@@ -125,11 +125,12 @@ std::shared_ptr<const TurnedWeights> Shared::turned() const {
   return turned_;
 }
 
-std::shared_ptr<const WinogradWeights> Shared::winograd(Order order) const {
+std::shared_ptr<const WinogradWeights> Shared::winograd(Order order, int64_t side) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!winograd_)
-    winograd_ = std::make_shared<const WinogradWeights>(layer, weights, turned_.get(), order);
-  return winograd_;
+  std::shared_ptr<const WinogradWeights>& made = winograd_[side];
+  if (!made)
+    made = std::make_shared<const WinogradWeights>(layer, weights, turned_.get(), order, side);
+  return made;
 }
 
 void clear_around(const Spec& spec, float* inside, int64_t top, int64_t end) {
@@ -188,8 +189,9 @@ class Conv : public Step {
       const int64_t most = std::numeric_limits<int32_t>::max();
       STD_TORCH_CHECK(in[0].block() < most, "a block of x must be under 2^31 values");
     }
-    if (in[0].order == out.order && out.order != kPlanar && suits_winograd(l, out))
-      return ready_winograd(conv_, in[0], out);
+    const bool same = in[0].order == out.order && out.order != kPlanar;
+    if (const int64_t side = same ? winograd_side(l, out) : 0)
+      return ready_winograd(conv_, in[0], out, side);
     if (in[0].order == kImages && out.order == kImages) return ready_images(conv_, in[0], out, added);
     if (in[0].order == kPlanar && out.order == kPlanar) return ready_rows(conv_, in[0], out, added);
     STD_TORCH_CHECK(out.order == kChannels && in[0].order != kImages,

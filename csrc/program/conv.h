@@ -9,6 +9,7 @@
 #pragma once
 #include <cstdlib>
 #include <limits>
+#include <map>
 #include <mutex>
 #include <new>
 
@@ -20,8 +21,8 @@ namespace program {
 
 enum Form : int64_t { kRows = 0, kDense = 1 };
 
-// Which of the ways on PLANAR: by the numbers of program.py's KERNELS.
-enum Way : int64_t { kAuto = 0, kOfPixels = 1, kOfFilters = 2 };
+// Which of the ways there are: by the numbers of program.py's KERNELS.
+enum Way : int64_t { kAuto = 0, kOfPixels = 1, kOfFilters = 2, kTilesOfFour = 3 };
 
 // Floats of its own on a cache line, which begin as zeros.
 class Memory {
@@ -88,7 +89,7 @@ struct TurnedWeights {
   TurnedWeights(const Layer& layer, const Weights& weights);
 };
 
-// What Winograd's algorithm makes of a dense weight: for CHANNELS in units of kLanes filters, for IMAGES
+// What Winograd's F(side x side, 3x3) makes of a dense weight: for CHANNELS in units of kLanes filters, for IMAGES
 // in groups.
 struct WinogradWeights {
   int64_t units;
@@ -97,7 +98,8 @@ struct WinogradWeights {
   Memory values, bias;
 
   // `turned` is where weights are that are no longer as they were given.
-  WinogradWeights(const Layer& layer, const Weights& weights, const TurnedWeights* turned, Order order);
+  WinogradWeights(const Layer& layer, const Weights& weights, const TurnedWeights* turned, Order order,
+                  int64_t side);
 };
 
 // A weight, and what was made of it for images of any size.
@@ -107,7 +109,7 @@ class Shared {
   // For CHANNELS: the values as they were given are not kept beside.
   std::shared_ptr<const TurnedWeights> turned() const;
   // Of an order, which a step has for all sizes.
-  std::shared_ptr<const WinogradWeights> winograd(Order order) const;
+  std::shared_ptr<const WinogradWeights> winograd(Order order, int64_t side) const;
 
   const Layer layer;
   mutable Weights weights;
@@ -115,7 +117,7 @@ class Shared {
  private:
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const TurnedWeights> turned_;
-  mutable std::shared_ptr<const WinogradWeights> winograd_;
+  mutable std::map<int64_t, std::shared_ptr<const WinogradWeights>> winograd_;  // by side
 };
 
 // For a value's `in` and `out`, whose sizes fit; `added` is the residual, or null.
@@ -126,8 +128,9 @@ std::unique_ptr<Ready> ready_planar_to_channels(const Whole& conv, const Spec& i
 std::unique_ptr<Ready> ready_depthwise(const Whole& conv, const Spec& in, const Spec& out,
                                        const Spec* added);
 std::unique_ptr<Ready> ready_images(const Whole& conv, const Spec& in, const Spec& out, const Spec* added);
-bool suits_winograd(const Layer& layer, const Spec& out);
-std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out);
+// Its tiles' side, 2 or 4; 0: it is not to be used.
+int64_t winograd_side(const Layer& layer, const Spec& out);
+std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out, int64_t side);
 std::unique_ptr<Ready> ready_rows(const Whole& conv, const Spec& in, const Spec& out, const Spec* added);
 
 // Zeros above or beneath the lines [top, end) of a plane, if they are its ends, and beside each.

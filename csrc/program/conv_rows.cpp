@@ -51,7 +51,7 @@ class PlanarConv : public Ready {
     if (in.shape.n == 0) return;
     // Not by the size of the batch, on which results must not depend.
     const bool wide = layer_.way == kOfFilters ||
-                      (layer_.way == kAuto && wide_classes(layer_.filters, layer_.groups, classes));
+                      (layer_.way != kOfPixels && wide_classes(layer_.filters, layer_.groups, classes));
     const int64_t work = in.shape.n * out.shape.h * out.shape.w * rows_.start[layer_.filters];
     const int64_t most = std::clamp<int64_t>(work / kGrain, 1, threads);
     // Where x and y are does not matter here, whether there is a residual does.

@@ -1,6 +1,7 @@
-// Dense 3x3 convolutions by Winograd's F(2x2, 3x3), which takes 16 products where 36 are asked for: Lavin and
-// Gray, arXiv:1509.09308. What 4x4 of the input become is at 16 positions; at each of them filters are
-// multiplied with channels as in a 1x1 convolution, by the kernels of the order: IMAGES or CHANNELS.
+// Dense 3x3 convolutions by Winograd's F(2x2, 3x3), which takes 16 products where 36 are asked for, or, where
+// that was asked for, F(4x4, 3x3): 36 where there are 144, and more roundings. Lavin and Gray, arXiv:1509.09308.
+// What (M + 2)^2 of the input become is at as many positions; at each of them filters are multiplied with
+// channels as in a 1x1 convolution, by the kernels of the order: IMAGES or CHANNELS.
 #include <algorithm>
 #include <array>
 
@@ -10,21 +11,23 @@ namespace sparse_ops {
 namespace program {
 namespace {
 
-constexpr int64_t kPositions = 16;
+// Of F(side x side, 3x3).
+int64_t positions_of(int64_t side) { return (side + 2) * (side + 2); }
+int64_t tiles_along(int64_t size, int64_t side) { return (size + side - 1) / side; }
 
 // Tiles at once. IMAGES: as many as use a weight together while what they read is in the second cache, or
 // near it (16 to 512 channels, Zen 4: 4 is best or nearly for all, 2 and 8 up to 1.2 times slower).
 // CHANNELS: those of a line, and of more lines while a kernel has sums for them.
 constexpr int64_t kTilesOfImages = 4, kTilesOfChannels = 8, kMostPixels = 14;
-// Fewer tiles than that in an image do not pay for weights that are 16 / 9 as large.
-constexpr int64_t kFewestTiles = 16;
+// Fewer tiles than that in an image do not pay for weights that are 16 / 9, or 4 times, as large.
+constexpr int64_t kFewestTiles = 16, kFewestOfFour = 8;
 
 // How a block of images, or an image, is cut: strips of `rows` rows of tiles, `tiles` in each.
 struct Strips {
   int64_t down, across, rows, tiles;
 
-  Strips(const Shape& out, int64_t most, int64_t pixels) {
-    const int64_t whole = (out.w + 1) / 2, high = (out.h + 1) / 2;
+  Strips(const Shape& out, int64_t side, int64_t most, int64_t pixels) {
+    const int64_t whole = tiles_along(out.w, side), high = tiles_along(out.h, side);
     across = (whole + most - 1) / most;
     tiles = (whole + across - 1) / across;
     rows = std::min(high, across > 1 ? 1 : std::max<int64_t>(1, pixels / tiles));
@@ -37,15 +40,18 @@ struct Strips {
 // some planes of the output at a time.
 class Winograd : public Ready {
  public:
-  Winograd(const Whole& conv, const Spec& in, const Spec& out, const Strips& strips, int64_t planes)
+  Winograd(const Whole& conv, const Spec& in, const Spec& out, int64_t side, const Strips& strips,
+           int64_t planes)
       : conv_(conv),
-        weights_(conv->winograd(out.order)),
+        side_(side),
+        positions_(positions_of(side)),
+        weights_(conv->winograd(out.order, side)),
         strips_(strips),
         position_(in.planes() * strips.pixels() * kLanes),
         sums_step_(planes * strips.pixels() * kLanes) {
     const Layer& layer = conv->layer;
     count_ = out.blocks() * strips.down * strips.across;
-    const int64_t work = kPositions * layer.channels * out.planes() * kLanes * strips.pixels();
+    const int64_t work = positions_ * layer.channels * out.planes() * kLanes * strips.pixels();
     const int64_t threads = torch::stable::get_num_threads();
     shares_ = std::max<int64_t>(1, std::min(threads, count_ / grain_of(count_, count_ * work)));
     corner_ = (in.halo - layer.padding[0]) * in.line() + (in.halo - layer.padding[1]) * kLanes;
@@ -73,6 +79,7 @@ class Winograd : public Ready {
   virtual const float* bias_of(int64_t plane, float (&filled)[kLanes]) const = 0;
 
   const Whole conv_;
+  const int64_t side_, positions_;
   const std::shared_ptr<const WinogradWeights> weights_;
   const Strips strips_;
   std::vector<Part> parts_;
@@ -80,18 +87,20 @@ class Winograd : public Ready {
   const int64_t position_;  // of the input: from one to the next
 
  private:
-  int64_t share() const { return kPositions * (position_ + sums_step_); }
+  int64_t share() const { return positions_ * (position_ + sums_step_); }
 
   void strip(const View* in, const View& out, int64_t i, float* positions) const {
     const Layer& layer = conv_->layer;
     const Shape& size = out.spec.shape;
     const int64_t block = i / (strips_.down * strips_.across);
-    const int64_t top = 2 * strips_.rows * (i / strips_.across % strips_.down);
-    const int64_t left = 2 * strips_.tiles * (i % strips_.across);
-    const int64_t end = std::min(size.h, top + 2 * strips_.rows), rows = (end - top + 1) / 2;
+    const int64_t top = side_ * strips_.rows * (i / strips_.across % strips_.down);
+    const int64_t left = side_ * strips_.tiles * (i % strips_.across);
+    const int64_t end = std::min(size.h, top + side_ * strips_.rows);
+    const int64_t rows = tiles_along(end - top, side_);
     WinogradWork work = {};
-    work.width = std::min(2 * strips_.tiles, size.w - left);
-    work.tiles = (work.width + 1) / 2;
+    work.side = side_;
+    work.width = std::min(side_ * strips_.tiles, size.w - left);
+    work.tiles = tiles_along(work.width, side_);
     work.position_step = position_;
     work.out_line = out.spec.line();
     work.added_line = layer.residual ? in[1].spec.line() : 0;
@@ -101,12 +110,12 @@ class Winograd : public Ready {
     const float* corner = x.data + block * x.block_step + corner_ + top * line + left * kLanes;
     for (int64_t c = 0; c < x.spec.planes(); ++c)
       for (int64_t q = 0; q < rows; ++q)
-        layer.kernels.winograd_in(work, corner + c * x.spec.plane() + 2 * q * line, line,
-                                  std::min<int64_t>(4, end - top - 2 * q + 2), work.width + 2,
+        layer.kernels.winograd_in(work, corner + c * x.spec.plane() + side_ * q * line, line,
+                                  std::min(side_, end - top - side_ * q) + 2, work.width + 2,
                                   positions + c * plane_size + q * run);
-    float* const sums = positions + kPositions * position_;
+    float* const sums = positions + positions_ * position_;
     for (const Part& part : parts_) {
-      for (int64_t p = 0; p < kPositions; ++p)
+      for (int64_t p = 0; p < positions_; ++p)
         multiply(p, part, rows * work.tiles, positions + p * position_, sums + p * sums_step_);
       for (int64_t u = 0; u < part.planes; ++u) {
         float* plane = out.inside(block, part.first + u);
@@ -114,8 +123,8 @@ class Winograd : public Ready {
         float filled[kLanes];
         const float* bias = bias_of(part.first + u, filled);
         for (int64_t q = 0; q < rows; ++q) {
-          const int64_t y = top + 2 * q;
-          work.lines = std::min<int64_t>(2, end - y);
+          const int64_t y = top + side_ * q;
+          work.lines = std::min(side_, end - y);
           layer.kernels.winograd_out(work, sums + u * plane_size + q * run, sums_step_, bias,
                                      added ? added + y * work.added_line + left * kLanes : nullptr,
                                      plane + y * work.out_line + left * kLanes);
@@ -132,8 +141,8 @@ class Winograd : public Ready {
 // A plane is a channel, or a filter, of kLanes images.
 class OfImages : public Winograd {
  public:
-  OfImages(const Whole& conv, const Spec& in, const Spec& out)
-      : Winograd(conv, in, out, Strips(out.shape, kTilesOfImages, kTilesOfImages),
+  OfImages(const Whole& conv, const Spec& in, const Spec& out, int64_t side)
+      : Winograd(conv, in, out, side, Strips(out.shape, side, kTilesOfImages, kTilesOfImages),
                  conv->layer.kernels.max_rows) {
     for (int64_t c = 0; c < conv->layer.channels; ++c)
       offsets_.push_back(static_cast<int32_t>(c * strips_.pixels() * kLanes));
@@ -166,8 +175,9 @@ class OfImages : public Winograd {
 // A plane is kLanes channels, or filters, of an image.
 class OfChannels : public Winograd {
  public:
-  OfChannels(const Whole& conv, const Spec& in, const Spec& out)
-      : Winograd(conv, in, out, Strips(out.shape, kTilesOfChannels, kMostPixels), kMostUnits) {
+  OfChannels(const Whole& conv, const Spec& in, const Spec& out, int64_t side)
+      : Winograd(conv, in, out, side, Strips(out.shape, side, kTilesOfChannels, kMostPixels),
+                 kMostUnits) {
     const Layer& layer = conv->layer;
     for (int64_t c = 0; c < layer.channels; ++c)
       offsets_.push_back(static_cast<int32_t>(c / kLanes * strips_.pixels() * kLanes + c % kLanes));
@@ -216,21 +226,32 @@ class OfChannels : public Winograd {
   const std::array<float, kMostUnits * kLanes> zeros_ = {};
 };
 
+// What three taps become at a position of one dimension: rows of G. F(4x4) has the points of winograd_body.h.
+constexpr double kA = 0.75 * 0.75, kB = 1.5 * 1.5, kOfA = 2 * kA * (kA - kB), kOfB = 2 * kB * (kB - kA);
+constexpr double kOfTwo[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+constexpr double kOfFour[6][3] = {{1 / (kA * kB), 0, 0},
+                                  {1 / kOfA, 0.75 / kOfA, kA / kOfA},
+                                  {1 / kOfA, -0.75 / kOfA, kA / kOfA},
+                                  {1 / kOfB, 1.5 / kOfB, kB / kOfB},
+                                  {1 / kOfB, -1.5 / kOfB, kB / kOfB},
+                                  {0, 0, 1}};
+
 // What nine taps become at a position.
-float at_position(const float* taps, int64_t p) {
-  static constexpr double half[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+float at_position(const float* taps, int64_t side, int64_t p) {
+  const double(*row)[3] = side == 4 ? kOfFour : kOfTwo;
+  const double *of_lines = row[p / (side + 2)], *of_columns = row[p % (side + 2)];
   double sum = 0;
   for (int y = 0; y < 3; ++y)
-    for (int x = 0; x < 3; ++x) sum += half[p / 4][y] * half[p % 4][x] * taps[y * 3 + x];
+    for (int x = 0; x < 3; ++x) sum += of_lines[y] * of_columns[x] * taps[y * 3 + x];
   return static_cast<float>(sum);
 }
 
 }  // namespace
 
 WinogradWeights::WinogradWeights(const Layer& layer, const Weights& weights,
-                                 const TurnedWeights* turned, Order order)
+                                 const TurnedWeights* turned, Order order, int64_t side)
     : units((layer.filters + kLanes - 1) / kLanes),
-      values(kPositions * (order == kImages ? layer.filters : units * kLanes) * layer.channels),
+      values(positions_of(side) * (order == kImages ? layer.filters : units * kLanes) * layer.channels),
       bias(units * kLanes) {
   if (weights.bias) std::copy_n(data(*weights.bias), layer.filters, bias.get());
   const int64_t channels = layer.channels, filters = layer.filters, nine = layer.taps();
@@ -249,7 +270,8 @@ WinogradWeights::WinogradWeights(const Layer& layer, const Weights& weights,
     for (int64_t c = 0; c < channels; ++c) {
       float taps[9];
       read(f, c, taps);
-      for (int64_t p = 0; p < kPositions; ++p) values.get()[place(p, c)] = at_position(taps, p);
+      for (int64_t p = 0; p < positions_of(side); ++p)
+        values.get()[place(p, c)] = at_position(taps, side, p);
     }
   };
   if (order == kChannels) {
@@ -277,18 +299,24 @@ WinogradWeights::WinogradWeights(const Layer& layer, const Weights& weights,
   });
 }
 
-bool suits_winograd(const Layer& layer, const Spec& out) {
+int64_t winograd_side(const Layer& layer, const Spec& out) {
   const Shape& size = out.shape;
-  if (layer.form != kDense || layer.way != kAuto || layer.groups != 1) return false;
+  if (layer.form != kDense || layer.groups != 1) return 0;
+  if (layer.way != kAuto && layer.way != kTilesOfFour) return 0;
   for (int d = 0; d < 2; ++d)
-    if (layer.kernel[d] != 3 || layer.stride[d] != 1 || layer.dilation[d] != 1) return false;
-  if (layer.channels < kLanes || layer.filters < kLanes || size.h < 2 || size.w < 2) return false;
-  return out.order == kImages || (size.h + 1) / 2 * ((size.w + 1) / 2) >= kFewestTiles;
+    if (layer.kernel[d] != 3 || layer.stride[d] != 1 || layer.dilation[d] != 1) return 0;
+  if (layer.channels < kLanes || layer.filters < kLanes || size.h < 2 || size.w < 2) return 0;
+  const auto tiles = [&](int64_t side) { return tiles_along(size.h, side) * tiles_along(size.w, side); };
+  if (out.order == kChannels && tiles(2) < kFewestTiles) return 0;
+  // Tiles of four that reach over the edges may take more products.
+  const bool four = layer.way == kTilesOfFour && positions_of(4) * tiles(4) < positions_of(2) * tiles(2) &&
+                    (out.order == kImages || tiles(4) >= kFewestOfFour);
+  return four ? 4 : 2;
 }
 
-std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out) {
-  if (out.order == kImages) return std::make_unique<OfImages>(conv, in, out);
-  return std::make_unique<OfChannels>(conv, in, out);
+std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out, int64_t side) {
+  if (out.order == kImages) return std::make_unique<OfImages>(conv, in, out, side);
+  return std::make_unique<OfChannels>(conv, in, out, side);
 }
 
 }  // namespace program

@@ -113,9 +113,9 @@ FUNCTIONS = {
 }
 OPERATORS = {"add": 0, "sub": 1, "mul": 2, "div": 3, "maximum": 4, "minimum": 5}
 # How a convolution is run. "auto" lets the kernel choose by sizes. On PLANAR: "rows" (vectors of
-# pixels), "wide" (vectors of filters). On IMAGES "auto" takes Winograd's algorithm for dense 3×3
-# kernels, "rows" every product by itself. On CHANNELS there is one way.
-KERNELS = {"auto": 0, "rows": 1, "wide": 2}
+# pixels), "wide" (vectors of filters). On IMAGES and CHANNELS "auto" takes Winograd's F(2×2, 3×3)
+# for dense 3×3 kernels, "4x4" F(4×4, 3×3) where that is fewer products, others none of both.
+KERNELS = {"auto": 0, "rows": 1, "wide": 2, "4x4": 3}
 
 
 def bits(number: float) -> int:

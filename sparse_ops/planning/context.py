@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparse_ops.passes.winograd import SMALL
 from sparse_ops.planning.cache import Cache
 from sparse_ops.planning.floors import Floors
 from sparse_ops.planning.fold import Folding
@@ -32,6 +33,7 @@ class Context:
         compiles: whether torch.compile may be tried.
         budget_s: seconds for all of the planning.
         ends: when they are over, as `time.perf_counter` has it.
+        winograd: the tiles of dense 3×3 convolutions: see `passes.winograd`.
     """
 
     dense: nn.Module
@@ -47,6 +49,7 @@ class Context:
     compiles: bool = False
     mask_digests: dict[str, str] = field(default_factory=dict)
     ends: float = float("inf")
+    winograd: str = SMALL
 
     def timed(
         self, what: Mapping[str, Any] | None, dense: Call, packed: Call, seconds: float

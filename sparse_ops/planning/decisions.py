@@ -9,6 +9,7 @@ from torch import Tensor
 from sparse_ops.graph.ir import Graph
 from sparse_ops.passes.fuse import fuse
 from sparse_ops.passes.pack import pack
+from sparse_ops.passes.winograd import SMALL, TILES
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Decisions:
         orders: (node, order of what it gives), of those that programs run.
         small: the same for batches that leave blocks of images too empty.
         piece: how many images run at a time; 0: all.
+        winograd: the tiles of dense 3×3 convolutions, one of `passes.winograd.TILES`.
     """
 
     forms: tuple[tuple[str, str], ...] = ()
     orders: tuple[tuple[str, int], ...] = ()
     small: tuple[tuple[str, int], ...] = ()
     piece: int = 0
+    winograd: str = SMALL
 
     def as_data(self) -> dict[str, Any]:
         """As lists and numbers."""
@@ -34,6 +37,7 @@ class Decisions:
             "orders": [list(each) for each in self.orders],
             "small": [list(each) for each in self.small],
             "piece": self.piece,
+            "winograd": self.winograd,
         }
 
     @classmethod
@@ -56,8 +60,10 @@ class Decisions:
                 raise ValueError(f"decisions must have {name!r}, a list of pairs, got {data!r:.80}")
             assert isinstance(part, list)
             parts.append(tuple((name, choice) for name, choice in part))
+        if (winograd := data.get("winograd")) not in TILES:
+            raise ValueError(f"decisions must have winograd, one of {TILES}, got {winograd!r:.80}")
         forms, orders, small = parts
-        return cls(forms, orders, small, data["piece"])
+        return cls(forms, orders, small, data["piece"], winograd)
 
 
 def fused_and_packed(graph: Graph, forms: Mapping[str, str], masks: Mapping[str, Tensor]) -> Graph:

@@ -16,6 +16,7 @@ from sparse_ops.graph.layers import NORMS, activation_name, is_norm
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM
 from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.passes.winograd import tiles_of
 from sparse_ops.planning import concat, fuse
 from sparse_ops.planning.compiled import Input, route_of
 from sparse_ops.planning.decisions import Decisions
@@ -218,7 +219,8 @@ def _concatenations(described: Any) -> list[concat.Concatenation]:
 def decisions_of(programs: Programs) -> Decisions:
     """The decisions that a model's programs were made by; the forms of its layers are theirs."""
     orders = tuple(programs.route.orders.items())
-    return Decisions((), orders, tuple(programs.small.orders.items()), programs.route.piece)
+    small, tiles = tuple(programs.small.orders.items()), tiles_of(programs.graph)
+    return Decisions((), orders, small, programs.route.piece, tiles)
 
 
 def _program(described: Any) -> tuple[Decisions | None, tuple[tuple[int, ...], ...]]:

@@ -20,6 +20,7 @@ from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR
 from sparse_ops.passes.fuse import fuse
 from sparse_ops.passes.layout import has_room, uniform
 from sparse_ops.passes.layout import refuses as refuses_node
+from sparse_ops.passes.winograd import allow_tiles
 from sparse_ops.planning.assemble import LayerPlan, assemble_
 from sparse_ops.planning.choose import with_floor
 from sparse_ops.planning.context import Context
@@ -101,6 +102,7 @@ def planned(
         # Its weights in channels_last are not kept while the search needs memory.
         to_beat = None
     known = _from_cache(context, rows)
+    allow_tiles(graph, context.winograd)
     if known is None:
         call_s = max(dense.milliseconds.values(), default=0.0) / 1e3
         left = context.ends - time.perf_counter() - CALLS_AFTER * call_s
@@ -156,7 +158,7 @@ def by_measure(context: Context, chosen: Chosen, budget_s: float) -> Chosen:
     best, speed = None, 1.0
     for order in (PLANAR, CHANNELS, IMAGES) if room else (PLANAR, CHANNELS):
         orders = tuple(uniform(graph, order).items())
-        decisions = Decisions(_forms(chosen.layers), orders, planar)
+        decisions = Decisions(_forms(chosen.layers), orders, planar, winograd=context.winograd)
         try:
             model = model_of(context, chosen.layers, decisions)
             check_model(context.dense, model, context.example)

@@ -12,6 +12,7 @@ from sparse_ops.graph.reads import reads_of
 from sparse_ops.graph.running import copied_example, first_run, same_outputs, seeded
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR
 from sparse_ops.passes.fuse import fuse
+from sparse_ops.passes.winograd import allow_tiles
 from sparse_ops.planning.decisions import Decisions
 from sparse_ops.program.live import Live
 from sparse_ops.program.model import Programs, Route, attach_
@@ -52,6 +53,7 @@ def with_programs_(
     except Uncaptured as error:
         raise ValueError(f"the model cannot run as a program: {error}") from error
     fuse(graph)
+    allow_tiles(graph, decisions.winograd)
     orders = dict(decisions.orders)
     names = {node.name for node in graph.nodes}
     if missing := sorted(orders.keys() - names):

@@ -21,6 +21,7 @@ from sparse_ops.ops._program_code import CHANNELS, IMAGES, LANES, PLANAR
 from sparse_ops.passes.fuse import fuse
 from sparse_ops.passes.layout import allowed, has_room, refuses, uniform
 from sparse_ops.passes.pack import DENSE, pack
+from sparse_ops.passes.winograd import tiles_of
 from sparse_ops.patterns import Periodic
 from sparse_ops.planning import beam, costs
 from sparse_ops.planning.costs import Costs
@@ -199,7 +200,10 @@ def _chosen(
     times = _race(programs, example, WHOLE_SHARE * budget_s)
     best = min(times, key=lambda name: times[name])
     own_graph, way = programs[best]
-    decisions = Decisions(tuple(made[best][0].items()), tuple(way.items()), tuple(way.items()))
+    orders_found = tuple(way.items())
+    decisions = Decisions(
+        tuple(made[best][0].items()), orders_found, orders_found, winograd=tiles_of(fused)
+    )
     return Found(own_graph, decisions, known, times)
 
 

@@ -7,6 +7,7 @@ from itertools import product
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
+from sparse_ops.passes.winograd import LARGE
 from sparse_ops.planning.assemble import LayerPlan
 from sparse_ops.planning.columns import (
     Column,
@@ -238,6 +239,8 @@ def _program(plan: "Plan") -> list[str]:
         f"program: {len(plan.decisions.orders)} operations ({ways}) run without Python between "
         "them, in calls without gradients in eval mode; other calls run layer by layer"
     ]
+    if plan.decisions.winograd == LARGE:
+        lines.append("program: dense 3×3 layers by Winograd's F(4×4, 3×3) where that is faster")
     if plan.decisions.piece:
         lines.append(f"program: {plan.decisions.piece} images of a batch run at a time")
     return lines

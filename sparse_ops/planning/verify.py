@@ -29,7 +29,9 @@ from sparse_ops.graph.running import (
 )
 from sparse_ops.nn import SparseLayer
 from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.passes.winograd import LARGE, LARGE_TILES_FACTOR, tiles_of
 from sparse_ops.planning.layout import is_channels_last
+from sparse_ops.program.model import programs_of
 
 # The steepest slope of each activation.
 SLOPES = {
@@ -236,7 +238,7 @@ def check_model(dense: nn.Module, packed: nn.Module, example: tuple[Any, ...]) -
     if note is None and _is_other(truth, theirs) and _is_other(_drawn(dense, example, 1), theirs):
         # Of float64 there are other random numbers, for which errors would be allowed.
         note, truth = RANDOM, [t.double() for t in theirs]
-    wrong = _difference(ours, theirs, truth, exact=note is None)
+    wrong = _difference(ours, theirs, truth, note is None, _factor(packed))
     if wrong is None:
         return note
     if _is_other(_drawn(dense, example, 0), theirs):
@@ -245,6 +247,13 @@ def check_model(dense: nn.Module, packed: nn.Module, example: tuple[Any, ...]) -
     if other_layout and _is_other(_drawn(dense, example, 1), theirs):
         return f"{RANDOM}: others in another layout, so that it was not compared as a whole"
     raise Mismatch(wrong)
+
+
+def _factor(packed: nn.Module) -> float:
+    """How many times as large the errors of a model may be, by the kernels that it asked for."""
+    found = [programs_of(module) for module in packed.modules()]
+    large = any(own is not None and tiles_of(own.graph) == LARGE for own in found)
+    return LARGE_TILES_FACTOR if large else 1.0
 
 
 RANDOM = "the model draws random numbers"
@@ -261,12 +270,13 @@ def _is_other(ours: list[Tensor], theirs: list[Tensor]) -> bool:
 
 
 def _difference(
-    ours: list[Tensor], theirs: list[Tensor], truth: list[Tensor], exact: bool
+    ours: list[Tensor], theirs: list[Tensor], truth: list[Tensor], exact: bool, factor: float
 ) -> str | None:
     """What of the packed model's outputs is off, in words; None if nothing is.
 
     Args:
         exact: whether the truth is that of float64; else half of the digits have to agree.
+        factor: how many times as far off as usual they may be.
     """
     for index, (y, plain, y64) in enumerate(zip(ours, theirs, truth, strict=True)):
         judged = y64.isfinite() & plain.isfinite()
@@ -276,7 +286,7 @@ def _difference(
         error, largest = float(errors.max()), float(y64[judged].abs().max())
         dense_error = float((plain.double() - y64)[judged].abs().max())
         eps = torch.finfo(y.dtype).eps
-        allowed = max(MODEL_FACTOR * dense_error, MODEL_ULPS * eps / 2 * largest)
+        allowed = factor * max(MODEL_FACTOR * dense_error, MODEL_ULPS * eps / 2 * largest)
         if not exact:
             allowed = math.sqrt(eps) * largest
         if error > allowed + _smallest(y.dtype):

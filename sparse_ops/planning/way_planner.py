@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sparse_ops.graph.inputs import calling
 from sparse_ops.graph.ir import Graph
+from sparse_ops.passes.winograd import SMALL
 from sparse_ops.planning import network
 from sparse_ops.planning.assemble import LayerPlan
 from sparse_ops.planning.cache import Cache, digest
@@ -72,6 +73,7 @@ class WayPlanner:
         identity: what measurements of whole models are kept under; None: they are not.
         ends: when the time for all of it is over, as `time.perf_counter` has it.
         rewrites: whether what is packed layer by layer may become a traced graph.
+        winograd: the tiles of dense 3×3 convolutions: see `passes.winograd`.
     """
 
     dense: nn.Module
@@ -88,6 +90,7 @@ class WayPlanner:
     budget_s: float
     ends: float
     rewrites: bool = True
+    winograd: str = SMALL
 
     def best(self, ways: list[Way], unshrunk: Way, budget_s: float) -> Plan:
         """The plan of the fastest way; its `whole` is None if nothing is faster than dense."""
@@ -129,6 +132,7 @@ class WayPlanner:
             identity,
             self.compiles,
             ends=self.ends,
+            winograd=self.winograd,
         )
         graph, reason = self._graph(way, context)
         if graph is None:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from sparse_ops.ops._native import ACTIVATION_CODES
 from sparse_ops.ops._program_code import (
+    CHANNELS,
     DENSE,
     FUNCTIONS,
     IMAGES,
+    KERNELS,
     LANES,
     MAX,
     OPERATORS,
@@ -26,14 +28,16 @@ _FUNCTIONS = {code: name for name, code in FUNCTIONS.items()}
 _OPERATORS = {code: name for name, code in OPERATORS.items()}
 FLOAT = 4
 # Of an image, with channels innermost: csrc/program/conv_winograd.cpp.
-FEWEST_TILES = 16
+FEWEST_TILES, FEWEST_OF_FOUR = 16, 8
+_WINOGRAD = {2: "winograd", 4: "winograd 4x4"}
 
 
 def kind_of(program: Program, step: Step, out: Shape) -> str:
     """What a step does, in a few words: "conv csr + relu"."""
     words = step.kind.replace("_", " ")
     if step.kind in ("conv", "linear"):
-        form = "winograd" if by_winograd(program, step, out) else _form(program, step)
+        side = winograd_side(program, step, out)
+        form = _WINOGRAD[side] if side else _form(program, step)
         words = f"{step.kind} {form}"
         words += " + residual" if step["residual"] else ""
     elif step.kind == "unary":
@@ -112,27 +116,40 @@ def _is_view(program: Program, step: Step) -> bool:
     return source.order == PLANAR and source.whole == out.whole == -1
 
 
-def by_winograd(program: Program, step: Step, out: Shape) -> bool:
-    """Whether a step runs by Winograd's algorithm; as csrc/program/conv_winograd.cpp has it."""
+def winograd_side(program: Program, step: Step, out: Shape) -> int:
+    """The side of the tiles of Winograd's algorithm, 0 if a step runs without it.
+
+    As csrc/program/conv_winograd.cpp has it.
+    """
     if step.kind != "conv" or step["form"] != DENSE or len(out) != 4:
-        return False
+        return 0
     sizes = [step[f"{name}_{d}"] for name in ("kernel", "stride", "dilation") for d in "hw"]
     orders = {program.values[v].order for v in (step.inputs[0], step.out)}
-    if sizes != [3, 3, 1, 1, 1, 1] or step["groups"] != 1 or step["kernel"] or PLANAR in orders:
-        return False
+    way = step["kernel"]
+    if sizes != [3, 3, 1, 1, 1, 1] or step["groups"] != 1 or PLANAR in orders:
+        return 0
     channels = min(step["in_channels"], step["out_channels"])
-    if len(orders) > 1 or channels < LANES or min(out[2:]) < 2:
-        return False
-    return orders == {IMAGES} or -(-out[2] // 2) * -(-out[3] // 2) >= FEWEST_TILES
+    asked = (KERNELS["auto"], KERNELS["4x4"])
+    if way not in asked or len(orders) > 1 or channels < LANES or min(out[2:]) < 2:
+        return 0
+    if orders == {CHANNELS} and _tiles(out, 2) < FEWEST_TILES:
+        return 0
+    four = way == KERNELS["4x4"] and 36 * _tiles(out, 4) < 16 * _tiles(out, 2)
+    return 4 if four and (orders == {IMAGES} or _tiles(out, 4) >= FEWEST_OF_FOUR) else 2
+
+
+def _tiles(out: Shape, side: int) -> int:
+    """How many tiles an image has."""
+    return -(-out[2] // side) * -(-out[3] // side)
 
 
 def _macs(program: Program, step: Step, out: Shape) -> int:
     if step.kind not in ("conv", "linear"):
         return 0
     positions = _numbers(out) // out[1]
-    if by_winograd(program, step, out):
-        tiles = out[0] * -(-out[2] // 2) * -(-out[3] // 2)
-        return 16 * tiles * step["in_channels"] * step["out_channels"]
+    if side := winograd_side(program, step, out):
+        products = (side + 2) ** 2 * out[0] * _tiles(out, side)
+        return products * step["in_channels"] * step["out_channels"]
     first = program.constants[step.constants[0]]
     if step["form"] == DENSE:
         return positions * first.numel()

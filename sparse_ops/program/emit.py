@@ -80,7 +80,7 @@ def _add_conv(self: Lowering, node: Node, order: int) -> None:
         groups=about["groups"],
         activation=_activation(node),
         residual=about["residual"],
-        kernel=about.get("kernel", 0),
+        kernel=about.get("way", 0),
     )
 
 
