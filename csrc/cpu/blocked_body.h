@@ -109,6 +109,15 @@ void single_tile(const BlockedWork& w, int64_t line, int64_t column) {
   const float *weights = w.weights, *panel = w.panel + line * line_step + column * P * LANES;
   const int32_t* offsets = w.offsets;
   Vec acc[S][L][T];
+  // What is written to, and added, comes from far while the sums are made.
+#pragma GCC unroll 8
+  for (int l = 0; l < L; ++l)
+#pragma GCC unroll 32
+    for (int t = 0; t < T; ++t) {
+      __builtin_prefetch(w.out[0] + (line + l) * w.out_step + (column + t) * LANES, 1);
+      if (w.added[0])
+        __builtin_prefetch(w.added[0] + (line + l) * w.added_step + (column + t) * LANES);
+    }
 #pragma GCC unroll 8
   for (int s = 0; s < S; ++s)
 #pragma GCC unroll 8

@@ -115,6 +115,11 @@ class Winograd : public Ready {
                                   positions + c * plane_size + q * run);
     float* const sums = positions + positions_ * position_;
     for (const Part& part : parts_) {
+      // What is written to comes from far while the products are made.
+      for (int64_t u = 0; u < part.planes; ++u)
+        for (int64_t y = top; y < end; ++y)
+          for (int64_t w = 0; w < work.width; ++w)
+            __builtin_prefetch(out.inside(block, part.first + u) + y * work.out_line + (left + w) * kLanes, 1);
       for (int64_t p = 0; p < positions_; ++p)
         multiply(p, part, rows * work.tiles, positions + p * position_, sums + p * sums_step_);
       for (int64_t u = 0; u < part.planes; ++u) {
