@@ -7,7 +7,7 @@ What is the same for all, as how many pieces a tensor is split into, is an answe
 
 import operator
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -82,8 +82,12 @@ class _Sizes:
 
     def __init__(self, model: nn.Module, example: Sequence[Any]) -> None:
         self.model, self.example = model, example
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.known: dict[fx.Node, Any] = {}
+
+    @cached_property
+    def mode(self) -> FakeTensorMode:
+        """What makes tensors without memory: most models never ask, and it takes long."""
+        return FakeTensorMode(allow_non_fake_inputs=True)
 
     def value(self, node: fx.Node) -> Any:
         """What a node gives; None if it gives that, or cannot run."""

@@ -18,10 +18,11 @@ from sparse_ops.graph.ir import Graph, Value
 from sparse_ops.ops import program as programs
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR, Program, Step
 from sparse_ops.ops._program_code import Value as Place
-from sparse_ops.program.segments import Item, Segment, cut, release_all
+from sparse_ops.program.segments import Item, Segment
 
-# A first run prepares and warms; then as many count as there is time for.
-MOST = 40
+# A first run prepares and warms; then as many count as there is time for, so many at least and at
+# most.
+LEAST, MOST = 2, 40
 ORDERS = (PLANAR, CHANNELS, IMAGES)
 
 Choice = tuple[str, int]  # the form of a layer's weight ("" for no layer), the order of its output
@@ -48,13 +49,15 @@ class Costs:
 
 
 def median(numbers: Sequence[float]) -> float:
+    """The lower one of two."""
     ordered = sorted(numbers)
-    return ordered[len(ordered) // 2]
+    return ordered[(len(ordered) - 1) // 2]
 
 
 @torch.inference_mode()
 def measure(
     graph: Graph,
+    items: Sequence[Item],
     forms: Mapping[str, str],
     orders: Mapping[str, int],
     example: Sequence[Any],
@@ -62,20 +65,20 @@ def measure(
 ) -> tuple[dict[str, tuple[Choice, list[float]]], list[float]]:
     """Times every step of a fused and packed graph in these orders.
 
+    Args:
+        items: the graph in these orders, as programs; prepared afterwards.
+
     Returns:
         node -> its choice and the milliseconds of each run; and those of all steps together.
     """
-    items = cut(graph, orders)
-    times: dict[str, list[float]] = {}
-    begun = time.perf_counter()
+    # Prepares what runs, which may take much longer than a run.
     _profiled(items, graph, example, 1)
-    took = time.perf_counter() - begun
-    again = min(MOST, max(1, int(seconds / max(took, 1e-6))))
-    rows = _profiled(items, graph, example, again)
-    for name, row in rows:
-        known = times.setdefault(name, [0.0] * len(row))
-        times[name] = [a + b for a, b in zip(known, row, strict=False)]
-    release_all(items)
+    begun = time.perf_counter()
+    times = _profiled(items, graph, example, LEAST)
+    took = (time.perf_counter() - begun) / LEAST
+    if (again := min(MOST, int(seconds / max(took, 1e-6))) - LEAST) > 0:
+        more = _profiled(items, graph, example, again)
+        times = {name: row + more[name] for name, row in times.items()}
     modules = {node.name: node.module or "" for node in graph.nodes}
     found = {}
     for node in graph.nodes:
@@ -89,30 +92,30 @@ def measure(
 
 def _profiled(
     items: Sequence[Item], graph: Graph, example: Sequence[Any], repeats: int
-) -> list[tuple[str, list[float]]]:
-    """(step's name, milliseconds of each run), of all programs, and of the nodes between."""
+) -> dict[str, list[float]]:
+    """Node -> milliseconds of each run, of all programs, and of what is between them."""
     known: dict[int, Any] = {id(v): x for v, x in zip(graph.inputs, example, strict=True)}
-    rows: list[tuple[str, list[float]]] = []
+    times: dict[str, list[float]] = defaultdict(lambda: [0.0] * repeats)
     for item in items:
         if isinstance(item, Segment):
             given = [known[id(value)] for value in item.inputs]
             constants = item.program.constants
             table: Tensor = programs.profile(given, item.encoded, constants, repeats)
             for number, step in enumerate(item.program.steps):
-                rows.append((step.name, table[:, number].tolist()))
+                # A node may be several steps.
+                row = table[:, number].tolist()
+                times[step.name] = [a + b for a, b in zip(times[step.name], row, strict=True)]
             if item is not items[-1]:
                 found = item(given, graph.root)
                 known |= {id(v): y for v, y in zip(item.outputs, found, strict=True)}
             continue
         given = [known[id(value)] for value in item.inputs]
-        row = []
-        for _ in range(repeats):
+        for run in range(repeats):
             begun = time.perf_counter()
             result = ops.evaluate(item, graph.root, given)
-            row.append(1e3 * (time.perf_counter() - begun))
+            times[item.name][run] += 1e3 * (time.perf_counter() - begun)
         known[id(item.output)] = result
-        rows.append((item.name, row))
-    return rows
+    return dict(times)
 
 
 @torch.inference_mode()

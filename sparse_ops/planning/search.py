@@ -32,8 +32,9 @@ from sparse_ops.program.segments import Item, cut, release_all, run
 Step = Callable[[str], None]
 # Of the budget: for uniform ways, for whole programs, for pieces, for small batches.
 UNIFORM_SHARE, WHOLE_SHARE, PIECES_SHARE, SMALL_SHARE = 0.4, 0.2, 0.2, 0.2
-# How many images are run to find the way; how large pieces are is found out with all of them.
-ENOUGH_IMAGES = 32
+# How many images are run to find the way, a block of them for each of two threads; how large pieces
+# are is found out with all of them.
+ENOUGH_IMAGES = 2 * LANES
 # Of a larger example, for what has to be right and not fast: two blocks, one of them not full.
 CHECKED_IMAGES = LANES + 1
 # Ways whose steps together take so many times as long as the fastest are not run once more.
@@ -166,16 +167,15 @@ def _chosen(
         ways = {name: way for name, way in ways.items() if not name.startswith("packed, im")}
     known = Costs()
     share = UNIFORM_SHARE * budget_s / len(ways)
-    made: dict[str, tuple[dict[str, str], dict[str, int]]] = {}
+    made: dict[str, _Made] = {}
     for name, (own, order) in ways.items():
         step(f"ways: {name}")
         packed = _packed(fused, own, masks)
-        way = uniform(packed, order)
-        measured, totals = costs.measure(packed, own, way, example, share)
+        one = made[name] = _Made.of(packed, own, uniform(packed, order))
+        measured, totals = costs.measure(packed, one.items, own, one.orders, example, share)
         for node, (choice, milliseconds) in measured.items():
             known.steps[node].setdefault(choice, milliseconds)
         known.totals[name] = totals
-        made[name] = (dict(own), way)
     step("ways between orders of values")
     costs.measure_conversions(known, _images_of(fused), orders)
     choices = beam.choose(fused, known, orders)
@@ -189,27 +189,39 @@ def _chosen(
         best_forms = dict(forms)
     packed = _packed(fused, best_forms, masks)
     best_orders = _possible(packed, {node: order for node, (_, order) in choices.items()})
-    made["chosen by steps"] = (best_forms, best_orders)
     step("whole programs")
     least = min(costs.median(totals) for totals in known.totals.values())
-    programs = {
-        name: (_packed(fused, own, masks), way)
-        for name, (own, way) in made.items()
-        if name not in known.totals or costs.median(known.totals[name]) <= HOPELESS * least
-    }
-    times = _race(programs, example, WHOLE_SHARE * budget_s)
-    best = min(times, key=lambda name: times[name])
-    own_graph, way = programs[best]
-    orders_found = tuple(way.items())
+    for name, totals in known.totals.items():
+        if costs.median(totals) > HOPELESS * least:
+            release_all(made.pop(name).items)
+    made["chosen by steps"] = _Made.of(packed, best_forms, best_orders)
+    times = _race(made, example, WHOLE_SHARE * budget_s)
+    best = made[min(times, key=lambda name: times[name])]
+    found_orders = tuple(best.orders.items())
     decisions = Decisions(
-        tuple(made[best][0].items()), orders_found, orders_found, winograd=tiles_of(fused)
+        tuple(best.forms.items()), found_orders, found_orders, winograd=tiles_of(fused)
     )
-    return Found(own_graph, decisions, known, times)
+    return Found(best.graph, decisions, known, times)
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A graph that was packed in these forms, as programs with values in these orders."""
+
+    graph: Graph
+    forms: Mapping[str, str]
+    orders: Mapping[str, int]
+    items: Sequence[Item]
+
+    @classmethod
+    def of(cls, graph: Graph, forms: Mapping[str, str], orders: Mapping[str, int]) -> "_Made":
+        return cls(graph, forms, orders, cut(graph, orders))
 
 
 def some_images(example: Sequence[Any]) -> list[Any]:
-    """The first `ENOUGH_IMAGES` of an example: how fast steps are does not depend on the rest."""
-    return [x[:ENOUGH_IMAGES] if isinstance(x, Tensor) else x for x in example]
+    """The first images of an example: how fast steps are does not depend on the rest."""
+    enough = LANES * min(ENOUGH_IMAGES // LANES, torch.get_num_threads())
+    return [x[:enough] if isinstance(x, Tensor) else x for x in example]
 
 
 def checked_images(example: Sequence[Any]) -> tuple[Any, ...]:
@@ -247,46 +259,34 @@ def _possible(graph: Graph, orders: Mapping[str, int]) -> dict[str, int]:
 
 @torch.inference_mode()
 def _race(
-    programs: Mapping[str, tuple[Graph, Mapping[str, int]]],
-    example: Sequence[Any],
-    seconds: float,
+    programs: Mapping[str, _Made], example: Sequence[Any], seconds: float
 ) -> dict[str, float]:
     """Milliseconds of whole programs, by turns; the lower quartile of each."""
-    items = {name: cut(graph, way) for name, (graph, way) in programs.items()}
     calls = {
-        name: partial(run, items[name], programs[name][0], programs[name][0].root, example)
-        for name in programs
+        name: partial(run, made.items, made.graph, made.graph.root, example)
+        for name, made in programs.items()
     }
     times = _by_turns(calls, seconds)
-    for each in items.values():
-        release_all(each)
+    for made in programs.values():
+        release_all(made.items)
     return times
 
 
-def _goes_on(done: Sequence[float], spent: float, seconds: float) -> bool:
-    """Whether there is time, or need, for another turn."""
-    if len(done) < 3:
-        return spent < 2 * seconds or not done
-    return spent < seconds and len(done) < MOST_TURNS
-
-
 def _by_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    # What they prepare at first may take much longer than they do.
+    for call in calls.values():
+        call()
     times: dict[str, list[float]] = {name: [] for name in calls}
-
-    def turn() -> None:
+    begun = time.perf_counter()
+    for done in range(1, MOST_TURNS + 1):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             times[name].append(1e3 * (time.perf_counter() - start))
-
-    begun = time.perf_counter()
-    turn()
-    if time.perf_counter() - begun < seconds:
-        # It has warmed them up. Otherwise that is all there is time for.
-        times = {name: [] for name in calls}
-        begun = time.perf_counter()
-        while _goes_on(next(iter(times.values())), time.perf_counter() - begun, seconds):
-            turn()
+        spent = time.perf_counter() - begun
+        # Three are worth twice the time there is.
+        if spent + spent / done > (2 * seconds if done < 3 else seconds):
+            break
     return {name: sorted(own)[len(own) // 4] for name, own in times.items()}
 
 
