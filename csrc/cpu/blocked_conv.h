@@ -31,10 +31,23 @@ struct Cells {
 
   Cells(const Blocks& x, const Blocks& y, int64_t stride_l, int64_t stride_p, int64_t reach_l,
         int64_t reach_p);
+  // As small as the sums of a tile.
+  explicit Cells(const Blocks& y);
   int64_t count() const { return down * across; }
   // Of the cells of all blocks, count() each. One under the other: the next cell reads most of its lines
   // for the first time.
   Cell at(int64_t i) const;
+};
+
+// Channels in parts whose lines, of a small cell, the first cache holds while all filters read them. Sums go
+// to memory and back between parts, which is worth it where filters have many weights in each.
+struct ChannelParts {
+  int64_t count = 1;
+  std::vector<int32_t> starts;  // of part p and group g at p * groups + g, ends those of part p + 1
+
+  ChannelParts() = default;
+  // Where it pays; else one part. `columns` are channel * taps + tap, by group ascending.
+  ChannelParts(const Groups& groups, const std::vector<int32_t>& columns, int64_t channels, int64_t taps);
 };
 
 // A convolution whose arguments are checked: what they point at has to stay.
@@ -47,6 +60,7 @@ struct BlockedConvolution {
   int64_t stride_l, stride_p;
   int64_t reach_l, reach_p;  // lines and pixels that one pixel reads
   Activation activation;
+  ChannelParts parts;
 
   // residual may be null. Writes y and its halo.
   void run(const float* from, const float* residual, float* to) const;

@@ -12,6 +12,9 @@ namespace {
 // cut where a few of them take more than half.
 constexpr int64_t kCell = 1 << 16;
 constexpr int64_t kLines = 1 << 17;
+// Channels of a part, so that 4 x 10 lines of each are about a first cache, and how many weights of a filter
+// pay for the way of 16 sums to memory and back: benchmarks/NOTES.md.
+constexpr int64_t kPartChannels = 16, kPartWeights = 16;
 // About how many multiply-accumulates are worth a thread.
 constexpr int64_t kGrain = 1 << 19;
 
@@ -63,6 +66,30 @@ Cells::Cells(const Blocks& x, const Blocks& y, int64_t stride_l, int64_t stride_
   across = (whole + width - 1) / width;
 }
 
+Cells::Cells(const Blocks& y) : lines(0), width(y.width), height(y.height), whole(y.width) {
+  for (int64_t w = 8; w > 3 && width > 8; --w)
+    if (whole % w == 0) width = w;
+  width = std::min<int64_t>(width, 8);
+  lines = std::min<int64_t>(height, std::max<int64_t>(1, 16 / width));
+  down = (height + lines - 1) / lines;
+  across = (whole + width - 1) / width;
+}
+
+ChannelParts::ChannelParts(const Groups& groups, const std::vector<int32_t>& columns, int64_t channels,
+                           int64_t taps) {
+  const int64_t wanted = (channels + kPartChannels - 1) / kPartChannels;
+  const bool alone = std::all_of(groups.rows, groups.rows + groups.count, [](int32_t r) { return r == 1; });
+  const int64_t weights = groups.count > 0 ? groups.starts[groups.count] : 0;
+  if (!alone || wanted < 2 || weights < kPartWeights * wanted * groups.count) return;
+  count = wanted;
+  for (int64_t p = 0; p <= count; ++p)
+    for (int64_t g = 0; g < groups.count; ++g) {
+      const auto first = columns.begin() + groups.starts[g], last = columns.begin() + groups.starts[g + 1];
+      const int64_t column = std::min(channels, p * kPartChannels) * taps;
+      starts.push_back(static_cast<int32_t>(std::lower_bound(first, last, column) - columns.begin()));
+    }
+}
+
 Cell Cells::at(int64_t i) const {
   Cell cell{i / (down * across), i % down * lines, i / down % across * width, 0, 0};
   cell.lines = std::min(lines, height - cell.top);
@@ -79,33 +106,38 @@ struct Job : BlockedConvolution {
   int64_t origin(const Cell& cell) const {
     return cell.block * x.step + cell.top * stride_l * x.line() + cell.left * stride_p * kLanes;
   }
-  void run(const Cell& cell, int64_t g) const;
+  void run(const Cell& cell, int64_t g, int64_t part) const;
 };
 
-// A group of filters over a cell.
-void Job::run(const Cell& cell, int64_t g) const {
+// A group of filters over a cell; of channels, one part. The first adds the residual, others what is there,
+// and the last brings the rest.
+void Job::run(const Cell& cell, int64_t g, int64_t part) const {
+  const bool whole = parts.count == 1, first = part == 0, last = part + 1 == parts.count;
+  const int64_t start = whole ? groups.starts[g] : parts.starts[part * groups.count + g];
+  const int64_t end = whole ? groups.starts[g + 1] : parts.starts[(part + 1) * groups.count + g];
+  const int rows = groups.rows[g];
   BlockedWork work;
   work.lines = cell.lines;
   work.width = cell.width;
-  work.k = groups.starts[g + 1] - groups.starts[g];
-  work.offsets = offsets + groups.starts[g];
-  work.weights = values + groups.values[g];
+  work.k = end - start;
+  work.offsets = offsets + start;
+  work.weights = values + groups.values[g] + (start - groups.starts[g]) * rows;
   work.panel = from + origin(cell);
   work.line_step = stride_l * x.line();
   work.pixel_step = stride_p * kLanes;
   work.out_step = y.line();
-  work.added_step = added.line();
-  work.activation = activation;
-  const int rows = groups.rows[g];
+  work.added_step = first ? added.line() : y.line();
+  work.activation = last ? activation : kNone;
   for (int r = 0; r < rows; ++r) {
     const int64_t f = groups.filters[groups.first[g] + r];
     float* plane = to + y.inside(cell.block, f);
-    if (cell.left == 0) y.clear(plane, cell.top, cell.top + cell.lines);
-    work.bias[r] = bias ? bias[f] : 0.0f;
+    if (first && cell.left == 0) y.clear(plane, cell.top, cell.top + cell.lines);
+    work.bias[r] = last && bias ? bias[f] : 0.0f;
     work.out[r] = plane + cell.top * y.line() + cell.left * kLanes;
-    work.added[r] = residual ? residual + added.inside(cell.block, f) + cell.top * added.line() +
-                                   cell.left * kLanes
-                             : nullptr;
+    const float* more = residual ? residual + added.inside(cell.block, f) + cell.top * added.line() +
+                                       cell.left * kLanes
+                                 : nullptr;
+    work.added[r] = first ? more : work.out[r];
   }
   kernels.blocked(rows, work);
 }
@@ -141,30 +173,32 @@ class Ahead {
 }  // namespace
 
 void BlockedConvolution::run(const float* from, const float* residual, float* to) const {
-  const Cells cells(x, y, stride_l, stride_p, reach_l, reach_p);
+  const bool whole = parts.count == 1;
+  const Cells cells = whole ? Cells(x, y, stride_l, stride_p, reach_l, reach_p) : Cells(y);
   const Job job{*this, from, residual, to};
   // With few cells a thread, filters are dealt out as well.
   const int64_t threads = torch::stable::get_num_threads(), count = y.blocks * cells.count();
-  const int64_t parts = threads == 1 || count >= 8 * threads
+  const int64_t shares = threads == 1 || count >= 8 * threads
                             ? 1
                             : std::min(groups.count, (4 * threads + count - 1) / count);
-  const auto bound = [&](int64_t part) {
-    const int64_t share = groups.cost[groups.count] * part / parts;
+  const auto bound = [&](int64_t i) {
+    const int64_t share = groups.cost[groups.count] * i / shares;
     return std::lower_bound(groups.cost.begin(), groups.cost.end(), share) - groups.cost.begin();
   };
   const int64_t work = y.blocks * y.height * y.width * kLanes * groups.cost[groups.count];
-  const int64_t grain = std::max<int64_t>(1, parts * count * kGrain / std::max<int64_t>(1, work));
-  torch::stable::parallel_for(0, parts * count, grain, [&](int64_t i0, int64_t i1) {
+  const int64_t grain = std::max<int64_t>(1, shares * count * kGrain / std::max<int64_t>(1, work));
+  torch::stable::parallel_for(0, shares * count, grain, [&](int64_t i0, int64_t i1) {
     for (int64_t i = i0; i < i1; ++i) {
       const Cell cell = cells.at(i % count);
       const int64_t g0 = bound(i / count), g1 = bound(i / count + 1);
-      const bool goes_on = i + 1 < i1 && (i + 1) % count != 0;
+      const bool goes_on = whole && i + 1 < i1 && (i + 1) % count != 0;
       const Cell next = goes_on ? cells.at((i + 1) % count) : cell;
       Ahead ahead(job, cell, next, std::max<int64_t>(1, g1 - g0));
-      for (int64_t g = g0; g < g1; ++g) {
-        if (goes_on) ahead.some();
-        job.run(cell, g);
-      }
+      for (int64_t p = 0; p < parts.count; ++p)
+        for (int64_t g = g0; g < g1; ++g) {
+          if (goes_on) ahead.some();
+          job.run(cell, g, p);
+        }
     }
   });
 }
@@ -217,7 +251,8 @@ Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const T
                                 data(values), data(bias), stride[0],
                                 stride[1],  from.height - (to.height - 1) * stride[0],
                                 from.width - (to.width - 1) * stride[1],
-                                activation_from(activation)};
+                                activation_from(activation),
+                                {}};
   conv.run(data(x), data(residual), y.mutable_data_ptr<float>());
   return y;
 }

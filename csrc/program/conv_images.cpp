@@ -158,7 +158,8 @@ class ImagesConv : public Ready {
                                         added ? blocks(*added, added->halo) : to, offsets_.data(),
                                         grouped_.values.data(), bias_.get(), layer.stride[0],
                                         layer.stride[1], layer.dilation[0] * (layer.kernel[0] - 1) + 1,
-                                        layer.dilation[1] * (kW - 1) + 1, layer.activation});
+                                        layer.dilation[1] * (kW - 1) + 1, layer.activation,
+                                        parts_of(layer)});
     corner_ = (in.halo - layer.padding[0]) * in.line() + (in.halo - layer.padding[1]) * kLanes;
   }
 
@@ -172,6 +173,12 @@ class ImagesConv : public Ready {
   }
 
  private:
+  // Taps are what makes lines of a part be read again and again.
+  ChannelParts parts_of(const Layer& layer) const {
+    const bool suits = layer.groups == 1 && layer.stride[0] == 1 && layer.stride[1] == 1 && layer.taps() > 1;
+    return suits ? ChannelParts(groups_, grouped_.columns, layer.channels, layer.taps()) : ChannelParts();
+  }
+
   Whole conv_;
   Grouped grouped_;
   Groups groups_;

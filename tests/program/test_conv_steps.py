@@ -166,6 +166,30 @@ def test_filters_without_weights_give_their_bias(isa, order):
         assert torch.equal(y[:, 0], bias[0].expand(2, 4, 5))
 
 
+@pytest.mark.parametrize("image", [(5, 3), (7, 7), (4, 14), (3, 17), (9, 16)], ids=str)
+def test_channels_of_images_in_parts(isa, image):
+    """Filters that keep many weights go through 16 channels at a time, the last part being less."""
+    weight = torch.randn(19, 40, 3, 3)
+    mask = torch.rand(weight.shape) < 0.3
+    # A part in which a filter keeps nothing, and filters that keep nothing of a part's end.
+    mask[3, 16:32], mask[4, 32:], mask[5] = False, False, False
+    x, residual = torch.randn(33, 40, *image), torch.randn(33, 19, *image)
+    for added in (None, residual):
+        layer = rows(weight, mask, torch.randn(19), padding=(1, 1), activation="relu")
+        made = program(layer, P.IMAGES, P.IMAGES, (2, 1, 1), residual=added is not None)
+        inputs = (x,) if added is None else (x, added)
+        threads = torch.get_num_threads()
+        try:
+            ways = []
+            for count in (1, 2, 5):
+                torch.set_num_threads(count)
+                ways.append(result(made, isa, *inputs))
+        finally:
+            torch.set_num_threads(threads)
+        assert_right(layer, ways[0], *inputs)
+        assert torch.equal(ways[0], ways[1]) and torch.equal(ways[0], ways[2])
+
+
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.95])
 def test_filters_of_images_alone_and_together(isa, density):
     weight = torch.randn(37, 5, 3, 3)
