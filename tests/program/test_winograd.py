@@ -160,3 +160,19 @@ def test_each_kernel_can_be_asked_for(isa, order):
     for one, other in itertools.combinations(ways, 2):
         assert not torch.equal(one, other)
         torch.testing.assert_close(one, other, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_what_is_not_finite_stays_in_the_tiles_that_read_it(isa, order, kernel, number):
+    layer = layer_of((16, 16, None, None), padding=(1, 1), kernel=kernel)
+    made = program(layer, order, order, (1, 0, 0))
+    x = torch.randn(16, 16, 16, 12)
+    plain = result(made, isa, x)
+    x[3, 5, 6, 6] = number
+    y = result(made, isa, x)
+    side = {"auto": 2, "4x4": 4}[kernel]
+    # Pixels 5 to 7 of the output read it.
+    first, last = 5 // side * side, 7 // side * side + side
+    assert not y[3, :, 5:8, 5:8].isfinite().any()
+    y[3, :, first:last, first:last] = plain[3, :, first:last, first:last]
+    assert torch.equal(y, plain)
