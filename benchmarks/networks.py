@@ -4,8 +4,9 @@ python -m benchmarks.networks --results benchmarks/results/networks.json --threa
 
 Each row: a network, its masks, a batch. Dense is what the plan found to be torch's fastest form of
 the masked network, BatchNorm folded; beside it the engines of `benchmarks.engines` that are
-installed, on the same network, of channel-pruned ones on the smaller network that is left. By turns
-in one process, on the same number of threads; every output is compared before it is timed. Rows
+installed, on the same network, of channel-pruned ones on the smaller network that is left. By
+turns, torch in the same process, each engine in its own, on the same number of threads; every
+output is compared before it is timed. Rows
 that the file has already, of this machine, are kept: take the file away to measure afresh. Weights
 are random: masks decide how fast a network is, not what it has learned.
 """
@@ -14,7 +15,7 @@ import argparse
 import copy
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ import sparse_ops as so
 from benchmarks import engines
 from sparse_ops._files import replacing
 from sparse_ops.graph.capture import capture
+from sparse_ops.passes.winograd import LARGE, SMALL
 from sparse_ops.planning.measure import compare, denormals_flushed
 from sparse_ops.planning.ways import again
 from sparse_ops.report.baseline import forms_of
@@ -115,9 +117,11 @@ ROWS = [
     *(("resnet18", f"{p}% of filters", batch) for p in (50, 75, 80) for batch in (1, 16)),
     *(("resnet18", kind, batch) for kind in ("90%", "95%", "98%") for batch in (1, 16, 64)),
     *(("resnet18", f"ERK {p}%", batch) for p in (90, 95, 98) for batch in (1, 16, 64)),
+    *(("resnet18", f"ERK {p}%, F(4×4)", batch) for p in (90, 95) for batch in (1, 16)),
     ("resnet18", "PSD2_P8", 16),
     *(("vgg16", f"{p}%", batch) for p in (90, 95, 98) for batch in (1, 16, 64)),
     *(("vgg16", f"ERK {p}%", batch) for p in (90, 95, 98) for batch in (1, 16, 64)),
+    *(("vgg16", f"ERK {p}%, F(4×4)", batch) for p in (90, 95) for batch in (1, 16)),
     ("vgg16", "PSD2_P8", 16),
 ]
 
@@ -137,12 +141,19 @@ def network(name: str, kind: str) -> tuple[nn.Module, Masks]:
     return model, masks
 
 
-def row(name: str, kind: str, batch: int, plan_s: float, seconds: float) -> dict[str, Any]:
+def row(
+    case: tuple[str, str, int], plan_s: float, seconds: float, pythons: Mapping[str, str]
+) -> dict[str, Any]:
     """One row of the results."""
-    model, masks = network(name, kind)
+    name, kind, batch = case
+    masks_of, _, tiles = kind.partition(", F(")
+    model, masks = network(name, masks_of)
     torch.manual_seed(1)
     x = torch.randn(batch, *NETWORKS[name][1])
-    plan = so.plan(model, x, masks, budget_s=plan_s, progress=False, compile=False)
+    winograd = LARGE if tiles else SMALL
+    plan = so.plan(
+        model, x, masks, budget_s=plan_s, progress=False, compile=False, winograd=winograd
+    )
     fast = plan.apply(model)
     forms = forms_of(model, (x,), compile_s=60.0, seconds=seconds / 8)
     ours = partial(fast, x)
@@ -172,11 +183,14 @@ def row(name: str, kind: str, batch: int, plan_s: float, seconds: float) -> dict
         smaller = again(model, graph, masks, (x,), True, plan.shrinking, False).model
     found["engines_run"] = "the smaller network" if smaller is not model else "the masked network"
     found["engines"] = {}
-    for engine, call in engines.calls(smaller, x, torch.get_num_threads()):
-        error = float((engines.numbers(call()) - exact.flatten()).abs().max() / exact.abs().max())
+    for engine, running in engines.running(smaller, x, torch.get_num_threads(), pythons):
+        error = float((running.output - exact.flatten()).abs().max() / exact.abs().max())
         assert error < 1e-3, f"{engine} on {name} {kind}: off by {error:.2g}"
-        against = asdict(compare(call, ours, seconds))
-        found["engines"][engine] = {"ms": against.pop("dense_ms"), **against}
+        against = engines.beside(running, ours, seconds)
+        if engine in engines.LOCAL:
+            print(f"{engine}: {against}")
+        else:
+            found["engines"][engines.NAMES[engine]] = against
     return found
 
 
@@ -197,15 +211,17 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows whose text has this")
     parser.add_argument("--plan-s", type=float, default=12.0)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--python", action="append", default=[], help="engine=its python")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    pythons = engines.pythons(options.python)
     keep_freed_memory()
     rows = kept_rows(options.results, options.threads)
     for case in ROWS:
         known = [(r["network"], r["masks"], r["batch"]) for r in rows]
         if options.only not in " ".join(map(str, case)) or case in known:
             continue
-        found = row(*case, options.plan_s, options.seconds)
+        found = row(case, options.plan_s, options.seconds, pythons)
         rows.append(found)
         beside = "".join(
             f", {engine} {r['ms']:.3f} ms ({r['speedup']:.2f}×)"
