@@ -64,7 +64,7 @@ def deepsparse(path: str, x: Any, threads: int) -> Call:
     model = onnx.load(path)
     model.ir_version = min(model.ir_version, 8)
     for each in model.opset_import:
-        each.version = min(each.version, 17)
+        each.version = min(each.version, 18)
     onnx.save(model, path)
     engine = compile_model(path, batch_size=len(x), num_cores=threads)
     return lambda: engine.run([x])[0]
