@@ -57,15 +57,8 @@ def mnn(path: str, x: Any, threads: int) -> Call:
 
 
 def deepsparse(path: str, x: Any, threads: int) -> Call:
-    import onnx
     from deepsparse import compile_model
 
-    # Its last release reads no newer files; of convolutions and the like they say the same.
-    model = onnx.load(path)
-    model.ir_version = min(model.ir_version, 8)
-    for each in model.opset_import:
-        each.version = min(each.version, 18)
-    onnx.save(model, path)
     engine = compile_model(path, batch_size=len(x), num_cores=threads)
     return lambda: engine.run([x])[0]
 
