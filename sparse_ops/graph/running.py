@@ -87,7 +87,10 @@ def copied_example(example: Sequence[Any]) -> Any:
 def seeded(seed: int = 0) -> Iterator[None]:
     """Inside, no gradients, and random numbers that do not come from the caller's generators."""
     with torch.random.fork_rng(devices=[]), torch.no_grad(), drawing():
-        torch.manual_seed(seed)
+        # torch.manual_seed would note it for every kind of device that there might be.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
         random.seed(seed)
         if numpy is not None:
             numpy.random.seed(seed)

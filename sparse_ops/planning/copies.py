@@ -1,11 +1,15 @@
 """Copies of models: what planning works on, so that the model itself is never touched."""
 
 import copy
+import gc
 from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+
+# Bytes of weights.
+MUCH = 32 << 20
 
 
 def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
@@ -48,6 +52,15 @@ def _not_copied(model: nn.Module, memo: dict[int, Any]) -> str:
             except Exception:
                 return f"its {name}.{key}" if name else f"its {key}"
     return "one of its classes"
+
+
+def free_cycles(model: nn.Module) -> None:
+    """Frees what graphs and copies of a model hold by reference cycles, where that is much.
+
+    Python does so itself some time; asked for, it takes a fifth of a second.
+    """
+    if sum(parameter.nbytes for parameter in model.parameters()) >= MUCH:
+        gc.collect()
 
 
 def sharing_copy(model: nn.Module) -> nn.Module:

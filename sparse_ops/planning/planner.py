@@ -1,6 +1,5 @@
 """Planning: what a model is made into, found out by timing every way against dense."""
 
-import gc
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +17,7 @@ from sparse_ops.planning import network
 from sparse_ops.planning.cache import Cache, folder
 from sparse_ops.planning.columns import some
 from sparse_ops.planning.context import Context, Measure
+from sparse_ops.planning.copies import free_cycles
 from sparse_ops.planning.copy_check import check_copy
 from sparse_ops.planning.floors import floors
 from sparse_ops.planning.forms import COMPILED
@@ -222,9 +222,8 @@ def _planned(
             "only under the same: apply() gives it compiled, for calls without gradients with "
             "inputs like the example; others, and copies, run it uncompiled (convert.compile_)"
         )
-    # Graphs and models hold each other by reference cycles: they may be large.
     del way_planner, ways, plain, graph
-    gc.collect()
+    free_cycles(masked)
     if best.whole is None:
         notes.append("no layer is replaced: the answer is the masked dense model")
     if pieces:

@@ -1,6 +1,5 @@
 """Plan: what conversion does to a model, what was measured, and why."""
 
-import gc
 import json
 import warnings
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from sparse_ops.passes.shrink import Shrinking
 from sparse_ops.planning.assemble import LayerPlan, assemble_
 from sparse_ops.planning.compiled import compile_
 from sparse_ops.planning.concat import Concatenation, joined
-from sparse_ops.planning.copies import sharing_copy
+from sparse_ops.planning.copies import free_cycles, sharing_copy
 from sparse_ops.planning.decisions import Decisions
 from sparse_ops.planning.fastest import Forms
 from sparse_ops.planning.fold import Folding
@@ -137,9 +136,8 @@ class Plan:
             packed = fast.get_submodule(layer.name)
             assert isinstance(packed, SparseLayer)
             check_layer(layer.name, plain, packed, calls.pop(layer.name).x[:CHECKED])
-        # Graphs and models hold each other by reference cycles: they may be large.
         del way, base, dense
-        gc.collect()
+        free_cycles(masked)
         if self.fusions:
             fast = fused(fast, list(self.fusions))
         if self.concatenations:
