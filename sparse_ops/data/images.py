@@ -14,7 +14,8 @@ def read_images(folder: Path, size: int) -> tuple[Tensor, Tensor, tuple[str, ...
 
     Args:
         folder: holds one folder a class; classes are numbered in the order of their names.
-        size: images become size × size; they are squeezed, not cut.
+        size: images become size × size; they are squeezed, not cut, and turned as they say they
+            are to be shown.
 
     Returns:
         images (N, 3, size, size), uint8; labels (N,); the classes' names.
@@ -25,7 +26,7 @@ def read_images(folder: Path, size: int) -> tuple[Tensor, Tensor, tuple[str, ...
         ImportError: pillow is not installed.
     """
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError(
             "folders of images are read with pillow: pip install 'sparse-ops[images]'"
@@ -46,7 +47,8 @@ def read_images(folder: Path, size: int) -> tuple[Tensor, Tensor, tuple[str, ...
         for file in files:
             try:
                 with Image.open(file) as image:
-                    resized = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+                    upright = ImageOps.exif_transpose(image).convert("RGB")
+                    resized = upright.resize((size, size), Image.Resampling.BILINEAR)
             # Pillow's refusals have no common base below Exception; a bomb is one of them.
             except Exception as error:
                 raise ValueError(f"{file} is not an image that can be read: {error}") from error

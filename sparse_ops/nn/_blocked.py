@@ -9,6 +9,7 @@ from torch import Tensor
 from sparse_ops.ops._blocked_program import MOST_ROWS, Program, program
 from sparse_ops.ops._native import ACTIVATION_CODES, BEST, compiled_operators
 from sparse_ops.ops._shapes import conv2d_output_size
+from sparse_ops.ops._transforms import is_transformed
 
 OPERATORS = compiled_operators("blocked_conv2d")
 
@@ -75,7 +76,7 @@ def blocked_conv2d(
         RuntimeError: x or the residual is no blocked float32 tensor of that size.
     """
     isa = BEST if layer.backend == "auto" else layer.backend
-    if isa not in OPERATORS or torch.compiler.is_compiling():
+    if isa not in OPERATORS or torch.compiler.is_compiling() or is_transformed():
         return None
     halo, out_halo, residual_halo = halos
     stride, padding, dilation = layer.stride, layer._inner, layer.dilation

@@ -13,6 +13,7 @@ from sparse_ops.nn._layer import SparseLayer
 from sparse_ops.ops._backend import needs_gradient
 from sparse_ops.ops._native import channels_last
 from sparse_ops.ops._shapes import conv2d_output_size
+from sparse_ops.ops._transforms import is_transformed
 from sparse_ops.ops.blocked import LANES, from_blocked, to_blocked
 
 Self = TypeVar("Self", bound="SparseConv2d")
@@ -28,13 +29,10 @@ def not_a_conv2d(dense: nn.Module) -> str | None:
 
 def _room(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
     """An uninitialised (N, channels, *size), of the type and in the layout of `like` (N, ...)."""
-    layout = torch.channels_last if channels_last(like) else torch.contiguous_format
-    return torch.empty(
-        (like.shape[0], channels, *size),
-        dtype=like.dtype,
-        device=like.device,
-        memory_format=layout,
-    )
+    # By `like` itself: under torch.func the new tensor has to know what this one knows.
+    if channels_last(like):
+        return like.new_empty(like.shape[0], *size, channels).permute(0, 3, 1, 2)
+    return like.new_empty(like.shape[0], channels, *size)
 
 
 def placed(y: Tensor, into: tuple[Tensor | int, int]) -> Tensor:
@@ -177,7 +175,7 @@ class SparseConv2d(SparseLayer):
         own = slice(first, first + self.shape[0])
         parts = x, self.values, self.bias, residual
         gradient = torch.is_grad_enabled() and needs_gradient(*parts)
-        if gradient or torch.is_autocast_enabled(x.device.type):
+        if gradient or torch.is_autocast_enabled(x.device.type) or is_transformed():
             return placed(self._convolved(x, residual, None), into)
         if isinstance(whole, int):
             steps = self.stride, self._inner, self.dilation
@@ -221,7 +219,7 @@ class SparseConv2d(SparseLayer):
             activation=self.activation,
             residual=residual,
             out=out,
-            backend=self.backend,
+            backend=self._runs_on(),
         )
 
     def extra_repr(self) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sparse_ops.formats import PackedWeight
 from sparse_ops.ops._activation import check_activation
 from sparse_ops.ops._native import ACTIVATION_CODES
+from sparse_ops.ops._transforms import is_transformed
 
 ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -94,6 +95,7 @@ class SparseLayer(nn.Module):
             or not x.is_cpu
             or torch.is_autocast_enabled("cpu")
             or torch.compiler.is_compiling()
+            or is_transformed()
         ):
             return None
         given: list[Any] = [values if n == "values" else self._buffers[n] for n in self.ARGUMENTS]
@@ -106,6 +108,11 @@ class SparseLayer(nn.Module):
         except RuntimeError:
             # Whatever is wrong, the function has the words for it.
             return None
+
+    def _runs_on(self) -> str:
+        """What the operator's function is given as `backend`."""
+        # Whoever named one chose it for its speed, not to forbid what only the definition can do.
+        return "auto" if is_transformed() else self.backend
 
     def followed_by_activation(self, dense: nn.Module) -> nn.Module:
         """The dense layer, with the activation after it if this layer has one."""

@@ -134,7 +134,7 @@ class CSRLinear(SparseLayer):
             self.bias,
             activation=self.activation,
             residual=residual,
-            backend=self.backend,
+            backend=self._runs_on(),
         )
 
     def extra_repr(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparse_ops.ops._transforms import TRANSFORMED, is_transformed
 from sparse_ops.ops._tuned import preferred
 
 
@@ -34,15 +35,19 @@ def choose(backends: Sequence[Backend], name: str, *arguments: Any) -> Backend:
     """The backend called `name`, or the first that does not refuse if `name` is "auto".
 
     On a GPU, those come first that were measured faster there for such arguments (`tuning.tune`).
+    Under torch.func and forward-mode gradients only the last runs, the definition.
 
     Raises:
         ValueError: there is no backend of that name.
         RuntimeError: the named backend, or every backend, refuses; the message says why.
     """
     reasons = []
+    transformed = is_transformed()
     for backend in preferred(backends, *arguments) if name == "auto" else backends:
         if name in ("auto", backend.name):
             reason = backend.refuses(*arguments)
+            if transformed and backend is not backends[-1]:
+                reason = TRANSFORMED
             if reason is None:
                 return backend
             reasons.append(f"{backend.name}: {reason}")

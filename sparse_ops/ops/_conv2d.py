@@ -28,6 +28,7 @@ from sparse_ops.ops._shapes import (
     conv2d_output_size,
     pair,
 )
+from sparse_ops.ops._transforms import is_transformed
 from sparse_ops.ops._triton import refuses_triton
 
 Weight = TypeVar("Weight", CSRWeight, PeriodicWeight, ChannelPrunedWeight)
@@ -139,13 +140,15 @@ class _Conv2d(torch.autograd.Function):
         return y.clone() if channels_last(x) else y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, values = ctx.saved_tensors
         need_x, need_values, need_bias = ctx.needs_input_grad[:3]
         dx = dvalues = None
         if need_x or need_values:
             run = ctx.backend.backward or reference_backward
+            if torch.is_grad_enabled():
+                # The gradient wants gradients, which kernels would drop.
+                run = reference_backward
             weight = ctx.weight.with_values(values)
             dx, dvalues = run(dy, need_x, need_values, x, weight, ctx.geometry)
         dbias = dy.sum((0, 2, 3)) if need_bias else None
@@ -199,7 +202,8 @@ def conv2d(
         whole = (batched.shape[0], weight.shape[0], *size)
         write(chosen, out, whole, batched, weight, bias, geometry, activation, residual)
         return out
-    if torch.is_grad_enabled() and needs_gradient(x, values, bias, residual):
+    gradient = torch.is_grad_enabled() and needs_gradient(x, values, bias, residual)
+    if gradient and not is_transformed():
         y = _Conv2d.apply(batched, values, bias, weight, chosen, geometry)
         y = add_and_activate(y, residual, activation)
     else:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sparse_ops.ops._program_code import FUNCTIONS
 from sparse_ops.ops._program_shapes import run_fake
 from sparse_ops.ops._shapes import conv2d_output_size
+from sparse_ops.ops._transforms import is_transformed
 
 # Every kernel of csrc/cpu is compiled once for each of these, best first; "scalar" is portable.
 ISAS = ("avx512", "avx2", "scalar")
@@ -89,6 +90,9 @@ ACTIVATION_CODES = {None: 0} | {name: FUNCTIONS[name] for name in _ACTIVATIONS}
 
 def channels_last(x: Tensor) -> bool:
     """Whether (N, C, H, W) is stored as (N, H, W, C), and not in both ways at once."""
+    if is_transformed():
+        # vmap does not say; values are the same in any layout.
+        return False
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 

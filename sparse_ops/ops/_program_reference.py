@@ -92,9 +92,10 @@ def rows_to_dense(constants: Constants, rows: int, columns: int, like: Tensor) -
     # From a value's place among all to its place in its class.
     shift = (pointers[of_class] - lengths.cumsum(0) + lengths).repeat_interleave(lengths)
     column = col.long()[torch.arange(row.numel(), device=like.device) + shift]
-    return (values.new_zeros(rows * columns).index_add(0, row * columns + column, values)).reshape(
-        rows, columns
-    )
+    # Those of removed channels come as (O', I', kH, kW).
+    values = values.flatten()
+    dense = values.new_zeros(rows * columns).index_add(0, row * columns + column, values)
+    return dense.reshape(rows, columns)
 
 
 def _weight(step: Step, constants: Constants, shape: tuple[int, ...], like: Tensor) -> Tensor:

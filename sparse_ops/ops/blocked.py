@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparse_ops.ops._native import LANES, channels_last, compiled_operators
+from sparse_ops.ops._transforms import is_transformed
 
 # Compiled operators by backend; none without the extension.
 _TO, _FROM = compiled_operators("to_blocked"), compiled_operators("from_blocked")
@@ -49,8 +50,8 @@ def enter(x: Tensor, halo: int, room: float = ROOM) -> Tensor:
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or refuses(x, room) is not None:
         return x
-    if torch.is_autocast_enabled("cpu"):
-        # Layers give another dtype then.
+    if torch.is_autocast_enabled("cpu") or is_transformed():
+        # Layers give another dtype then, or tensors that carry more than numbers.
         return x
     return to_blocked(x, halo)
 
@@ -64,7 +65,7 @@ def leave(y: Tensor, halo: int, x: Tensor) -> Tensor:
 
 def to_blocked(x: Tensor, halo: int) -> Tensor:
     """x (N, C, H, W) -> (ceil(N / 16), C, H + 2 * halo, W + 2 * halo, 16)."""
-    if _TO:
+    if _TO and not is_transformed():
         y: Tensor = _TO["auto"](x, halo)
         return y
     N, C, H, W = x.shape
@@ -75,7 +76,7 @@ def to_blocked(x: Tensor, halo: int) -> Tensor:
 
 def from_blocked(y: Tensor, halo: int, batch: int, last: bool = False) -> Tensor:
     """The inverse: the first `batch` images, (batch, C, H, W), in channels_last if `last`."""
-    if _FROM:
+    if _FROM and not is_transformed():
         x: Tensor = _FROM["auto"](y, halo, batch, last)
         return x
     B, C, H, W, _ = y.shape
@@ -95,7 +96,7 @@ def max_pool2d(
     """torch's max_pool2d without dilation or ceil_mode, from a halo to another; blocked or not."""
     if x.dim() != 5:
         return F.max_pool2d(x, kernel_size, stride, padding)
-    if _POOL:
+    if _POOL and not is_transformed():
         y: Tensor = _POOL["auto"](x, True, kernel_size, stride, padding, halo, out_halo)
         return y
     batch = x.shape[0] * LANES
@@ -109,7 +110,7 @@ def avg_pool2d(
     """torch's avg_pool2d without padding, from a halo to another; blocked or not."""
     if x.dim() != 5:
         return F.avg_pool2d(x, kernel_size, stride)
-    if _POOL:
+    if _POOL and not is_transformed():
         y: Tensor = _POOL["auto"](x, False, kernel_size, stride, (0, 0), halo, out_halo)
         return y
     batch = x.shape[0] * LANES

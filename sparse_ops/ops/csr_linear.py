@@ -19,6 +19,7 @@ from sparse_ops.ops._backend import Backend, choose, needs_gradient, write
 from sparse_ops.ops._dense import refuses_dense, unpacked
 from sparse_ops.ops._native import refuses_isa
 from sparse_ops.ops._shapes import check_dtypes, check_index_devices, check_like_output
+from sparse_ops.ops._transforms import is_transformed
 from sparse_ops.ops._triton import refuses_triton
 
 
@@ -147,13 +148,15 @@ class _CSRLinear(torch.autograd.Function):
         return backend.run(x, weight.with_values(values), bias, None, None)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, values = ctx.saved_tensors
         need_x, need_values, need_bias = ctx.needs_input_grad[:3]
         dx = dvalues = None
         if need_x or need_values:
             run = ctx.backend.backward or reference_backward
+            if torch.is_grad_enabled():
+                # The gradient wants gradients, which kernels would drop.
+                run = reference_backward
             dx, dvalues = run(dy, need_x, need_values, x, ctx.weight.with_values(values))
         return dx, dvalues, dy.sum(0) if need_bias else None, None, None
 
@@ -216,7 +219,8 @@ def csr_linear(
     if out is not None:
         write(chosen, out, (rows.shape[0], O), rows, weight, bias, activation, added)
         return out
-    if torch.is_grad_enabled() and needs_gradient(x, weight.values, bias, residual):
+    gradient = torch.is_grad_enabled() and needs_gradient(x, weight.values, bias, residual)
+    if gradient and not is_transformed():
         y = _CSRLinear.apply(rows, weight.values, bias, weight, chosen)
         y = add_and_activate(y, added, activation)
     else:

@@ -13,6 +13,7 @@ from sparse_ops.ops import _native, _program_reference
 from sparse_ops.ops._backend import needs_gradient
 from sparse_ops.ops._program_code import decoded
 from sparse_ops.ops._program_shapes import formulas
+from sparse_ops.ops._transforms import TRANSFORMED, is_transformed
 
 __all__ = ["BACKENDS", "Description", "describe", "formulas", "profile", "release", "run"]
 
@@ -72,6 +73,8 @@ def _compiled(isa: str) -> Backend:
                 return f"an input is {x.dtype} on {x.device.type}, not float32 on cpu"
         if torch.is_grad_enabled() and needs_gradient(*inputs, *constants):
             return "an input or a weight wants a gradient, which programs do not have"
+        if is_transformed():
+            return TRANSFORMED
         return None
 
     def run(

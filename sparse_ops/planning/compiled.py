@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sparse_ops.ops._transforms import is_transformed
 from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.forms import failure, frozen, no_compiler
 from sparse_ops.planning.masked import example_tuple
@@ -71,7 +72,7 @@ class Route:
             return False
         if kwargs or len(args) != len(self.inputs) or torch.jit.is_tracing():
             return False
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled("cpu") or is_transformed():
             return False
         return all(
             type(x) is Tensor and x.is_cpu and Input.of(x) == wanted

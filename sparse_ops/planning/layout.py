@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparse_ops.nn._conv import SparseConv2d
+from sparse_ops.ops._transforms import is_transformed
 
 CHANNELS_LAST = "channels_last"
 
 
 def in_channels_last(x: Any) -> Any:
-    """Images (N, C, H, W), pixel by pixel; everything else as it is."""
-    images = isinstance(x, Tensor) and x.dim() == 4
+    """Images (N, C, H, W), pixel by pixel, unless torch.func carries them; all else as it is."""
+    images = isinstance(x, Tensor) and x.dim() == 4 and not is_transformed()
     return x.contiguous(memory_format=torch.channels_last) if images else x
 
 

@@ -60,7 +60,7 @@ class Live:
         # In each call of the model, so it has to be quick.
         if not self._bound:
             self.bind(model)
-        if self._changed:
+        if [*map(type, self._modules)] != self._types:
             return False
         try:
             if self._tables != self._children:
@@ -90,7 +90,10 @@ class Live:
             if name
             for hooks, count in zip(hooks_of(module), self.hooks.get(name, (0, 0)), strict=True)
         ]
-        self._changed = {name: type(module) for name, module in modules.items()} != self.kinds
+        self._modules = [*modules.values()]
+        # None, which no list equals, where there are others.
+        alike = [*modules] == [*self.kinds]
+        self._types = [*self.kinds.values()] if alike else None
         self._tables = [module._modules for module in modules.values()]
         self._children = [dict(table) for table in self._tables]
         self._plain: list[tuple[Mapping[str, Any], Any, Any]] = []

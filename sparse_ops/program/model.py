@@ -22,12 +22,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import maybe_current_level
-from torch.autograd import forward_ad
 
 from sparse_ops.graph.ir import Graph, Node
 from sparse_ops.nn import SparseLayer
 from sparse_ops.ops._program_code import IMAGES, LANES
+from sparse_ops.ops._transforms import is_transformed, is_watched
 from sparse_ops.passes.layout import ROOM
 from sparse_ops.program.live import Live
 from sparse_ops.program.segments import Item, Segment, cut, release_all, run
@@ -111,12 +110,13 @@ class Programs:
             return False
         if torch.compiler.is_compiling():
             # Copied or unpickled, and not called since, it has no programs.
-            return bool(self._made) and self.live.held and self._are_alike(args)
+            runs = bool(self._made) and self.live.held and not is_transformed()
+            return runs and self._are_alike(args)
         for x in args:
             # Subclasses of tensors may do something else in each operation.
             if type(x) not in _PLAIN or x.dtype is not torch.float32:
                 return False
-        if not self.live.holds(model) or _is_transformed():
+        if not self.live.holds(model) or is_transformed() or is_watched():
             return False
         sizes = tuple([x.shape for x in args])
         if sizes not in self._known:
@@ -210,6 +210,10 @@ class Programs:
     def _look(self, model: nn.Module) -> None:
         """Takes the model's tensors as they are now."""
         bind(self.graph, model)
+        for node in self.graph.nodes:
+            for tensor in node.parameters.values():
+                if type(tensor) not in _PLAIN or tensor.dtype is not torch.float32:
+                    raise RuntimeError(f"{node.name} has a {type(tensor).__name__} for a weight")
         names = {node.module for node in self.graph.nodes if node.module is not None}
         self._held = watched(model.get_submodule(name) for name in names)
         self.live.bind(model)
@@ -317,11 +321,6 @@ def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             # Inputs whose sizes go together in another way than the example's, say.
             pass
     return type(self).forward(self, *args, **kwargs)
-
-
-def _is_transformed() -> bool:
-    """Whether vmap, jvp or their like are at work, of which operators of programs know nothing."""
-    return maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
 _PLAIN = (Tensor, nn.Parameter)

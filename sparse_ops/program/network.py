@@ -23,6 +23,7 @@ from sparse_ops.ops import _native, _program_reference
 from sparse_ops.ops import program as programs
 from sparse_ops.ops._backend import needs_gradient
 from sparse_ops.ops._program_code import Program
+from sparse_ops.ops._transforms import is_transformed, is_watched
 from sparse_ops.program.packing import packed
 from sparse_ops.program.parts import Network
 from sparse_ops.program.sources import Extra, OfNorm, found_in
@@ -180,6 +181,8 @@ class ProgramModel(nn.Module):
     def _runs_compiled(self, given: Sequence[Tensor]) -> bool:
         if _COMPILED is None or torch.is_autocast_enabled("cpu") or torch.jit.is_tracing():
             return False
+        if is_transformed() or (not torch.compiler.is_compiling() and is_watched()):
+            return False
         if any(
             x.dtype is not torch.float32 or x.device.type != "cpu" or x.numel() == 0 for x in given
         ):
@@ -234,8 +237,13 @@ class ProgramModel(nn.Module):
             code[NUMBER] = number
             keep_(self, code_name(part), code)
             encoded.append(code)
-        kinds = {(c.device.type, c.dtype) for each in constants for c in each}
-        runs = kinds <= {("cpu", torch.float32), ("cpu", torch.int32)}
+        every = [c for each in constants for c in each]
+        runs = {(c.device.type, c.dtype) for c in every} <= {
+            ("cpu", torch.float32),
+            ("cpu", torch.int32),
+        }
+        # Subclasses of tensors may do something else in each operation.
+        runs = runs and {type(c) for c in every} <= {Tensor, nn.Parameter}
         return _Ready(tuple(encoded), numbers, constants, now, runs)
 
     def _derive(self) -> None:

@@ -109,3 +109,15 @@ def test_without_pillow_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=r"sparse-ops\[images\]"):
         load("images", tmp_path)
+
+
+def test_photographs_are_turned_as_they_say(tmp_path):
+    """A camera that was held upright stores what it saw lying, and writes down how to turn it."""
+    write_folder(tmp_path)
+    photograph = Image.new("RGB", (16, 8), (255, 255, 255))
+    photograph.paste((0, 0, 0), (0, 0, 8, 8))
+    about = Image.Exif()
+    about[0x0112] = 6  # its left is the top
+    photograph.save(tmp_path / "train" / "blue" / "0.JPG", exif=about)
+    image = load("images", tmp_path, size=8).train.images[0]
+    assert image[:, :3].max() < image[:, 5:].min()
