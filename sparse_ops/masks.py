@@ -37,21 +37,31 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    """The effective weight of every Conv2d and Linear: pruned or parametrized ones as computed."""
+def weights(model: nn.Module, kinds: tuple[type[nn.Module], ...] = PRUNABLE) -> dict[str, Tensor]:
+    """The effective weight of every Conv2d and Linear: pruned or parametrized ones as computed.
+
+    Args:
+        kinds: other layers than those.
+    """
     return {
-        f"{prefix}.weight" if prefix else "weight": module.weight.detach()
+        f"{prefix}.weight" if prefix else "weight": weight.detach()
         for prefix, module in model.named_modules()
-        if isinstance(module, PRUNABLE) and isinstance(getattr(module, "weight", None), Tensor)
+        if isinstance(module, kinds)
+        and isinstance(weight := getattr(module, "weight", None), Tensor)
     }
 
 
-def from_zeros(model: nn.Module, threshold: float = 0.0) -> Masks:
+def from_zeros(
+    model: nn.Module, threshold: float = 0.0, kinds: tuple[type[nn.Module], ...] = PRUNABLE
+) -> Masks:
     """Reads masks off a model that someone has pruned: kept are the weights with |w| > threshold.
 
     Layers without any such zero get no mask. Where `torch.nn.utils.prune` or `torch.ao.pruning` has
     left its mask, that mask is taken, so that a kept weight which happens to be zero stays kept;
     of the others, those up to the threshold are removed.
+
+    Args:
+        kinds: the layers whose weights are looked at.
 
     Raises:
         ValueError: threshold is negative.
@@ -60,7 +70,7 @@ def from_zeros(model: nn.Module, threshold: float = 0.0) -> Masks:
         raise ValueError(f"threshold must be 0 or more, got {threshold}")
     modules = dict(model.named_modules())
     masks = {}
-    for name, weight in weights(model).items():
+    for name, weight in weights(model, kinds).items():
         left = _left_mask(modules[name.rpartition(".")[0]])
         # What is not a number is kept: it must not become a zero.
         mask = ~(weight.abs() <= threshold)

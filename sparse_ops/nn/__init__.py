@@ -2,15 +2,19 @@
 
 from sparse_ops.nn._layer import SparseLayer
 from sparse_ops.nn.channel_pruned_conv2d import ChannelPrunedConv2d
+from sparse_ops.nn.conv1d import ChannelPrunedConv1d, CSRConv1d, PeriodicConv1d
 from sparse_ops.nn.csr_conv2d import CSRConv2d
 from sparse_ops.nn.csr_linear import CSRLinear
 from sparse_ops.nn.periodic_conv2d import PeriodicConv2d
 from sparse_ops.nn.swap import Swaps, swap_
 
 __all__ = [
+    "CSRConv1d",
     "CSRConv2d",
     "CSRLinear",
+    "ChannelPrunedConv1d",
     "ChannelPrunedConv2d",
+    "PeriodicConv1d",
     "PeriodicConv2d",
     "SparseLayer",
     "Swaps",

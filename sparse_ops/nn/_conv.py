@@ -50,6 +50,7 @@ def placed(y: Tensor, into: tuple[Tensor | int, int]) -> Tensor:
 class SparseConv2d(SparseLayer):
     """A convolution on a packed weight; a subclass says which format and operator."""
 
+    DENSE: ClassVar[type[nn.Module]] = nn.Conv2d
     # The operator's function, and what of the geometry its compiled operators are given.
     FUNCTION: ClassVar[Callable[..., Tensor]]
     GEOMETRY: ClassVar[tuple[str, ...]] = ("shape", "stride", "_inner", "dilation", "groups")

@@ -12,12 +12,14 @@ class Folded(nn.Identity):
         into: the name of the layer that does it.
         what: "batch_norm" or "activation".
         act: an activation that was part of the module, and is still done here.
+        num_features: the channels of a BatchNorm.
     """
 
     def __init__(self, into: str, what: str, act: nn.Module | None = None) -> None:
         super().__init__()
         self.into, self.what = into, what
         self.act = act
+        self.num_features: int | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         return input if self.act is None else self.act(input)

@@ -36,6 +36,8 @@ class SparseLayer(nn.Module):
     """
 
     fused: bool = False
+    # The layer that this one stands for.
+    DENSE: ClassVar[type[nn.Module]]
     # backend -> its compiled operator, and the one that writes to a tensor; what both are given
     # after x, and the types of x that they take.
     OPERATORS: ClassVar[dict[str, Any]] = {}

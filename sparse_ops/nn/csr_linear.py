@@ -28,6 +28,7 @@ class CSRLinear(SparseLayer):
         ValueError: the mask is not bool of the weight's shape.
     """
 
+    DENSE = nn.Linear
     OPERATORS = compiled_operators("csr_linear")
     ARGUMENTS = ("crow_indices", "col_indices", "values")
 

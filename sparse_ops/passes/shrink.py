@@ -133,7 +133,7 @@ def _kept_patterns(analysis: Analysis, untouched: tuple[str, ...]) -> dict[int, 
     stay: dict[int, str] = {}
     for layer in analysis.layers.values():
         if not set(layer.names).isdisjoint(untouched):
-            reason = f"the pattern of {layer.name} would be lost"
+            reason = f"{layer.name} has to stay as it is: for its pattern, or who asks for its size"
             stay |= dict.fromkeys((*layer.outputs, *(layer.inputs or ())), reason)
     return stay
 
@@ -170,7 +170,7 @@ def _mask(
     names = [weight_name(name) for name in layer.names]
     given = [masks[name] for name in names if name in masks]
     weight = layer.weight.detach()
-    if layer.nodes[0].op not in PRUNED:
+    if layer.nodes[0].op not in (*PRUNED, "conv1d"):
         return None
     if given:
         mask = kept.of(given[0], groups)

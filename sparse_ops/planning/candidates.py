@@ -9,8 +9,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from sparse_ops.nn import ChannelPrunedConv2d, CSRConv2d, CSRLinear, PeriodicConv2d, SparseLayer
+from sparse_ops.nn import (
+    ChannelPrunedConv1d,
+    ChannelPrunedConv2d,
+    CSRConv1d,
+    CSRConv2d,
+    CSRLinear,
+    PeriodicConv1d,
+    PeriodicConv2d,
+    SparseLayer,
+)
 from sparse_ops.nn._conv import SparseConv2d
+from sparse_ops.nn._height_one import HeightOne
 from sparse_ops.ops import channel_pruned_conv2d, csr_conv2d, csr_linear, periodic_conv2d
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import Geometry
@@ -32,6 +42,9 @@ LAYERS = (
     Entry(ChannelPrunedConv2d, "channel_pruned", channel_pruned_conv2d.BACKENDS),
     Entry(CSRConv2d, "csr", csr_conv2d.BACKENDS),
     Entry(CSRLinear, "csr", csr_linear.BACKENDS),
+    Entry(PeriodicConv1d, "periodic", periodic_conv2d.BACKENDS),
+    Entry(ChannelPrunedConv1d, "channel_pruned", channel_pruned_conv2d.BACKENDS),
+    Entry(CSRConv1d, "csr", csr_conv2d.BACKENDS),
 )
 
 # It unpacks to a dense weight at every call: the definition, never the faster one.
@@ -72,6 +85,7 @@ def entry_of(layer: SparseLayer) -> Entry:
 def operator_arguments(layer: SparseLayer, x: Tensor) -> tuple[Any, ...]:
     """What the layer's operator hands to its backends when the layer is called with x."""
     if isinstance(layer, SparseConv2d):
+        x = x.unsqueeze(-2) if isinstance(layer, HeightOne) else x
         stride, dilation = pair("stride", layer.stride, 1), pair("dilation", layer.dilation, 1)
         geometry = Geometry(stride, layer._inner, dilation, layer.groups)
         batched = x if x.dim() == 4 else x[None]
@@ -93,7 +107,7 @@ def find(
     """The candidates for a layer whose weight is masked already, and why the others are none.
 
     Args:
-        dense: the masked Conv2d or Linear.
+        dense: the masked Conv2d, Conv1d or Linear.
         mask: bool, of its weight's shape.
         x: an input of it.
         activation: what follows it, if the sparse layer is to apply that too.
@@ -105,7 +119,7 @@ def find(
     refused: dict[tuple[str, str], list[str]] = {}
     for entry in LAYERS:
         name = entry.layer.__name__
-        if issubclass(entry.layer, SparseConv2d) != isinstance(dense, nn.Conv2d):
+        if not isinstance(dense, entry.layer.DENSE):
             continue
         if (reason := entry.layer.refuses(dense, mask)) is not None:
             refused[name, reason] = []

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from sparse_ops.graph.trace import rewritten, trace
 from sparse_ops.nn._conv import SparseConv2d
 from sparse_ops.nn._folded import Folded
+from sparse_ops.nn._height_one import HeightOne
 from sparse_ops.planning.fuse import LEAVES
 
 FUNCTIONS = (torch.cat, torch.concat, torch.concatenate)
@@ -155,7 +156,7 @@ def _chain(model: nn.Module, node: fx.Node, uses: Mapping[Any, int]) -> tuple[fx
     nodes = [node]
     while len(node.users) == 1 and node.op == "call_module" and uses[node.target] == 1:
         module = model.get_submodule(str(node.target))
-        if isinstance(module, SparseConv2d):
+        if isinstance(module, SparseConv2d) and not isinstance(module, HeightOne):
             alone = len(node.args) == 1 and not node.kwargs.keys() - {"residual"}
             return tuple(reversed(nodes)) if alone else ()
         if not (isinstance(module, Folded) and module.act is None):

@@ -13,6 +13,7 @@ from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PackedWeight, Per
 from sparse_ops.nn import PeriodicConv2d, SparseLayer
 from sparse_ops.nn._conv import SparseConv2d
 from sparse_ops.nn._folded import Folded
+from sparse_ops.nn._height_one import HeightOne, as_conv2d
 from sparse_ops.ops._activation import check_activation
 from sparse_ops.patterns import Periodic
 from sparse_ops.planning.candidates import LAYERS, Entry, entry_of
@@ -113,6 +114,11 @@ def _weight_of(module: nn.Module) -> tuple[tuple[int, ...], Tensor]:
     return tuple(weight.shape), weight
 
 
+def _of_height_one(module: nn.Module) -> nn.Module:
+    """A module, an nn.Conv1d as what its packed layers take it for."""
+    return as_conv2d(module) if isinstance(module, nn.Conv1d) else module
+
+
 def check_layer_fits(module: nn.Module, about: Mapping[str, Any]) -> Entry:
     """The line of `LAYERS` that a description names.
 
@@ -124,9 +130,9 @@ def check_layer_fits(module: nn.Module, about: Mapping[str, Any]) -> Entry:
     if not isinstance(kind, str) or kind not in entries:
         raise ValueError(f"kind must be one of {', '.join(entries)}, got {kind!r}")
     entry = entries[kind]
-    dense = nn.Conv2d if issubclass(entry.layer, SparseConv2d) else nn.Linear
-    if type(module) not in (dense, entry.layer):
+    if type(module) not in (entry.layer.DENSE, entry.layer):
         raise ValueError(f"{kind} cannot stand for the model's {type(module).__name__}")
+    module = _of_height_one(module)
     shape, weight = _weight_of(module)
     wanted: dict[str, Any] = {
         "format": entry.format,
@@ -170,6 +176,7 @@ def packed_from(
         ValueError: description or tensors are not of a layer like the model's, or of no valid one.
     """
     entry = check_layer_fits(module, about)
+    module = _of_height_one(module)
     shape, weight = _weight_of(module)
     packed = _unpack(entry.format, shape, about, tensors)
     packed.validate()
@@ -224,5 +231,6 @@ def smallest_input(layer: SparseLayer) -> Tensor:
     """The smallest input that the layer takes, to ask a backend whether it runs such layers."""
     if isinstance(layer, SparseConv2d):
         size = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        size = size[1:] if isinstance(layer, HeightOne) else size
         return layer.values.new_ones(1, layer.in_channels, *size, requires_grad=False).detach()
     return torch.ones(1, layer.shape[1], dtype=layer.values.dtype, device=layer.values.device)

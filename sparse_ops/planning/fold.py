@@ -34,4 +34,7 @@ def gelu_name(approximate: object) -> str | None:
 def without_norm(norm: nn.Module, into: str) -> Folded:
     """What is left of a BatchNorm that the layer `into` does."""
     act = dict(norm.named_children()).get("act")
-    return Folded(into, BATCH_NORM, None if isinstance(act, nn.Identity) else act)
+    folded = Folded(into, BATCH_NORM, None if isinstance(act, nn.Identity) else act)
+    # The model's code may ask for it.
+    folded.num_features = getattr(norm, "num_features", None)
+    return folded

@@ -32,7 +32,7 @@ def row_of(
     """
     weight, mask = module.get_parameter("weight"), masks.get(weight_name(name))
     nnz = weight.numel() if mask is None else int(mask.sum())
-    kind = "Linear" if isinstance(module, nn.Linear) else "Conv2d"
+    kind = next(k.__name__ for k in (nn.Linear, nn.Conv2d, nn.Conv1d) if isinstance(module, k))
     zeros = "" if mask is None else describe_zeros(mask)
     macs = 0 if call is None else call.outputs * (weight.numel() // weight.shape[0])
     row = LayerPlan(name, kind, tuple(weight.shape), nnz, macs, None, None, None, None, "")
@@ -44,7 +44,7 @@ def calls_of(graph: Graph) -> dict[str, Call]:
     """What the layers of a graph are given and give, without running it; x has no memory."""
     found: dict[str, Call] = {}
     for node in graph.nodes:
-        if node.op not in ("conv2d", "linear") or node.module is None:
+        if node.op not in ("conv2d", "conv1d", "linear") or node.module is None:
             continue
         x, y = node.inputs[0], node.output
         assert x.shape is not None and y.shape is not None

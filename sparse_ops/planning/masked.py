@@ -22,6 +22,8 @@ from sparse_ops.planning.plain import make_plain_
 
 # What is smaller slows a dense CPU down and changes no result: it counts as zero.
 DENORMAL = torch.finfo(torch.float32).tiny
+# The layers that there are packed ones for.
+PACKED = (*masks_.PRUNABLE, nn.Conv1d)
 # On modules that were shrunk: the size of what they were, (O, I / groups, ...) or (channels).
 MARK = "shrunk_from"
 
@@ -78,7 +80,7 @@ def find_masks(model: nn.Module, threshold: float = 0.0) -> masks_.Masks:
     """The masks of a model's zeros; what is denormal in float32 counts as zero."""
     if threshold < 0:
         raise ValueError(f"threshold must be 0 or more, got {threshold}")
-    return masks_.from_zeros(model, max(threshold, DENORMAL))
+    return masks_.from_zeros(model, max(threshold, DENORMAL), PACKED)
 
 
 def check_initialised(model: nn.Module) -> None:
@@ -89,12 +91,11 @@ def check_initialised(model: nn.Module) -> None:
 
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The Conv2d and Linear layers of a plain model, by name."""
+    """The Conv2d, Conv1d and Linear layers of a plain model, by name."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, masks_.PRUNABLE)
-        and isinstance(module._parameters.get("weight"), Tensor)
+        if isinstance(module, PACKED) and isinstance(module._parameters.get("weight"), Tensor)
     }
 
 
@@ -221,6 +222,7 @@ def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 # The attributes of ordinary layers.
 _HELD = {
+    nn.Conv1d: vars(nn.Conv1d(1, 1, 1)).keys() | {MARK},
     nn.Conv2d: vars(nn.Conv2d(1, 1, 1)).keys() | {MARK},
     nn.Linear: vars(nn.Linear(1, 1)).keys() | {MARK},
 }
@@ -231,10 +233,10 @@ def keeps_dense(model: nn.Module, name: str) -> str | None:
     module = model.get_submodule(name)
     if (method := exchanged(module)) is not None:
         return f"its {method} was exchanged on this very layer"
-    if not any(_is_plain(module, kind) for kind in (nn.Conv2d, nn.Linear)):
+    if not any(_is_plain(module, kind) for kind in PACKED):
         return (
-            f"it is a {type(module).__name__}: only Conv2d and Linear, and subclasses that compute "
-            "and hold nothing else, are replaced"
+            f"it is a {type(module).__name__}: only Conv2d, Conv1d, Linear and subclasses that "
+            "compute and hold nothing else, are replaced"
         )
     places = [n for n, m in model.named_modules(remove_duplicate=False) if m is module]
     if len(places) > 1:

@@ -37,6 +37,8 @@ OLD_VERSIONS = ("1",)
 MOST_CHANNELS = 2**20
 # More than any batch, number of channels, or side of an image.
 LARGEST_SIDE = 2**16
+# More than a line of samples.
+LONGEST = 2**24
 
 
 def metadata_of(model: nn.Module, whole: dict[str, Any] | None = None) -> dict[str, str]:
@@ -230,13 +232,15 @@ def _program(described: Any) -> tuple[Decisions | None, tuple[tuple[int, ...], .
     shapes = described.get("shapes") if isinstance(described, dict) else None
     good = isinstance(shapes, list) and all(
         isinstance(shape, list)
-        and len(shape) in (2, 4)
-        and all(type(size) is int and 0 < size <= LARGEST_SIDE for size in shape)
+        and len(shape) in (2, 3, 4)
+        and all(type(size) is int and 0 < size <= LARGEST_SIDE for size in shape[:-1])
+        and type(shape[-1]) is int
+        and 0 < shape[-1] <= (LONGEST if len(shape) == 3 else LARGEST_SIDE)
         for shape in shapes
     )
     if not good or not shapes:
         raise ValueError(
-            f"a program must have the shapes of its inputs, of 2 or 4 sizes, got {described!r:.80}"
+            f"a program must have the shapes of its inputs, of 2 to 4 sizes, got {described!r:.80}"
         )
     return Decisions.from_data(described.get("decisions")), tuple(map(tuple, shapes))
 

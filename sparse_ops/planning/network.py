@@ -32,6 +32,7 @@ from sparse_ops.planning.fastest import fastest_layout, try_compiled
 from sparse_ops.planning.forms import Call as Run
 from sparse_ops.planning.forms import channels_last_call, failure
 from sparse_ops.planning.layout import CHANNELS_LAST
+from sparse_ops.planning.lines import decide_lines
 from sparse_ops.planning.masked import Call
 from sparse_ops.planning.measure import Comparison, quantile
 from sparse_ops.planning.memory import memory_of
@@ -101,6 +102,7 @@ def planned(
     if dense.fastest == CHANNELS_LAST:
         # Its weights in channels_last are not kept while the search needs memory.
         to_beat = None
+    rows = decide_lines(context, rows, share, step)
     known = _from_cache(context, rows)
     allow_tiles(graph, context.winograd)
     if known is None:
@@ -201,7 +203,8 @@ def model_of(context: Context, layers: list[LayerPlan], decisions: Decisions) ->
 
 def _forms(layers: list[LayerPlan]) -> tuple[tuple[str, str], ...]:
     named = {kind: form for (_, form), kind in KINDS.items()}
-    return tuple((layer.name, named.get(layer.becomes, "csr")) for layer in layers if layer.becomes)
+    packed = [each for each in layers if each.becomes and each.kind != "Conv1d"]
+    return tuple((each.name, named.get(str(each.becomes), "csr")) for each in packed)
 
 
 def _row(

@@ -82,7 +82,7 @@ class Exact:
 def exactly(dense: nn.Module, x: Tensor) -> Exact:
     """Runs a Conv2d or Linear in float64, some output channels at a time."""
     outputs = len(dense.get_parameter("weight"))
-    groups = dense.groups if isinstance(dense, nn.Conv2d) else 1
+    groups = dense.groups if isinstance(dense, nn.Conv2d | nn.Conv1d) else 1
     each = outputs
     if groups == 1 and dense.get_parameter("weight").numel() > MOST_WIDE_WEIGHTS:
         each = max(1, MOST_WIDE_WEIGHTS * outputs // dense.get_parameter("weight").numel())
@@ -94,7 +94,7 @@ def exactly(dense: nn.Module, x: Tensor) -> Exact:
         for parameter in part.parameters():
             parameter.abs_()
         absolute.append(part(wide_x.abs()))
-    channels = -3 if isinstance(dense, nn.Conv2d) else -1
+    channels = -3 if isinstance(dense, nn.Conv2d) else -2 if isinstance(dense, nn.Conv1d) else -1
     return Exact(x, torch.cat(signed, channels), torch.cat(absolute, channels))
 
 

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from sparse_ops.graph.ir import Graph
 from sparse_ops.graph.layers import activation_name
 from sparse_ops.graph.ops import SLICED
+from sparse_ops.graph.reads import reads_of
+from sparse_ops.graph.running import first_run
 from sparse_ops.nn._folded import Folded
 from sparse_ops.passes.fold_norms import fold_norms
 from sparse_ops.passes.shrink import Shrinking, shrink
 from sparse_ops.passes.sort import sort
 from sparse_ops.passes.write_back import write_back_
 from sparse_ops.patterns import Periodic
+from sparse_ops.planning.columns import some
 from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.fold import Folding, without_norm
 from sparse_ops.planning.masked import MARK, keeps_dense, replaced
@@ -29,6 +32,11 @@ from sparse_ops.planning.verify import Mismatch, check_model
 MULTIPLES = (8, 16)
 # The devices whose kernels gain by sorted channels.
 SORTING = "cuda"
+# What layers say of their sizes.
+SIZES = {
+    "in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels",
+    "normalized_shape",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +50,7 @@ class Way:
         folding: what is folded in it, and which activations may be.
         sorts: whether channels were put in another order, too (`passes.sort`).
         pieces: whether parts of it were planned by themselves and are fast already.
+        failed: whether something was removed, and the model did not run without it.
     """
 
     model: nn.Module
@@ -50,6 +59,7 @@ class Way:
     folding: Folding = field(default_factory=Folding)
     sorts: bool = False
     pieces: bool = False
+    failed: bool = False
 
     @property
     def changes(self) -> bool:
@@ -99,8 +109,15 @@ def shrunk_way(
     except (ValueError, RuntimeError) as error:
         # The model's own code works with the widths of its layers, say; or a `Mismatch`.
         note = f"no channel was removed: the model does not run without them ({error})"
-        return Way(masked, None, Shrinking(masks=masks, note=note))
+        return Way(masked, None, Shrinking(masks=masks, note=note), failed=True)
     return way
+
+
+def _asked_sizes(masked: nn.Module, example: tuple[Any, ...]) -> tuple[str, ...]:
+    """The layers whose sizes the model's code asks for, which are others once they are shrunk."""
+    with reads_of(masked) as reads:
+        first_run(masked, example)
+    return tuple(name for name, own in reads.items() if not SIZES.isdisjoint(own))
 
 
 def _written(masked: nn.Module, graph: Graph, done: Shrinking, fold: bool) -> Way:
@@ -192,12 +209,19 @@ def find_ways(
     """
     exact = shrunk_way(masked, graph, masks, example, fold)
     found, note = [exact], None
+    asked = _asked_sizes(masked, example) if exact.failed else ()
+    if asked:
+        exact = shrunk_way(masked, graph, masks, example, fold, untouched=asked)
+        note = f"the model's code asks {some(asked)} for sizes: no channels go there"
     if not exact.shrinking.changes:
-        found, note = [plain], exact.shrinking.note
+        found, note = [plain], exact.shrinking.note or note
     else:
         best = exact
         for multiple in MULTIPLES if faster is not None else ():
-            other = shrunk_way(masked, graph, masks, example, fold, multiple=multiple, verify=False)
+            other = shrunk_way(
+                masked, graph, masks, example, fold,
+                multiple=multiple, untouched=asked, verify=False,
+            )  # fmt: skip
             if not other.shrinking.changes:
                 other = plain
             same = other.shrinking.same_as(best.shrinking)
@@ -210,7 +234,7 @@ def find_ways(
                 best = exact
         found = [best]
         if lost := _lost_patterns(masks, best.shrinking):
-            kept = shrunk_way(masked, graph, masks, example, fold, untouched=lost)
+            kept = shrunk_way(masked, graph, masks, example, fold, untouched=(*asked, *lost))
             found.append(kept if kept.shrinking.changes else plain)
     if any(isinstance(x, Tensor) and x.device.type == SORTING for x in example):
         for way in [*found]:

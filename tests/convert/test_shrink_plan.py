@@ -61,7 +61,7 @@ def clock(layers=2.0, factor=1.0):
         if other.__class__.__name__ == "function":
             # The dense model in channels_last.
             ratio = 0.5
-        elif all(isinstance(model, Small | nn.Sequential) for model in both):
+        elif all(isinstance(model, Small | Scaled | nn.Sequential) for model in both):
             sizes = [sum(p.numel() for p in model.parameters()) for model in both]
             ratio = factor * sizes[0] / sizes[1]
         return so.convert.Comparison(ratio, 1, ratio, ratio, ratio, 20)
@@ -286,3 +286,37 @@ def test_planning_with_real_timing_removes_channels_and_keeps_to_its_time():
     fast = plan.apply(model)
     assert time.perf_counter() - start < 60
     torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+class Scaled(nn.Module):
+    """Divides by a size of one of its layers."""
+
+    def __init__(self, layer, size):
+        super().__init__()
+        self.a, self.n = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.b, self.c = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3)
+        self.fc = nn.Linear(8, 4)
+        self.layer, self.size = layer, size
+
+    def forward(self, x):
+        x = torch.relu(self.n(self.a(x))) / getattr(self.get_submodule(self.layer), self.size)
+        return self.fc(torch.relu(self.c(torch.relu(self.b(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [("a", "out_channels"), ("n", "num_features"), ("b", "in_channels"), ("fc", "in_features")],
+)
+def test_a_layer_whose_size_the_code_asks_for_keeps_its_channels_and_others_do_not(layer, size):
+    torch.manual_seed(0)
+    model, x = Scaled(layer, size).eval(), torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        for conv in (model.a, model.b, model.c):
+            conv.weight[::2] = conv.bias[::2] = 0
+    plan = so.plan(model, x, measure=clock(), progress=False)
+    fast = plan.apply(model)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-6)
+    assert plan.shrinking.cuts
+    if layer != "n":
+        assert any(f"asks {layer} for sizes" in note for note in plan.notes)
+        assert getattr(fast.get_submodule(layer), size) == 8

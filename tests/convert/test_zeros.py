@@ -158,3 +158,28 @@ def test_what_is_regular_is_told_in_words():
     assert describe_zeros(so.patterns.PSD2_P8.mask((8, 8, 3, 3))) == (
         "periodic, period 8, 1 of them whole"
     )
+
+
+@pytest.mark.parametrize(("kept", "of"), [(2, 4), (1, 4), (4, 8)])
+@pytest.mark.parametrize("shape", [(32, 64), (16, 16, 3, 3)])
+def test_so_many_of_so_many_inputs_are_recognised(kept, of, shape):
+    order = torch.rand(shape).unflatten(1, (-1, of)).argsort(2).argsort(2)
+    mask = (order < kept).flatten(1, 2)
+    assert describe_zeros(mask) == f"{kept}:{of}"
+    mask[1] = False
+    assert describe_zeros(mask) == f"1 dead filters, {kept}:{of}"
+    mask[0, :of] = True
+    assert "unstructured" in describe_zeros(mask)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (1, 8), (16, 1), (2, 32)])
+def test_blocks_are_recognised(height, width):
+    torch.manual_seed(0)
+    blocks = torch.rand(64 // height, 64 // width) > 0.5
+    mask = blocks.repeat_interleave(height, 0).repeat_interleave(width, 1)
+    assert describe_zeros(mask).endswith(f"blocks of {height}×{width}")
+    whole = mask[:, :, None, None].expand(-1, -1, 3, 3).clone()
+    assert describe_zeros(whole).endswith(f"blocks of {height}×{width}")
+    first = tuple(whole.nonzero()[0])
+    whole[first] = False
+    assert describe_zeros(whole).endswith("unstructured")
