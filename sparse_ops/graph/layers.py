@@ -37,8 +37,10 @@ def is_like(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a BatchNorm, maybe with an activation after it as timm's have."""
-    if type(module) in NORMS:
+    """Whether a module is a BatchNorm, or of a subclass that computes nothing else, maybe with an
+    activation after it as timm's have.
+    """
+    if any(runs_as(module, kind) for kind in NORMS):
         return True
     parts = dict(module.named_children())
     return (

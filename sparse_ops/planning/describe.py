@@ -18,7 +18,7 @@ from sparse_ops.ops._activation import check_activation
 from sparse_ops.patterns import Periodic
 from sparse_ops.planning.candidates import LAYERS, Entry, entry_of
 from sparse_ops.planning.compiled import Input
-from sparse_ops.planning.masked import MARK
+from sparse_ops.planning.masked import MARK, is_plain
 from sparse_ops.planning.resize import shrunk_size
 
 GEOMETRY = ("stride", "padding", "dilation", "groups", "padding_mode")
@@ -130,7 +130,7 @@ def check_layer_fits(module: nn.Module, about: Mapping[str, Any]) -> Entry:
     if not isinstance(kind, str) or kind not in entries:
         raise ValueError(f"kind must be one of {', '.join(entries)}, got {kind!r}")
     entry = entries[kind]
-    if type(module) not in (entry.layer.DENSE, entry.layer):
+    if type(module) is not entry.layer and not is_plain(module, entry.layer.DENSE):
         raise ValueError(f"{kind} cannot stand for the model's {type(module).__name__}")
     module = _of_height_one(module)
     shape, weight = _weight_of(module)

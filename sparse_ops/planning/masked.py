@@ -208,7 +208,7 @@ def replaced(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
     return model
 
 
-def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module is of a kind, or of a subclass that only says how it is made."""
     if type(module) is kind:
         return True
@@ -233,7 +233,7 @@ def keeps_dense(model: nn.Module, name: str) -> str | None:
     module = model.get_submodule(name)
     if (method := exchanged(module)) is not None:
         return f"its {method} was exchanged on this very layer"
-    if not any(_is_plain(module, kind) for kind in PACKED):
+    if not any(is_plain(module, kind) for kind in PACKED):
         return (
             f"it is a {type(module).__name__}: only Conv2d, Conv1d, Linear and subclasses that "
             "compute and hold nothing else, are replaced"

@@ -70,9 +70,9 @@ def resize_(
             raise ValueError(f"it shrinks a module {name!r}, which the model does not have")
         module: Any = modules[name]
         try:
-            if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 _resize_norm_(module, about)
-            elif type(module) in (nn.Conv2d, nn.Linear):
+            elif isinstance(module, nn.Conv2d | nn.Linear):
                 _resize_layer_(module, about, made)
                 if about["constant"]:
                     if name in packed or not name:

@@ -320,3 +320,37 @@ def test_a_layer_whose_size_the_code_asks_for_keeps_its_channels_and_others_do_n
     if layer != "n":
         assert any(f"asks {layer} for sizes" in note for note in plan.notes)
         assert getattr(fast.get_submodule(layer), size) == 8
+
+
+class Conv3x3(nn.Conv2d):
+    """A subclass that only says how it is made."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs, 3, padding=1)
+
+
+class Norm(nn.BatchNorm2d):
+    pass
+
+
+def of_subclasses():
+    return nn.Sequential(
+        Conv3x3(3, 16), Norm(16), nn.ReLU(), Conv3x3(16, 16), nn.Flatten(), nn.Linear(1024, 4)
+    ).eval()
+
+
+def test_subclasses_that_change_nothing_are_packed_shrunk_saved_and_loaded(tmp_path):
+    torch.manual_seed(0)
+    model, x = of_subclasses(), EXAMPLE
+    with torch.no_grad():
+        for weight in (model[0].weight, model[3].weight):
+            weight.mul_(torch.rand_like(weight) > 0.7)
+        model[0].weight[::2] = model[0].bias[::2] = 0
+    plan = so.plan(model, x, measure=clock(), fold=False, progress=False)
+    fast = plan.apply(model)
+    assert row(plan, "3").becomes == "CSRConv2d" and row(plan, "3").left == (16, 8, 3, 3)
+    so.save(fast, tmp_path / "fast")
+    loaded = so.load(tmp_path / "fast", of_subclasses())
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+        assert torch.equal(loaded(x), fast(x))
