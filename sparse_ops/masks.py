@@ -121,7 +121,7 @@ def check(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: a mask is for no weight of the model, or is of another shape, or is not bool.
     """
-    known = weights(model) | dict(model.named_parameters())
+    known = weights(model, (nn.Module,)) | dict(model.named_parameters())
     for name, mask in masks.items():
         if name not in known:
             have = ", ".join(weights(model)) or "no Conv2d or Linear at all"

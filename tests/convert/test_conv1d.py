@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import sparse_ops as so
 from sparse_ops.nn import SparseLayer
@@ -101,7 +102,15 @@ def test_masks_may_be_given_and_what_is_packed_is_trained():
     torch.testing.assert_close(found[0][2], kept, rtol=1e-4, atol=1e-6)
 
 
-def test_zeros_of_training_are_read_from_them_too():
-    model = pruned()
-    assert not {"a.weight", "b.weight"} & so.masks.from_zeros(model).keys()
-    assert row(planned(model, example=X), "a").zeros
+@pytest.mark.parametrize("ran", [False, True])
+def test_weights_that_torch_prunes_and_normalises_are_read(ran):
+    torch.manual_seed(0)
+    model = Net().eval()
+    prune.l1_unstructured(model.b, "weight", 0.6)
+    prune.l1_unstructured(model.c, "weight", 0.6)
+    torch.nn.utils.parametrizations.weight_norm(model.a)
+    if ran:
+        model(X).sum().backward()
+    plan = planned(model, example=X)
+    assert [row(plan, name).becomes for name in "abc"] == [None, "CSRConv1d", "CSRConv1d"]
+    check(plan.apply(model), model)
