@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 # Imported when they are asked for: most programs need none of them.
-_LATER = ("data", "models", "report", "training")
+_LATER = ("data", "hub", "models", "report", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ def bench(
     from sparse_ops.convert import to_dense
     from sparse_ops.planning.checkpoint import NeedsModel
     from sparse_ops.planning.describe import shrunk_modules
-    from sparse_ops.planning.verify import check_model
+    from sparse_ops.planning.verify_model import check_model
     from sparse_ops.report.machine import Machine, keep_freed_memory, machine
     from sparse_ops.report.results import Row, write_json
     from sparse_ops.report.table import bench_table

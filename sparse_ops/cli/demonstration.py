@@ -15,7 +15,7 @@ import sparse_ops
 from sparse_ops.cli.errors import check_can_write
 from sparse_ops.convert import Plan
 from sparse_ops.data import Dataset, Split
-from sparse_ops.planning.verify import check_model
+from sparse_ops.planning.verify_model import check_model
 from sparse_ops.report import count_macs, machine
 from sparse_ops.report.plot import plot
 from sparse_ops.report.results import Network, Results, Row, write_json

@@ -4,13 +4,13 @@ from sparse_ops.planning.assemble import LayerPlan
 from sparse_ops.planning.candidates import LAYERS
 from sparse_ops.planning.checkpoint import load, save
 from sparse_ops.planning.compiled import compile_
+from sparse_ops.planning.differences import Mismatch
 from sparse_ops.planning.measure import Comparison
 from sparse_ops.planning.memory import Memory
 from sparse_ops.planning.planner import plan, sparsify
 from sparse_ops.planning.plans import Plan
 from sparse_ops.planning.profiling import Profile, ProfileRow, profile
 from sparse_ops.planning.unpack import export_onnx, to_dense
-from sparse_ops.planning.verify import Mismatch
 
 __all__ = [
     "LAYERS",

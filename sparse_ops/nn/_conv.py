@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.nn._blocked import Blocked, blocked_conv2d
 from sparse_ops.nn._layer import SparseLayer
+from sparse_ops.nn._node import node_of
 from sparse_ops.ops._backend import needs_gradient
 from sparse_ops.ops._native import channels_last
 from sparse_ops.ops._shapes import conv2d_output_size
@@ -164,6 +165,8 @@ class SparseConv2d(SparseLayer):
             ValueError: shapes or dtypes do not fit, or `whole` has not these channels.
             RuntimeError: no backend can run this, or write to these strides.
         """
+        if (node := node_of(self, input, residual, into)) is not None:
+            return node
         x = input
         if x.dim() == 5:
             return self._blocked(x, residual, halos)

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from sparse_ops.nn._node import node_of
+
 BATCH_NORM, ACTIVATION = "batch_norm", "activation"
 
 
@@ -22,6 +24,8 @@ class Folded(nn.Identity):
         self.num_features: int | None = None
 
     def forward(self, input: Tensor) -> Tensor:
+        if (node := node_of(self, input)) is not None:
+            return node
         return input if self.act is None else self.act(input)
 
     def extra_repr(self) -> str:

@@ -86,13 +86,14 @@ class SparseLayer(nn.Module):
         The functions check and convert, which on small layers takes as long as the arithmetic. The
         operator checks all that could make it read out of bounds; x's dimensions are the caller's.
         """
-        values = self._parameters["values"]
+        values = self._parameters.get("values")
         if (
             torch.is_grad_enabled()
             or (residual is not None and residual.dtype is not x.dtype)
             or self.backend not in self.OPERATORS
             or x.dtype not in self.DTYPES
             or values is None
+            or "bias" not in self._parameters
             or values.dtype is not x.dtype
             or not x.is_cpu
             or torch.is_autocast_enabled("cpu")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sparse_ops import functional as F
 from sparse_ops.formats import CSRWeight
 from sparse_ops.nn._layer import SparseLayer
+from sparse_ops.nn._node import node_of
 from sparse_ops.ops._native import compiled_operators
 
 
@@ -124,6 +125,8 @@ class CSRLinear(SparseLayer):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """x (*, in_features) -> (*, out_features); a residual is added before the activation."""
+        if (node := node_of(self, input, residual)) is not None:
+            return node
         x = input
         if x.dim() == 2 and x.shape[1] == self.shape[1]:
             y = self._direct(x, residual)

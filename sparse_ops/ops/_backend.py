@@ -53,7 +53,10 @@ def choose(backends: Sequence[Backend], name: str, *arguments: Any) -> Backend:
             reasons.append(f"{backend.name}: {reason}")
     if not reasons:
         raise ValueError(f"unknown backend {name!r}; have {', '.join(b.name for b in backends)}")
-    raise RuntimeError("no backend for these arguments; " + "; ".join(reasons))
+    raise RuntimeError(
+        f"no backend for these arguments; {'; '.join(reasons)}; backend='reference' runs all that "
+        "the dense layer does, and so.convert.to_dense(model) gives a dense model"
+    )
 
 
 def needs_gradient(*arguments: Tensor | None) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.passes.winograd import SMALL
+from sparse_ops.planning.blame import REPORT
 from sparse_ops.planning.cache import Cache
+from sparse_ops.planning.differences import Mismatch
 from sparse_ops.planning.floors import Floors
 from sparse_ops.planning.fold import Folding
 from sparse_ops.planning.forms import Call
@@ -34,6 +37,7 @@ class Context:
         budget_s: seconds for all of the planning.
         ends: when they are over, as `time.perf_counter` has it.
         winograd: the tiles of dense 3×3 convolutions: see `passes.winograd`.
+        failed: what was left out because it computed something else, in words.
     """
 
     dense: nn.Module
@@ -50,6 +54,17 @@ class Context:
     mask_digests: dict[str, str] = field(default_factory=dict)
     ends: float = float("inf")
     winograd: str = SMALL
+    failed: list[str] = field(default_factory=list)
+
+    def tell_of(self, what: str, error: Exception) -> None:
+        """Warns of what is left out if it computed something else, and keeps it for the plan."""
+        if not isinstance(error, Mismatch):
+            return
+        report = f"; {REPORT}" if error.of_kernel else ""
+        words = f"{what} computes something else than the model, and is left out: {error}{report}"
+        if words not in self.failed:
+            self.failed.append(words)
+            warnings.warn(words, stacklevel=2)
 
     def timed(
         self, what: Mapping[str, Any] | None, dense: Call, packed: Call, seconds: float

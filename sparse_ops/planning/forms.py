@@ -12,8 +12,8 @@ from torch import nn
 
 from sparse_ops.graph.inputs import calling
 from sparse_ops.planning.copies import sharing_copy
+from sparse_ops.planning.differences import float_tensors
 from sparse_ops.planning.layout import take_channels_last_
-from sparse_ops.planning.verify import float_tensors
 
 Call = Callable[[], object]
 

@@ -27,6 +27,7 @@ from sparse_ops.planning.context import Context
 from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.costs import Costs
 from sparse_ops.planning.decisions import Decisions
+from sparse_ops.planning.differences import Mismatch
 from sparse_ops.planning.environment import best_isa
 from sparse_ops.planning.fastest import fastest_layout, try_compiled
 from sparse_ops.planning.forms import Call as Run
@@ -40,7 +41,7 @@ from sparse_ops.planning.programmed import with_programs_
 from sparse_ops.planning.progress import Step
 from sparse_ops.planning.search import checked_images, search
 from sparse_ops.planning.swap import Chosen, against, converted, name_of
-from sparse_ops.planning.verify import Mismatch, check_model
+from sparse_ops.planning.verify_model import check_model
 
 # The sparse layer of each form.
 KINDS = {
@@ -165,6 +166,7 @@ def by_measure(context: Context, chosen: Chosen, budget_s: float) -> Chosen:
             model = model_of(context, chosen.layers, decisions)
             check_model(context.dense, model, context.example)
         except (Mismatch, ValueError) as error:
+            context.tell_of("the network as a program", error)
             words = f"the network does not run as a program: {failure(error)}"
             return replace(chosen, unfused=chosen.unfused or words)
         one: Run = calling(model, context.example)

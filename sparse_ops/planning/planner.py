@@ -124,13 +124,16 @@ def _planned(
     winograd: str,
     step: Step,
     rewrites: bool = True,
+    failed: list[str] | None = None,
 ) -> Plan:
     """See `plan`.
 
     Args:
         rewrites: whether the answer may be a traced graph, of which no file tells inside a model.
+        failed: of the plan that this one is a piece of; what fails is added.
     """
     begun = time.perf_counter()
+    failed = [] if failed is None else failed
     step("reading the zeros")
     check_initialised(model)
     notes = []
@@ -160,7 +163,7 @@ def _planned(
     pieces: dict[str, Plan] = {}
     if (fold or shrink) and masks:
         options: dict[str, Any] = {"fold": fold, "shrink": shrink, "measure": measure}
-        options |= {"threshold": threshold, "winograd": winograd}
+        options |= {"threshold": threshold, "winograd": winograd, "failed": failed}
         pieces = _pieces(masked, graph, masks, inputs, PIECES_SHARE * budget_s, options, step)
     if pieces:
         fast = {n: p._applied(masked.get_submodule(n)) for n, p in pieces.items()}
@@ -207,6 +210,7 @@ def _planned(
         begun + budget_s,
         rewrites,
         winograd,
+        failed,
     )
     best = way_planner.best(
         ways, plain, max(0.2 * budget_s, begun + budget_s - time.perf_counter())
@@ -231,7 +235,8 @@ def _planned(
         notes.append(more)
     cuts = best.shrinking.cuts if best.whole is not None else {}
     others = other_rows(masked, {row.name for row in rows}, cuts)
-    return replace(best, notes=tuple(notes), masks=masks, others=tuple(others))
+    best = replace(best, notes=tuple(notes), masks=masks, others=tuple(others))
+    return replace(best, failed=tuple(failed))
 
 
 def _pieces(

@@ -27,7 +27,8 @@ from sparse_ops.planning.measure import Comparison
 from sparse_ops.planning.memory import Memory
 from sparse_ops.planning.pieces import is_inside, with_pieces
 from sparse_ops.planning.programmed import with_programs_
-from sparse_ops.planning.verify import check_layer, check_model
+from sparse_ops.planning.verify import check_layer
+from sparse_ops.planning.verify_model import check_model
 from sparse_ops.planning.ways import Way, again, plain_way
 
 # How many images, or rows, of what the example gives a layer it is compared with dense on; the
@@ -57,6 +58,8 @@ class Plan:
         others: the other layers with weights, which nothing packs, each with the reason.
         pieces: the plans of modules inside of what cannot be traced; their layers are among
             `layers`.
+        failed: what planning left out because it computed something else than the model, in words;
+            each was a warning, too.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -75,6 +78,7 @@ class Plan:
     takes: Memory = field(default_factory=Memory, repr=False)
     others: tuple[LayerPlan, ...] = ()
     pieces: Mapping[str, "Plan"] = field(default_factory=dict, repr=False)
+    failed: tuple[str, ...] = ()
 
     @property
     def packed(self) -> tuple[LayerPlan, ...]:
@@ -227,6 +231,7 @@ class Plan:
             "sorts": self.sorts,
             "memory": asdict(self.takes),
             "notes": list(self.notes),
+            "failed": list(self.failed),
         }
 
     def to_json(self) -> str:

@@ -1,5 +1,6 @@
 """A converted model that runs as programs, as it was decided."""
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from sparse_ops.graph.running import copied_example, first_run, same_outputs, se
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR
 from sparse_ops.passes.fuse import fuse
 from sparse_ops.passes.winograd import allow_tiles
+from sparse_ops.planning.blame import REPORT, wrong_alone
 from sparse_ops.planning.decisions import Decisions
 from sparse_ops.program.live import Live
 from sparse_ops.program.model import Programs, Route, attach_
@@ -82,7 +84,12 @@ def _same_at_other_sizes(model: nn.Module, programs: Programs, example: tuple[An
             continue
         try:
             with seeded():
-                return same_outputs(programs(model, inputs), expected)
+                same = same_outputs(programs(model, inputs), expected)
+                wrong = None if same else wrong_alone(model, inputs)
+            if wrong is not None:
+                words = "at other sizes than the example's, which are left to the model's own code"
+                warnings.warn(f"the program is wrong {words}: {wrong}; {REPORT}", stacklevel=2)
+            return same
         except RuntimeError:
             return False
     return True

@@ -13,6 +13,7 @@ from sparse_ops.graph.inputs import calling
 from sparse_ops.planning import concat, fuse
 from sparse_ops.planning.assemble import LayerPlan, assemble_
 from sparse_ops.planning.cache import digest
+from sparse_ops.planning.columns import some
 from sparse_ops.planning.concat import Concatenation
 from sparse_ops.planning.context import Context
 from sparse_ops.planning.copies import sharing_copy
@@ -24,7 +25,7 @@ from sparse_ops.planning.layout import CHANNELS_LAST
 from sparse_ops.planning.measure import Comparison
 from sparse_ops.planning.memory import Memory, memory_of
 from sparse_ops.planning.progress import Step
-from sparse_ops.planning.verify import check_model
+from sparse_ops.planning.verify_model import check_model
 
 # How much of the layers that are left goes back to dense at a time.
 BACK_SHARE = 4
@@ -106,6 +107,7 @@ def swap_layers(
                 concatenations, fast, call = rewriting(context, fast, form, call, about, share / 2)
             except Exception as error:
                 # Without a graph the model is as fast as it was; the plan says so.
+                context.tell_of("the model's graph with layers fused", error)
                 unfused = f"nothing was fused in the model's graph: {failure(error)}"
         about += " concatenated" if concatenations else ""
         whole = against(context, dense_forms, to_beat, packed_forms, call, about, share)
@@ -206,6 +208,8 @@ def _failure(context: Context, layers: Sequence[LayerPlan]) -> str | None:
     try:
         check_model(context.dense, converted(context, layers), context.example)
     except Exception as error:
+        names = some([layer.name or layer.kind for layer in layers if layer.becomes])
+        context.tell_of(f"the model with {names} packed", error)
         return f"{type(error).__name__}: {error}"
     return None
 

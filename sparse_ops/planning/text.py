@@ -42,6 +42,7 @@ def plan_text(plan: "Plan") -> str:
     reasons = _grouped((layer.reason, _name(layer)) for layer in plan.rows if layer.reason)
     letters = dict(zip(reasons, _letters(), strict=False))
     below = [
+        *(f"FAILED: {words}" for words in plan.failed),
         *(f"{letters[why]}  {why} ({some(names)})" for why, names in reasons.items()),
         *_orders(plan),
         *_beside(plan),

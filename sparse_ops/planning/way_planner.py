@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -74,6 +74,7 @@ class WayPlanner:
         ends: when the time for all of it is over, as `time.perf_counter` has it.
         rewrites: whether what is packed layer by layer may become a traced graph.
         winograd: the tiles of dense 3×3 convolutions: see `passes.winograd`.
+        failed: what was left out because it computed something else, in words.
     """
 
     dense: nn.Module
@@ -91,6 +92,7 @@ class WayPlanner:
     ends: float
     rewrites: bool = True
     winograd: str = SMALL
+    failed: list[str] = field(default_factory=list)
 
     def best(self, ways: list[Way], unshrunk: Way, budget_s: float) -> Plan:
         """The plan of the fastest way; its `whole` is None if nothing is faster than dense."""
@@ -133,6 +135,7 @@ class WayPlanner:
             self.compiles,
             ends=self.ends,
             winograd=self.winograd,
+            failed=self.failed,
         )
         graph, reason = self._graph(way, context)
         if graph is None:
@@ -151,6 +154,7 @@ class WayPlanner:
                 except Exception as error:
                     # Without a program the model is as fast as it was; the plan says so. Layers
                     # that are wrong themselves are found when they are compared one by one.
+                    context.tell_of("the network as a program", error)
                     reason = f"the network does not run as a program: {failure(error)}"
                     calls = watch(base, prunable_layers(base), self.inputs)
             fold = self.fold and way.graph is not None

@@ -23,10 +23,11 @@ from sparse_ops.passes.write_back import write_back_
 from sparse_ops.patterns import Periodic
 from sparse_ops.planning.columns import some
 from sparse_ops.planning.copies import sharing_copy
+from sparse_ops.planning.differences import Mismatch
 from sparse_ops.planning.fold import Folding, without_norm
 from sparse_ops.planning.masked import MARK, keeps_dense, replaced
 from sparse_ops.planning.resize import own_sizes
-from sparse_ops.planning.verify import Mismatch, check_model
+from sparse_ops.planning.verify_model import check_model
 
 # What widths are tried rounded up to, where layers run one by one.
 MULTIPLES = (8, 16)
@@ -230,8 +231,8 @@ def find_ways(
         if best is not exact:
             try:
                 check_model(masked, best.model, example)
-            except Mismatch:
-                best = exact
+            except Mismatch as error:
+                best, note = exact, f"widths were not rounded up: {error}"
         found = [best]
         if lost := _lost_patterns(masks, best.shrinking):
             kept = shrunk_way(masked, graph, masks, example, fold, untouched=(*asked, *lost))

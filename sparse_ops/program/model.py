@@ -164,9 +164,15 @@ class Programs:
 
     def items(self, model: nn.Module, batch: int) -> list[Item]:
         """What runs for so many images, of the weights that the model has now."""
+        return self.made(model)[self._number_of(batch)]
+
+    def route_of(self, batch: int) -> Route:
+        """How so many images run."""
+        return self._routes[self._number_of(batch)]
+
+    def _number_of(self, batch: int) -> int:
         full = len(self._routes) == 1 or isinstance(batch, torch.SymInt)
-        full = full or -(-batch // LANES) * LANES <= ROOM * batch
-        return self.made(model)[0 if full else 1]
+        return 0 if full or -(-batch // LANES) * LANES <= ROOM * batch else 1
 
     def made(self, model: nn.Module) -> list[list[Item]]:
         """What runs, for each of the routes."""
@@ -252,7 +258,11 @@ def _keep_constants_(model: nn.Module, graph: Graph, made: Sequence[Sequence[Ite
 
 
 def bind(graph: Graph, model: nn.Module) -> None:
-    """Gives the graph's layers the tensors that the model's modules have."""
+    """Gives the graph's layers the tensors that the model's modules have.
+
+    Raises:
+        RuntimeError: one of them is no parameter and no buffer any more, as under FSDP.
+    """
     graph.root = model
     for node in graph.nodes:
         if node.module is not None and node.parameters:
@@ -268,6 +278,9 @@ def _bind(node: Node, module: nn.Module) -> None:
     else:
         names = ["weight", "bias"]
     held = {**module._parameters, **module._buffers}
+    for name in names:
+        if name in node.parameters and held.get(name) is None:
+            raise RuntimeError(f"{node.module}.{name} is no parameter and no buffer of it any more")
     node.parameters = {name: tensor for name in names if (tensor := held.get(name)) is not None}
 
 

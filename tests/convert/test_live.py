@@ -5,7 +5,8 @@ import types
 
 import pytest
 import torch
-from torch import nn
+import torch.distributed
+from torch import fx, nn
 from torch.nn import functional as F
 
 import sparse_ops as so
@@ -210,6 +211,113 @@ def test_processes_that_are_forked_run_it(pair):
     finally:
         torch.set_num_threads(threads)
     assert process.exitcode == 0 and good.value
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_other_numbers_of_threads_are_taken_afterwards(pair, threads):
+    model, fast = pair
+    before, x = torch.get_num_threads(), torch.randn(5, 3, 8, 8)
+    torch.set_num_threads(threads)
+    try:
+        given, as_program = ran(fast, x)
+    finally:
+        torch.set_num_threads(before)
+    assert as_program
+    torch.testing.assert_close(given, ran(model, x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_double_is_refused_in_words(pair):
+    fast = copy.deepcopy(pair[1]).double()
+    with pytest.raises(RuntimeError, match=r"torch.float64, not float32.*so\.convert\.to_dense"):
+        fast(torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    dense = so.convert.to_dense(fast)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(dense(x.double()).float(), pair[0](x), rtol=1e-4, atol=1e-5)
+
+
+class Features(torch.utils.data.Dataset):
+    """What a model gives for each of some images."""
+
+    def __init__(self, model, images):
+        self.model, self.images = model, images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        with torch.no_grad():
+            return self.model(self.images[index : index + 1])[0]
+
+
+def test_workers_of_a_loader_call_it(pair):
+    model, fast = pair
+    x = torch.randn(4, 3, 8, 8)
+    loader = torch.utils.data.DataLoader(
+        Features(fast, x), 2, num_workers=2, multiprocessing_context="fork", timeout=60
+    )
+    given = torch.cat(list(loader))
+    torch.testing.assert_close(given, ran(model, x)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    if not torch.distributed.is_available():
+        pytest.skip("this torch was built without torch.distributed")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def ddp(model):
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def fsdp(model, **options):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel(model, device_id=torch.device("cpu"), **options)
+
+
+def fsdp_of_originals(model):
+    return fsdp(model, use_orig_params=True)
+
+
+def fsdp2(model):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*NO_SHARD.*")
+@pytest.mark.parametrize("wrap", [ddp, fsdp, fsdp_of_originals, fsdp2])
+def test_wrappers_that_distribute_it_give_the_same(pair, one_process, wrap):
+    model, fast = copy.deepcopy(pair)
+    wrapped, x = wrap(fast), torch.randn(2, 3, 8, 8)
+    # Parameters are taken away after a call, and brought again before the next.
+    for _ in range(2):
+        torch.testing.assert_close(ran(wrapped, x)[0], ran(model, x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_tensors_that_are_no_parameters_any_more_are_left_to_the_model(pair):
+    model, fast = copy.deepcopy(pair)
+    for each in (model, fast):
+        bias = each.fc.bias.detach() + 1
+        del each.fc.bias
+        each.fc.bias = bias
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(ran(fast, x)[0], ran(model, x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_anyone_s_tracer_takes_packed_layers_as_nodes(pair):
+    model, fast = pair
+    traced, x = fx.symbolic_trace(fast), torch.randn(2, 3, 8, 8)
+    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    assert {"stem", "blocks.0", "fc"} <= called
+    torch.testing.assert_close(ran(traced, x)[0], ran(model, x)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_the_model_keeps_its_shape(pair):

@@ -11,7 +11,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 import sparse_ops as so
-from sparse_ops.planning.verify import Mismatch, check_model
+from sparse_ops.planning.differences import Mismatch
+from sparse_ops.planning.verify_model import check_model
 from sparse_ops.program.model import programs_of
 from tests.convert.planning import planned
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import sparse_ops as so
 from sparse_ops.convert import Mismatch
 from sparse_ops.nn import CSRLinear, SparseLayer
-from sparse_ops.planning.verify import check_model
+from sparse_ops.planning.verify_model import check_model
 from tests.convert.planning import planned
 
 

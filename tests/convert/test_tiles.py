@@ -7,7 +7,8 @@ from torch import nn
 import sparse_ops as so
 from sparse_ops.ops import _native
 from sparse_ops.ops._program_code import KERNELS
-from sparse_ops.planning.verify import Mismatch, check_model
+from sparse_ops.planning.differences import Mismatch
+from sparse_ops.planning.verify_model import check_model
 from sparse_ops.program.model import programs_of
 from tests.convert.models import says
 

@@ -6,7 +6,9 @@ from torch import nn
 
 from sparse_ops.nn import CSRConv2d, CSRLinear
 from sparse_ops.ops._activation import ACTIVATIONS
-from sparse_ops.planning.verify import Mismatch, check_layer, check_model, layer_error
+from sparse_ops.planning.differences import Mismatch
+from sparse_ops.planning.verify import check_layer, layer_error
+from sparse_ops.planning.verify_model import check_model
 
 
 def masked_conv(dtype=torch.float32, **options):
