@@ -7,9 +7,10 @@ parametrizations of `torch.ao.pruning`.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -134,26 +135,53 @@ def check(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             )
 
 
-def from_table(table: Mapping[str, Any], prefix: str = "") -> Masks:
-    """The masks of a table as pruners have them: by parameter, or by module and then by parameter;
-    bool, or numbers that are 0 or 1.
+def from_table(table: Mapping[str, Any], model: nn.Module) -> Masks:
+    """The masks of a table as pruners have them, by the names and of the shapes of the weights.
+
+    Tables may be nested, by module and then by parameter; what is None is no mask. Masks are bool,
+    or numbers that are 0 or 1, also arrays. A module's name stands for its weight, `weight_mask`
+    for `weight`; a mask may have one number for each filter, (O) or (O, 1, ...).
 
     Raises:
         ValueError: it holds something else; names it.
     """
+    parameters = dict(model.named_parameters())
+    known = {**parameters, **weights(model)}
     found: Masks = {}
-    for key, mask in table.items():
-        name = f"{prefix}{key}"
-        if isinstance(mask, Mapping):
-            found |= from_table(mask, f"{name}.")
-            continue
+    for name, mask in _flat(table):
+        if isinstance(mask, numpy.ndarray):
+            mask = torch.from_numpy(mask)
         if not isinstance(mask, Tensor):
             raise ValueError(f"mask of {name} must be a tensor, got {type(mask).__name__}")
         kept = mask.detach() != 0
         if mask.dtype != torch.bool and not bool((kept == mask).all()):
             raise ValueError(f"mask of {name} must be bool, or zeros and ones, got {mask.dtype}")
-        found[name] = kept
+        meant = next((n for n in _meant(name) if n in known), name)
+        found[meant] = _of_shape(kept, known[meant]) if meant in known else kept
     return found
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", value
+
+
+def _meant(name: str) -> tuple[str, ...]:
+    """The weights that a name may stand for."""
+    plain = name.removesuffix("_mask").removesuffix(".mask")
+    return name, plain, f"{plain}.weight" if plain else "weight"
+
+
+def _of_shape(mask: Tensor, weight: Tensor) -> Tensor:
+    """A mask of filters as one of weights; another one as it is."""
+    filters = mask.numel() == len(weight) == (mask.shape[0] if mask.dim() else 0)
+    if filters and mask.dim() in (1, weight.dim()) and mask.shape != weight.shape:
+        across = mask.reshape(-1, *[1] * (weight.dim() - 1))
+        return across.expand(weight.shape).contiguous()
+    return mask
 
 
 @torch.no_grad()

@@ -294,3 +294,39 @@ def test_a_mask_is_applied_to_a_weight_that_two_layers_share():
     mask = torch.rand(3, 16) > 0.5
     M.apply_(net, {"3.weight": mask, "4.weight": mask})
     assert torch.equal(net[3].weight != 0, mask)
+
+
+FILTERS = torch.tensor([True, False, True, True])
+TABLES = {
+    "by module": {"0": {"weight": FILTERS.reshape(4, 1, 1, 1).expand(4, 3, 3, 3), "bias": None}},
+    "of floats": {"0.weight": FILTERS.float().reshape(4, 1, 1, 1).expand(4, 3, 3, 3)},
+    "of arrays": {"0.weight": FILTERS.reshape(4, 1, 1, 1).expand(4, 3, 3, 3).numpy()},
+    "of modules": {"0": FILTERS.reshape(4, 1, 1, 1).expand(4, 3, 3, 3)},
+    "as buffers": {"0.weight_mask": FILTERS.reshape(4, 1, 1, 1).expand(4, 3, 3, 3)},
+    "of filters": {"0": FILTERS},
+    "that broadcast": {"0.weight": FILTERS.reshape(4, 1, 1, 1)},
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_of_other_pruners_are_read(kind):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 4))
+    masks = M.from_table(TABLES[kind], net)
+    assert masks.keys() == {"0.weight"} and masks["0.weight"].dtype == torch.bool
+    assert torch.equal(masks["0.weight"], FILTERS.reshape(4, 1, 1, 1).expand(4, 3, 3, 3))
+    M.check(net, masks)
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        ({"0": {"weight": [1, 0, 1, 1]}}, "mask of 0.weight must be a tensor, got list"),
+        ({"0.weight": torch.full((4, 3, 3, 3), 0.3)}, "mask of 0.weight must be bool"),
+        ({"0.weight": torch.ones(3)}, r"mask of 0.weight must be \(4, 3, 3, 3\), got \(3,\)"),
+        ({"conv": torch.ones(4)}, "mask for 'conv', but the model has no such weight"),
+    ],
+)
+def test_tables_that_are_no_masks_are_named(table, match):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with pytest.raises(ValueError, match=match):
+        M.check(net, M.from_table(table, net))

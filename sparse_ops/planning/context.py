@@ -4,7 +4,8 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from sparse_ops.planning.differences import Mismatch
 from sparse_ops.planning.floors import Floors
 from sparse_ops.planning.fold import Folding
 from sparse_ops.planning.forms import Call
-from sparse_ops.planning.measure import Comparison
+from sparse_ops.planning.measure import PAIRS_OF_WHOLE, Comparison, compare
 
 Measure = Callable[[Call, Call, float], Comparison]
 
@@ -85,6 +86,15 @@ class Context:
         """As `timed`, of the whole model; `what` is told apart from other models' by `identity`."""
         full = None if self.identity is None else {**self.identity, **what}
         return self.timed(full, dense, packed, seconds)
+
+    def timed_last(
+        self, what: Mapping[str, Any], dense: Call, packed: Call, seconds: float
+    ) -> Comparison:
+        """As `timed_whole`, with enough pairs to be told of the whole model."""
+        if self.measure is not compare:
+            return self.timed_whole(what, dense, packed, seconds)
+        longer = replace(self, measure=partial(compare, enough=PAIRS_OF_WHOLE))
+        return longer.timed_whole(what, dense, packed, seconds)
 
     def knows(self, what: Mapping[str, Any], seconds: float) -> bool:
         """Whether `timed` would take its answer from the cache."""

@@ -17,6 +17,10 @@ SHORTEST_TURN_S = 0.5e-3
 # A call that takes so long is timed one by one, whatever the next ones take.
 SLOW_CALL_S = 0.25
 FEWEST_PAIRS, ENOUGH_PAIRS = 20, 3
+# What is told of a whole model has to hold when it is measured again. The median of n new ratios is
+# beyond all n old ones, above or below, if the first (n + 1) / 2 of the 2n in order are all new:
+# 40 % of the time for n = 3, 3 % for n = 9.
+PAIRS_OF_WHOLE = 9
 # How many times the seconds that are given may pass before a few pairs, or one, are enough.
 LATE, MUCH_TOO_LATE = 1.5, 3
 MOST_PAIRS = 2000
@@ -33,7 +37,8 @@ class Comparison:
         dense_ms, packed_ms: median milliseconds of one call.
         speedup: median of the pairwise ratios dense / packed; above 1 the packed one is faster. Of
             fewer than `ENOUGH_PAIRS` it is the smallest.
-        low, high: 10th and 90th percentile of those ratios.
+        low, high: 10th and 90th percentile of those ratios; of fewer than `FEWEST_PAIRS` the
+            smallest and the largest. Measured again, the speed-up lies between.
         pairs: how many pairs count.
         dropped: how many do not, because the machine was taken away meanwhile.
     """
@@ -94,15 +99,19 @@ def _repeats(call: Callable[[], object]) -> int:
 
 @torch.inference_mode()
 def compare(
-    dense: Callable[[], object], packed: Callable[[], object], budget_s: float = 2.0
+    dense: Callable[[], object],
+    packed: Callable[[], object],
+    budget_s: float = 2.0,
+    enough: int = ENOUGH_PAIRS,
 ) -> Comparison:
     """Times two callables by turns.
 
     Args:
         dense, packed: called without arguments; inputs are theirs, and must not be all zeros.
         budget_s: stop after this long, but not before `FEWEST_PAIRS` pairs, unless those would
-            take longer by half: then after `ENOUGH_PAIRS`, and if those would take three times as
+            take longer by half: then after `enough`, and if those would take three times as
             long, after one.
+        enough: how many pairs are enough where time is short.
     """
     with denormals_flushed():
         many_dense, many_packed = _repeats(dense), _repeats(packed)
@@ -113,7 +122,7 @@ def compare(
             spent, done = time.perf_counter() - start, len(pairs) + len(disturbed)
             if done >= FEWEST_PAIRS and spent >= budget_s:
                 break
-            if done >= ENOUGH_PAIRS and spent >= LATE * budget_s:
+            if done >= enough and spent >= LATE * budget_s:
                 break
             # Where a pair takes as long as all of the time there is.
             slow = done >= 1 and spent / done >= SLOW_CALL_S
@@ -130,9 +139,11 @@ def compare(
         pairs, dropped = pairs + disturbed, 0
     ratios = [d / p for d, p in pairs]
     low, middle, high = (quantile(ratios, q) for q in (0.1, 0.5, 0.9))
+    if len(ratios) < FEWEST_PAIRS:
+        low, high = min(ratios), max(ratios)
     if len(ratios) < ENOUGH_PAIRS:
         # A median of so few says nothing where they differ.
-        low, middle, high = min(ratios), min(ratios), max(ratios)
+        middle = low
     return Comparison(
         dense_ms=quantile([d for d, _ in pairs], 0.5) * 1e3,
         packed_ms=quantile([p for _, p in pairs], 0.5) * 1e3,

@@ -71,7 +71,7 @@ def plan(
         example: an input as the model will see it, batch size included: a tensor; a tuple or list
             of arguments; or a dict of keyword arguments. A list or dict that is one argument is
             written (example,).
-        masks: parameter name -> mask, or module -> parameter -> mask, bool or 0 and 1; default: the
+        masks: parameter name -> mask, or another table that `masks.from_table` reads; default: the
             model's own zeros.
         threshold: without masks, weights with |w| <= threshold count as zeros. A warning counts
             the weights that look as if they were meant to be zero and are not.
@@ -142,7 +142,7 @@ def _planned(
         masks = find_masks(model, threshold)
         notes += warn_of_tiny(model, masks, threshold)
     else:
-        masks = from_table(masks)
+        masks = from_table(masks, model)
     masked = masked_view(model, masks)
     trains = any(module.training for module in model.modules())
     given = check_copy(model, masked, inputs)

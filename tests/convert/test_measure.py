@@ -1,5 +1,7 @@
+import random
 import time
 
+import pytest
 import torch
 
 from sparse_ops.planning import measure
@@ -20,6 +22,28 @@ def test_of_few_pairs_the_smallest_ratio_counts(monkeypatch):
     monkeypatch.setattr(measure.time, "perf_counter", iter([0.0, 0.0, 1.0, 9.0]).__next__)
     result = compare(lambda: None, lambda: None, budget_s=1.0)
     assert (result.pairs, result.low, result.speedup, result.high) == (2, 0.5, 0.5, 5.0)
+
+
+@pytest.mark.parametrize("pair_s", [0.01, 0.3])
+def test_the_speed_up_of_a_whole_model_is_in_its_interval_when_measured_again(pair_s, monkeypatch):
+    """Times with 10 % of noise, fast calls and slow ones, on a clock of our own."""
+    noise, now = random.Random(0), [0.0]
+
+    def turn(call, repeats):
+        seconds = repeats * pair_s * noise.lognormvariate(0.0, 0.1)
+        now[0] += seconds
+        return seconds, seconds
+
+    monkeypatch.setattr(measure, "_turn", turn)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+
+    def found():
+        return compare(lambda: None, lambda: None, 2.0, measure.PAIRS_OF_WHOLE)
+
+    pairs = [(found(), found()) for _ in range(300)]
+    held = sum(one.low <= other.speedup <= one.high for one, other in pairs)
+    assert held >= 0.95 * len(pairs)
+    assert max(one.pairs for one, _ in pairs) < 10 or pair_s < 0.1
 
 
 def test_denormals_are_flushed_inside_only():
