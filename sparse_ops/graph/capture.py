@@ -14,7 +14,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from sparse_ops.graph.ir import Call, Graph, Node, Place, Value, attribute_of, mapped
+from sparse_ops.graph.kept import keepers, touched
 from sparse_ops.graph.ops import OPS, meaning_of
+from sparse_ops.graph.reads import reads_of
 from sparse_ops.graph.running import (
     Run,
     copied_example,
@@ -41,6 +43,12 @@ _SAME_METHODS = ("contiguous", "clone", "detach")
 _PURE = (
     "size", "dim", "chunk", "split", "split_with_sizes", "getattr", "getitem", "view",
     "reshape", "transpose", "permute", "swapaxes",
+)  # fmt: skip
+# What gives a tensor that is nobody else's.
+_FRESH = (
+    F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
+    F.linear, F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, torch.matmul, torch.bmm,
+    torch.cat, torch.stack, torch.einsum,
 )  # fmt: skip
 _CHANGING = ("iadd", "isub", "imul", "itruediv", "setitem")
 _SETTING = ("setitem", "__setitem__")
@@ -84,18 +92,26 @@ def capture(model: nn.Module, example: Sequence[Any], known: Run | None = None) 
         Uncaptured: it cannot be traced, or its graph does not run or gives something else.
     """
     known = known or first_run(model, example)
-    if known.kept:
+    own = keepers(model, known.kept)
+    if own is None:
         raise Uncaptured(f"its forward keeps something from call to call: {known.kept[0]}")
-    with kept_as_it_is(model), on_other_buffers(model), drawing() as drawn:
-        traced, note = trace(model, LEAVES, example)
+    with (
+        kept_as_it_is(model) as changed,
+        on_other_buffers(model),
+        drawing() as drawn,
+        reads_of(model) as reads,
+    ):
+        traced, note = trace(model, LEAVES, example, own)
         if traced is None:
             raise Uncaptured(str(note))
         if drawn():
             raise Uncaptured("its forward draws random numbers that a trace would keep")
         runnable = fx.GraphModule(model, traced)
+    if (name := touched(own, reads, changed)) is not None:
+        raise Uncaptured(f"its forward keeps something from call to call: {name}")
     _keep_constants_(model, traced, runnable)
     recorder = _Recorder(runnable)
-    with seeded():
+    with seeded(), kept_as_it_is(model), on_other_buffers(model):
         try:
             given = recorder.run(*copied_example(example))
         except Exception as error:
@@ -106,6 +122,9 @@ def capture(model: nn.Module, example: Sequence[Any], known: Run | None = None) 
     _check_hooks(model, traced)
     graph = _Building(model, traced, recorder.values, len(example), known.output).graph
     graph.notes += [note] if note else []
+    if own:
+        names = ", ".join(own)
+        graph.notes.append(f"keeps something from call to call, so its own code runs: {names}")
     return graph.verify()
 
 
@@ -237,7 +256,7 @@ class _Building:
         value.of_batch = any(read.of_batch for read in made.inputs)
         owners = (
             set()
-            if made.op in OPS and not OPS[made.op].is_view
+            if (made.op in OPS and not OPS[made.op].is_view) or node.target in _FRESH
             else {owner for read in made.inputs for owner in self.memory[id(read)]}
         )
         self.memory[id(value)] = owners | {id(value)}
@@ -342,7 +361,7 @@ def _written(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
     Raises:
         Uncaptured: it writes to something that is named otherwise.
     """
-    if "out" in node.kwargs:
+    if node.kwargs.get("out") is not None:
         raise Uncaptured(f"{node.name} writes to a tensor that it is given")
     name = str(getattr(node.target, "__name__", node.target))
     if module is not None:

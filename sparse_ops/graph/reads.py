@@ -96,7 +96,7 @@ def reads_of(model: nn.Module) -> Iterator[Reads]:
     plain = object.__getattribute__
 
     def reading(self: object, name: str) -> Any:
-        if id(self) in names and name not in _OF_ALL:
+        if id(self) in names and name not in _OF_ALL and not _unnoticed:
             asked.setdefault(id(self), set()).add(name)
         return plain(self, name)
 
@@ -116,5 +116,16 @@ def reads_of(model: nn.Module) -> Iterator[Reads]:
             }
 
 
+@contextmanager
+def unnoticed() -> Iterator[None]:
+    """Inside, `reads_of` notices nothing."""
+    _unnoticed.append(True)
+    try:
+        yield
+    finally:
+        _unnoticed.pop()
+
+
+_unnoticed: list[bool] = []
 # What all modules have, and no forward asks for: tables, hooks, the machinery of calls.
 _OF_ALL = (frozenset(vars(nn.Module())) | frozenset(dir(nn.Module))) - {"training", "forward"}

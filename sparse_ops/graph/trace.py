@@ -12,6 +12,8 @@ from torch import fx, nn
 
 from sparse_ops.graph import optional
 from sparse_ops.graph.layers import LIKE, NORMS
+from sparse_ops.graph.reads import unnoticed
+from sparse_ops.graph.running import kept_as_it_is
 from sparse_ops.graph.spelling import runs_as
 from sparse_ops.graph.stand_ins import Answers, StandIn, asked
 from sparse_ops.nn._constant import Constant
@@ -73,7 +75,8 @@ class Tracer(fx.Tracer):
     def _answer(self, ask: Any, node: fx.Node) -> Any:
         self.answering = True
         try:
-            return ask(node)
+            with unnoticed(), kept_as_it_is(self.root):
+                return ask(node)
         finally:
             self.answering = False
 
@@ -108,6 +111,7 @@ def trace(
     model: nn.Module,
     leaves: tuple[type[nn.Module], ...] = (),
     example: Sequence[Any] | None = None,
+    kept: Collection[str] = (),
 ) -> tuple[fx.Graph | None, str | None]:
     """The graph of a model.
 
@@ -116,12 +120,13 @@ def trace(
         leaves: kinds of modules that are one node each, beside those of torch.nn.
         example: its positional arguments, which tell how many pieces its code goes through; None:
             what goes through pieces cannot be traced.
+        kept: names of modules that are one node each.
 
     Returns:
         The graph and None; or the graph and which modules are one node each in it, and why; or
         None and why there is no graph.
     """
-    opaque: set[str] = set()
+    opaque = set(kept)
     first, live = "", True
 
     def tracer() -> Tracer:
@@ -138,16 +143,16 @@ def trace(
             if not live:
                 continue
             first = first or (str(error).splitlines() or [""])[0]
-            if not own.inside or len(opaque) == MOST_OPAQUE:
+            if not own.inside or len(opaque) >= MOST_OPAQUE + len(kept):
                 return None, f"torch.fx cannot trace the model, so nothing was folded: {first}"
             opaque.add(own.inside[-1])
     if own.casts:
         return None, "its forward turns autocast on, so nothing was folded"
     if (depends := optional.matters(model, tracer(), graph)) is not None:
         return None, f"{depends}, so nothing was folded"
-    if not opaque:
+    if opaque == set(kept):
         return graph, None
-    names = ", ".join(sorted(opaque))
+    names = ", ".join(sorted(opaque.difference(kept)))
     return graph, f"torch.fx cannot trace {names}, so nothing was folded inside: {first}"
 
 

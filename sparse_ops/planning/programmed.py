@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from sparse_ops.graph.capture import Uncaptured, capture
 from sparse_ops.graph.inputs import Inputs, calling
+from sparse_ops.graph.kept import forget_, keepers
 from sparse_ops.graph.reads import reads_of
-from sparse_ops.graph.running import copied_example, first_run, same_outputs, seeded
+from sparse_ops.graph.running import copied_example, first_run, kept_as_it_is, same_outputs, seeded
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR
 from sparse_ops.passes.fuse import fuse
 from sparse_ops.passes.winograd import allow_tiles
@@ -49,6 +50,7 @@ def with_programs_(
     """
     with reads_of(model) as reads:
         known = first_run(model, example)
+    forget_(reads, keepers(model, known.kept) or {})
     live = Live.of(model, reads)
     try:
         graph = capture(model, example, known)
@@ -74,7 +76,7 @@ def _same_at_other_sizes(model: nn.Module, programs: Programs, example: tuple[An
         inputs: Any = tuple(_resized(x, pixels) for x in example)
         inputs = example.like(inputs) if isinstance(example, Inputs) else inputs
         try:
-            with seeded():
+            with seeded(), kept_as_it_is(model):
                 own = partial(type(model).forward, model)
                 expected = calling(own, copied_example(inputs))()
                 if not programs.fits(model, inputs):
@@ -83,7 +85,7 @@ def _same_at_other_sizes(model: nn.Module, programs: Programs, example: tuple[An
             # The model does not take such images.
             continue
         try:
-            with seeded():
+            with seeded(), kept_as_it_is(model):
                 same = same_outputs(programs(model, inputs), expected)
                 wrong = None if same else wrong_alone(model, inputs)
             if wrong is not None:
