@@ -168,6 +168,7 @@ def row(options: argparse.Namespace, name: str, kind: str, batch: int) -> dict[s
         "network": name,
         "masks": kind,
         "batch": batch,
+        "tiny": options.tiny,
         "threads": torch.get_num_threads(),
         "kept": 1 - so.masks.sparsity(masks),
         "dense_form": forms.fastest,
@@ -226,6 +227,7 @@ def main() -> None:
         print(json.dumps(row(options, *json.loads(options.row))))
         return
     rows = kept_rows(options.results, options.threads)
+    rows = [r for r in rows if r["tiny"] == options.tiny]
     failed: list[dict[str, Any]] = []
     for case in ROWS:
         known = [(r["network"], r["masks"], r["batch"]) for r in rows]

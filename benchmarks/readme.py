@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.claims_table import claims_table
+from benchmarks.ecosystem_table import ecosystem_table, speedups_table
 from benchmarks.methods_table import methods_table
 from sparse_ops._files import replacing
 from sparse_ops.report.drawings import figures
@@ -128,6 +129,14 @@ SECTIONS = (
     ),
     ("networks_two_threads.json", "Whole networks on two threads", "The same with two threads."),
     (
+        "ecosystem.json",
+        "Other people's networks",
+        "Networks of torchvision and timm, and of tasks other than classification, planned and "
+        "applied as they are, against torch's fastest form of the masked network. *Peak memory* is "
+        "that of the process that planned and converted it, torch and all; beside it the bytes of "
+        "the dense weights.",
+    ),
+    (
         "claims.json",
         "Claims of the documents",
         "Each claim beside what was measured by `sparse-ops claims`. *holds*: the median reaches "
@@ -179,6 +188,7 @@ def results_page() -> str:
         data = json.loads((RESULTS / file).read_text(encoding="utf-8"))
         make = next((kinds[key] for key in kinds if key in data), table)
         make = networks_table if file.startswith("networks") else make
+        make = ecosystem_table if file.startswith("ecosystem") else make
         parts.append(f"## {heading}\n\n{about} (`{file}`)\n\n{make(data)}\n")
     return "\n".join(parts)
 
@@ -210,7 +220,11 @@ def highlights() -> str:
     whole = ""
     if (RESULTS / "networks.json").is_file():
         data = json.loads((RESULTS / "networks.json").read_text(encoding="utf-8"))
-        whole = networks_table(data, WHOLE_NETWORKS) + "\n\nLayers, and chains of them; "
+        whole = networks_table(data, WHOLE_NETWORKS) + "\n\n"
+    if (RESULTS / "ecosystem.json").is_file():
+        data = json.loads((RESULTS / "ecosystem.json").read_text(encoding="utf-8"))
+        whole += "Other people's networks; " + speedups_table(data) + "\n\n"
+    whole += "Layers, and chains of them; " if whole else ""
     lines = [
         "| | removed | batch | dense ms | packed ms | speed-up (10–90 %) |",
         "|---|--:|--:|--:|--:|--:|",
