@@ -84,7 +84,11 @@ def graph_of(model: nn.Module, x: torch.Tensor) -> Graph | None:
         return None
 
 
-def last_layers(graph: Graph) -> set[str]:
+# What has filters.
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+
+
+def last_layers(model: nn.Module, graph: Graph) -> set[str]:
     """The layers whose outputs are the model's, so that none of their filters can be spared."""
     found, left, seen = set(), [value.producer for value in graph.outputs()], set()
     while left:
@@ -92,7 +96,7 @@ def last_layers(graph: Graph) -> set[str]:
         if node is None or node.name in seen:
             continue
         seen.add(node.name)
-        if node.op in ("conv2d", "linear"):
+        if node.module is not None and isinstance(model.get_submodule(node.module), LAYERS):
             found.add(str(node.module))
         else:
             left += [value.producer for value in node.inputs]
@@ -103,16 +107,17 @@ def last_layers(graph: Graph) -> set[str]:
 def half_of_filters(model: nn.Module, x: torch.Tensor) -> Masks:
     """Every second filter of each layer but the last; BatchNorms after them are quiet, too."""
     graph = graph_of(model, x)
-    names = list(so.masks.weights(model))
-    last = {names[-1]} if graph is None else {f"{name}.weight" for name in last_layers(graph)}
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, LAYERS)}
+    last = {[*layers][-1]} if graph is None else last_layers(model, graph)
     masks: Masks = {}
-    for name, weight in so.masks.weights(model).items():
+    for name, layer in layers.items():
         if name not in last:
-            masks[name] = torch.ones(weight.shape, dtype=torch.bool)
-            masks[name][::2] = False
-            bias = model.get_submodule(name.removesuffix(".weight")).bias
-            if isinstance(bias, torch.Tensor):
-                bias[::2] = 0
+            mask = torch.ones(layer.weight.shape, dtype=torch.bool)
+            filters = mask.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else mask
+            filters[::2] = False
+            masks[f"{name}.weight"] = mask
+            if layer.bias is not None:
+                layer.bias[::2] = 0
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             module.weight[::2] = 0

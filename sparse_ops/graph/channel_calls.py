@@ -6,6 +6,7 @@ channels that it is given.
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,19 +54,20 @@ def _elementwise(analysis: Analysis, node: Node) -> Channels | None:
     return elementwise(analysis, node, _own(node, analysis.graph.root))
 
 
-def _spatial(analysis: Analysis, node: Node) -> Channels | None:
+def _spatial(analysis: Analysis, node: Node, rank: int = 4) -> Channels | None:
     if len(_tensors(node)) != 1:
         raise Unknown(f"{label(node)} is given more than one tensor")
-    return spatial(analysis, node, _own(node, analysis.graph.root))
+    return spatial(analysis, node, _own(node, analysis.graph.root), rank)
 
 
 def _reduce(analysis: Analysis, node: Node) -> Channels | None:
     args, kwargs = arguments(node)
     dims = kwargs.get("dim", args[0] if args else None)
     dims = [dims] if isinstance(dims, int) else dims
-    if not isinstance(dims, list | tuple) or any(d % 4 < 2 for d in dims):
+    rank = max(node.inputs[0].rank, 1)
+    if not isinstance(dims, list | tuple) or any(d % rank < 2 for d in dims):
         raise Unknown(f"{label(node)} mixes the channels")
-    found = _spatial(analysis, node)
+    found = _spatial(analysis, node, rank)
     if found is None or label(node) != "sum":
         return found
     # As large as there are pixels, of which other images have more.
@@ -166,6 +168,10 @@ def _table(rule: Rule, *keys: Any) -> dict[Any, Rule]:
 MODULES: dict[Any, Rule] = {
     **_table(_elementwise, nn.CELU, nn.SELU, nn.Softsign, nn.LogSigmoid, nn.Hardshrink),
     **_table(_elementwise, nn.Softshrink, nn.Tanhshrink, nn.Threshold, nn.RReLU),
+    **_table(partial(_spatial, rank=3), nn.MaxPool1d, nn.AvgPool1d),
+    **_table(partial(_spatial, rank=3), nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d),
+    **_table(partial(_spatial, rank=5), nn.MaxPool3d, nn.AvgPool3d),
+    **_table(partial(_spatial, rank=5), nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d),
     **_table(_spatial, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
     **_table(_spatial, nn.LPPool2d, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
     **_table(_spatial, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d),
@@ -181,6 +187,8 @@ FUNCTIONS: dict[Any, Rule] = {
     **_table(_elementwise, torch.clamp_max, torch.erf, torch.log, torch.log1p, torch.expm1),
     **_table(_elementwise, torch.sin, torch.cos, torch.rsqrt, torch.pow, operator.pow),
     **_table(_elementwise, torch.sign, torch.floor, torch.round, torch.isnan, torch.logical_not),
+    **_table(partial(_spatial, rank=3), F.max_pool1d, F.avg_pool1d, F.adaptive_avg_pool1d),
+    **_table(partial(_spatial, rank=5), F.max_pool3d, F.avg_pool3d, F.adaptive_avg_pool3d),
     **_table(_spatial, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
     **_table(_spatial, torch.max_pool2d, F.lp_pool2d, F.interpolate),
     **_table(_reduce, torch.mean, torch.amax, torch.amin, torch.sum),

@@ -26,20 +26,25 @@ def elementwise(analysis: Analysis, node: Node, run: Evaluate) -> Channels | Non
     return x.with_constant(torch.where(x.constant.isnan(), x.constant, result))
 
 
-def spatial(analysis: Analysis, node: Node, run: Evaluate) -> Channels | None:
-    """Works on each channel's pixels alone: constant is what comes out as it went in."""
+def spatial(analysis: Analysis, node: Node, run: Evaluate, rank: int = 4) -> Channels | None:
+    """Works on each channel's pixels alone: constant is what comes out as it went in.
+
+    Args:
+        rank: of x, (N, C, ...); of another one the node may take channels for pixels.
+    """
     x = analysis.only(node)
     if x is None:
         return None
     before, after = node.inputs[0].shape or (), node.output.shape or ()
-    if len(before) != 4 or x.axis != 1 or len(after) < 2 or after[1] != before[1]:
+    if len(before) != rank or x.axis != 1 or len(after) < 2 or after[1] != before[1]:
         raise Unknown(f"{label(node)} mixes the channels")
     constant = x.constant.clone()
     known = ~constant.isnan()
     if bool(known.any()):
         # Many channels are the same number, mostly zero.
         numbers, which = constant[known].unique(return_inverse=True)
-        plane = numbers.reshape(1, -1, 1, 1).expand(1, -1, *before[2:]).contiguous()
+        alone = numbers.reshape(1, -1, *[1] * (rank - 2))
+        plane = alone.expand(1, -1, *before[2:]).contiguous()
         result = run([plane]).transpose(0, 1).flatten(1)
         off = (result - numbers[:, None]).abs().amax(1)
         # What averages equal numbers may be a rounding off.

@@ -196,3 +196,51 @@ def test_a_transposed_convolution_loses_its_dead_filters_and_a_1d_and_a_3d_one_t
         x = torch.randn(1, 3, *[9] * rank).double()
         with torch.no_grad():
             torch.testing.assert_close(small(x), model(x), rtol=0, atol=1e-12)
+
+
+class Mean(nn.Module):
+    def __init__(self, *dims):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x):
+        return x.mean(self.dims)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_channels_go_through_pooling_of_one_and_three_dimensions(rank):
+    kinds = {1: (nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d), 3: (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)}
+    conv, most, average = kinds[rank]
+    first, second = without(conv(3, 8, 3), 1, 4), without(conv(8, 6, 1), 0)
+    model = nn.Sequential(
+        first,
+        nn.ReLU(),
+        most(2),
+        second,
+        nn.ReLU(),
+        average(2),
+        Mean(*range(2, rank + 2)),
+        nn.Linear(6, 4),
+    )
+    _, small = shrunk(model, torch.randn(2, 3, *[12] * rank))
+    assert (small[0].out_channels, small[3].in_channels, small[3].out_channels) == (6, 6, 5)
+    x = torch.randn(1, 3, *[14] * rank).double()
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), model(x), rtol=0, atol=1e-12)
+
+
+def test_pooling_of_one_dimension_over_what_are_no_pixels_keeps_channels():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.pool, self.b = (
+                without(nn.Linear(5, 8), 1, 4),
+                nn.MaxPool1d(2),
+                nn.Linear(4, 3),
+            )
+
+        def forward(self, x):
+            return self.b(self.pool(torch.relu(self.a(x))))
+
+    _, small = shrunk(Tokens(), torch.randn(2, 6, 5))
+    assert small.a.out_features == 8
