@@ -40,16 +40,21 @@ from sparse_ops.report.machine import keep_freed_memory, machine
 TINY = 64
 
 
-def vision(name: str) -> nn.Module:
-    """torchvision's; its compiled operators may be for another torch, and none is needed."""
+def _define_operators() -> None:
+    """torchvision's compiled operators may be for another torch: none is needed, all are asked."""
     for each in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, each):
             schema = "(Tensor dets, Tensor scores, float t) -> Tensor"
             torch.library.define(f"torchvision::{each}", schema)
+
+
+def vision(name: str) -> nn.Module:
+    _define_operators()
     return importlib.import_module("torchvision").models.get_model(name, weights=None)
 
 
 def timm(name: str) -> nn.Module:
+    _define_operators()
     return importlib.import_module("timm").create_model(name)
 
 
