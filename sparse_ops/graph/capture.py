@@ -337,6 +337,10 @@ def _is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def _name_of(target: Any) -> str:
+    return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+
+
 def _does_nothing(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether a node gives its first argument as it is."""
     if not node.args or not isinstance(node.args[0], fx.Node):
@@ -349,6 +353,9 @@ def _does_nothing(node: fx.Node, module: nn.Module | None) -> bool:
         return type(module) in _IDENTITIES and not module.training and not _is_hooked(module)
     if node.op == "call_method":
         return node.target in _SAME_METHODS
+    if _name_of(node.target) == "torchvision.ops.stochastic_depth.stochastic_depth":
+        given = dict(zip(("p", "mode", "training"), node.args[1:], strict=False))
+        return (given | dict(node.kwargs)).get("training", True) is False
     if node.target in _DROPOUTS:
         given = dict(zip(("p", "training"), node.args[1:], strict=False)) | dict(node.kwargs)
         return given.get("training", given.get("train", True)) is False

@@ -76,3 +76,16 @@ def test_a_model_can_be_pushed_without_a_network(tmp_path, monkeypatch):
     assert asked == [("me/net", "packed.safetensors", "v1")]
     with torch.no_grad():
         torch.testing.assert_close(again(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_stochastic_depth_is_in_nobody_s_way_in_eval_mode():
+    torchvision()
+    from torchvision.ops import StochasticDepth
+
+    from sparse_ops.graph.capture import capture
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), StochasticDepth(0.5, "row"), nn.Conv2d(4, 4, 3)).eval()
+    x = (torch.randn(2, 3, 8, 8),)
+    assert [node.op for node in capture(net, x).nodes] == ["conv2d", "conv2d"]
+    net[1].train()
+    assert [node.op for node in capture(net, x).nodes] == ["conv2d", "call", "conv2d"]

@@ -212,16 +212,8 @@ def test_channels_go_through_pooling_of_one_and_three_dimensions(rank):
     kinds = {1: (nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d), 3: (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)}
     conv, most, average = kinds[rank]
     first, second = without(conv(3, 8, 3), 1, 4), without(conv(8, 6, 1), 0)
-    model = nn.Sequential(
-        first,
-        nn.ReLU(),
-        most(2),
-        second,
-        nn.ReLU(),
-        average(2),
-        Mean(*range(2, rank + 2)),
-        nn.Linear(6, 4),
-    )
+    end = Mean(*range(2, rank + 2)), nn.Linear(6, 4)
+    model = nn.Sequential(first, nn.ReLU(), most(2), second, nn.ReLU(), average(2), *end)
     _, small = shrunk(model, torch.randn(2, 3, *[12] * rank))
     assert (small[0].out_channels, small[3].in_channels, small[3].out_channels) == (6, 6, 5)
     x = torch.randn(1, 3, *[14] * rank).double()
