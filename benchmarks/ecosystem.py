@@ -131,7 +131,7 @@ def half_of_filters(model: nn.Module, x: torch.Tensor) -> Masks:
 
 
 KINDS: dict[str, Callable[[nn.Module, torch.Tensor], Masks]] = {
-    "90%": lambda model, x: uniform(model, 0.9),
+    "90%": lambda model, x: uniform(model, 0.9, (nn.Conv1d, *so.masks.PRUNABLE)),
     "50% of filters": half_of_filters,
 }
 ROWS = [(name, kind, batch) for name in NETWORKS for kind in KINDS for batch in (1, 16)]

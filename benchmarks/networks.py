@@ -37,13 +37,15 @@ from sparse_ops.report.machine import keep_freed_memory, machine
 Masks = dict[str, Tensor]
 
 
-def uniform(model: nn.Module, sparsity: float) -> Masks:
+def uniform(
+    model: nn.Module, sparsity: float, kinds: tuple[type[nn.Module], ...] = so.masks.PRUNABLE
+) -> Masks:
     """Random masks, every layer but the first convolution and the last linear as sparse."""
-    names = list(so.masks.weights(model))
+    names = list(so.masks.weights(model, kinds))
     generator = torch.Generator().manual_seed(0)
     return {
         name: torch.rand(weight.shape, generator=generator) >= sparsity
-        for name, weight in so.masks.weights(model).items()
+        for name, weight in so.masks.weights(model, kinds).items()
         if name not in (names[0], names[-1]) or len(names) <= 3
     }
 

@@ -146,7 +146,7 @@ def from_table(table: Mapping[str, Any], model: nn.Module) -> Masks:
         ValueError: it holds something else; names it.
     """
     parameters = dict(model.named_parameters())
-    known = {**parameters, **weights(model)}
+    known = {**parameters, **weights(model, (nn.Module,))}
     found: Masks = {}
     for name, mask in _flat(table):
         if isinstance(mask, numpy.ndarray):

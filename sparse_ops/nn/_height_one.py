@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.nn._conv import SparseConv2d
+from sparse_ops.nn._node import node_of
 
 
 def as_conv2d(dense: nn.Conv1d) -> nn.Conv2d:
@@ -95,6 +96,8 @@ class HeightOne(SparseConv2d):
         self, input: Tensor, residual: Tensor | None = None
     ) -> Tensor:
         """x (N, I, L) -> y (N, O, L'); a residual is added before the activation."""
+        if (node := node_of(self, input, residual)) is not None:
+            return node
         if input.dim() not in (2, 3):
             raise ValueError(f"x must be (N, {self.in_channels}, L), got {tuple(input.shape)}")
         added = None if residual is None else residual.unsqueeze(-2)

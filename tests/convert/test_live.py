@@ -314,6 +314,11 @@ def test_tensors_that_are_no_parameters_any_more_are_left_to_the_model(pair):
 
 def test_anyone_s_tracer_takes_packed_layers_as_nodes(pair):
     model, fast = pair
+    line = nn.Conv1d(3, 8, 3)
+    packed = so.nn.CSRConv1d.from_dense(line, torch.ones(8, 3, 3).bool())
+    signal = torch.randn(2, 3, 9)
+    given = fx.symbolic_trace(nn.Sequential(packed))(signal)
+    torch.testing.assert_close(given, line(signal), rtol=1e-4, atol=1e-5)
     traced, x = fx.symbolic_trace(fast), torch.randn(2, 3, 8, 8)
     called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
     assert {"stem", "blocks.0", "fc"} <= called
