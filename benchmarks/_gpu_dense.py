@@ -13,6 +13,7 @@ from benchmarks._gpu_setting import (
     CONVS,
     DEVICE,
     DRY,
+    HALF,
     PRECISIONS,
     conv_problem,
     in_time,
@@ -25,11 +26,11 @@ from benchmarks._gpu_setting import (
 def ceilings() -> Iterator[dict]:
     """A copy, and a dense product."""
     size, words = (16, 2**10) if DRY else (8192, 2**28)
-    a = torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16)
+    a = torch.randn(size, size, device=DEVICE, dtype=use(HALF))
     b, big = torch.randn_like(a), torch.randn(words, device=DEVICE)
     to = torch.empty_like(big)
     product, copy = milliseconds(lambda: a @ b, lambda: to.copy_(big))
-    yield {"what": "bf16 product", "teraflops": 2 * size**3 / product / 1e9}
+    yield {"what": f"{HALF} product", "teraflops": 2 * size**3 / product / 1e9}
     yield {"what": "copy", "terabytes_per_second": 2 * words * 4 / copy / 1e9}
 
 

@@ -6,7 +6,9 @@ down as soon as it is known.
 """
 
 import json
+import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,9 +34,13 @@ def env() -> Iterator[dict]:
         row["device"] = torch.cuda.get_device_name()
         row["properties"] = str(torch.cuda.get_device_properties(0))
         row["driver, power, clocks"] = said("nvidia-smi", *SMI)
+        row["free, all bytes"] = str(torch.cuda.mem_get_info())
+    # Triton compiles its launchers with it.
+    row["C compiler"] = shutil.which(os.environ.get("CC", "cc")) or "none: Triton wants one"
     try:
         row["kernels"] = import_module("sparse_ops.ops._triton").MISSING or "here"
         row["cuda kernels"] = import_module("sparse_ops.ops._cuda").MISSING or "here"
+        row["architectures"] = str(sorted(import_module("sparse_ops.ops._cuda").ARCHITECTURES))
     except ImportError as error:
         row["kernels"] = str(error)
     yield row

@@ -22,6 +22,7 @@ from benchmarks._gpu_setting import (
     DEVICE,
     DRY,
     FIRST_CONVS,
+    HALF,
     PRECISIONS,
     conv_problem,
     in_time,
@@ -34,8 +35,8 @@ from benchmarks.layers import Conv
 
 
 def layers() -> Iterator[dict]:
-    """Six layers of ResNet-18 in bfloat16: what a card is asked first."""
-    yield from of_precision("bf16", FIRST_CONVS, FIRST)
+    """Six layers of ResNet-18 in half precision: what a card is asked first."""
+    yield from of_precision(HALF, FIRST_CONVS, FIRST)
 
 
 def rest() -> Iterator[dict]:
@@ -197,7 +198,7 @@ def compared(mine: list[float], theirs: list[float], weight: Tensor, kept: int) 
 
 def small() -> Iterator[dict]:
     """Small batches, where launches would be all of the time; and what the host takes to launch."""
-    for precision in ("bf16",) if DRY else ("bf16", "fp16"):
+    for precision in dict.fromkeys((HALF,) if DRY else (HALF, "fp16")):
         dtype = use(precision)
         for batch in (1,) if DRY else (1, 8):
             for conv in CONVS:

@@ -135,6 +135,26 @@ def from_ncu(text: str) -> list[dict]:
     return found
 
 
+def error_of_ncu(text: str) -> str:
+    """Why ncu measured nothing, in its own words: most often that it may not."""
+    words = re.findall(r"==ERROR== *(.*)", text)
+    return words[0] if words else "it does not say why"
+
+
+def now_file(result: Path) -> Path:
+    """Where a stage says which row it is at."""
+    return result.with_name(result.name + ".now")
+
+
+def broken_by(result: Path) -> str | None:
+    """The backend at whose row a stage ended; None if it ended otherwise."""
+    try:
+        row = json.loads(now_file(result).read_text())
+    except (OSError, ValueError):
+        return None
+    return row.get("backend") if isinstance(row, dict) else None
+
+
 def publish(whole: dict, work: Path, out: Path) -> None:
     """Writes the four files; each whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)

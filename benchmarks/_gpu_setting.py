@@ -4,16 +4,20 @@ With SPARSE_OPS_DRY=1 there is no GPU: the same code then runs on the CPU, in Tr
 if there is a Triton, on shapes so small that nothing can be learnt from its times.
 """
 
+import faulthandler
 import json
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks import _gpu_clock
+from benchmarks import _gpu_results as results
 from benchmarks.layers import (
     LINEARS,
     RESNET18_CIFAR,
@@ -40,8 +44,12 @@ PRECISIONS = {
     "tf32": (torch.float32, True),
     "fp32": (torch.float32, False),
 }
-if DRY:
-    PRECISIONS = {name: PRECISIONS[name] for name in ("bf16", "fp32")}
+# Volta and Turing have neither bfloat16 nor TF32.
+IS_OLD = DEVICE == "cuda" and torch.cuda.get_device_capability() < (8, 0)
+# What is asked first, and where there is time for one only.
+HALF = "fp16" if IS_OLD else "bf16"
+if DRY or IS_OLD:
+    PRECISIONS = {name: PRECISIONS[name] for name in (HALF, "fp32")}
 # The most that a result may be off, of the largest exact one: 4 units of its type's rounding.
 OFF = {torch.float32: 2e-3, torch.float16: 4 * 2.0**-11, torch.bfloat16: 4 * 2.0**-8}
 
@@ -98,10 +106,65 @@ def card() -> str:
     return torch.cuda.get_device_name() if DEVICE == "cuda" else "no card"
 
 
+_named = os.environ.get("SPARSE_OPS_RESULT")
+RESULT = Path(_named) if _named else None
+# Backends that hung or broke the device, and cost this stage a start already.
+WITHOUT = os.environ.get("SPARSE_OPS_WITHOUT", "").split()
+# A row takes a few seconds, with what has to be compiled; a kernel that hangs, forever.
+MOST_ROW_S = 600 if DRY else 25
+
+
+def _from_before() -> dict[tuple, dict]:
+    """The rows that a stage had when it was begun again."""
+    try:
+        rows = json.loads(RESULT.read_text())["rows"] if WITHOUT and RESULT else []
+    except (OSError, ValueError):
+        rows = []
+    return {(row.get("stage"), results.about(row)): row for row in rows}
+
+
+_before = _from_before()
+
+
+def known(what: dict) -> dict | None:
+    """The row about this, if the stage had it when it was begun again."""
+    return next((row for (_, about), row in _before.items() if about == results.about(what)), None)
+
+
+@contextmanager
+def at_row(what: dict) -> Iterator[None]:
+    """Within, the process ends if it hangs; and whoever finds it ended, finds at what."""
+    if RESULT is None or "backend" not in what:
+        yield
+        return
+    now = results.now_file(RESULT)
+    now.write_text(json.dumps(what))
+    faulthandler.dump_traceback_later(MOST_ROW_S, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    now.unlink(missing_ok=True)
+
+
+def leave_if_broken() -> None:
+    """Ends the process if the device can no longer be used: all that follows would fail, too."""
+    if DEVICE != "cuda":
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        print(f"the device is lost: {error}", flush=True)
+        sys.stdout.flush()
+        # Not by way of what wants to clean up on a device.
+        os._exit(86)
+
+
 def write(rows: list[dict]) -> None:
     """Puts the rows where gpu_run.py looks for them: all so far, whole or not at all."""
-    rows = [row | {"card": card()} for row in rows]
-    if path := os.environ.get("SPARSE_OPS_RESULT"):
-        partial = Path(path + ".partial")
-        partial.write_text(json.dumps({"rows": rows}))
-        partial.replace(path)
+    if RESULT is None:
+        return
+    new = {(row.get("stage"), results.about(row)): row | {"card": card()} for row in rows}
+    partial = RESULT.with_name(RESULT.name + ".partial")
+    partial.write_text(json.dumps({"rows": list((_before | new).values())}))
+    partial.replace(RESULT)

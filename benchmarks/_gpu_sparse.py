@@ -17,12 +17,17 @@ from benchmarks._gpu_setting import (
     CONVS,
     DEVICE,
     DRY,
+    HALF,
     LINES,
     OFF,
     PRECISIONS,
+    WITHOUT,
+    at_row,
     conv_problem,
     in_time,
+    known,
     last,
+    leave_if_broken,
     milliseconds,
     off,
     rounds,
@@ -83,10 +88,17 @@ def checked(
 
 def guarded(what: dict, row: Callable[[], dict]) -> dict:
     """A row, or what went wrong with it: the others do not hang on it."""
-    try:
-        return what | row()
-    except Exception as error:
-        return what | {"failed": f"{type(error).__name__}: {error}"[:300]}
+    if (found := known(what)) is not None:
+        return found
+    if what.get("backend") in WITHOUT:
+        return what | {"failed": "left out: this backend hung or broke the device before"}
+    with at_row(what):
+        try:
+            return what | row()
+        except Exception as error:
+            failed = what | {"failed": f"{type(error).__name__}: {error}"[:300]}
+            leave_if_broken()
+    return failed
 
 
 def replayed(call: Callable[[], object]) -> Callable[[], object]:
@@ -188,7 +200,7 @@ def _tuned_row(stride: int, x: Tensor, run: Callable, packed: Any) -> dict:
 def profile() -> Iterator[dict]:
     """Each kernel, and cuDNN's, once on a middle-sized layer, in a range for a profiler."""
     layer = CONVS[0] if DRY else Conv("resnet18", 256, 256, 14)
-    dtype = use("bf16")
+    dtype = use(HALF)
     x, what = conv_problem(layer, BATCHES[-1], dtype)
     weight = torch.randn(layer.filters, layer.channels, 3, 3, device=DEVICE).to(dtype)
     calls: dict[str, Callable[[], object]] = {

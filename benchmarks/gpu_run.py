@@ -11,7 +11,9 @@ python benchmarks/gpu_run.py --work FOLDER   caches and logs; by default in the 
 Wants a python with torch for CUDA, Triton, safetensors, rich, and pytest for the tests; of the
 package itself, nothing is installed or built. Each stage is a group of processes with a deadline of
 its own: when one crashes or hangs, the others still run; what would start too late is left out, and
-said so. Every figure is written down as soon as it is known, and kept when its stage is stopped.
+said so. Every figure is written down as soon as it is known, and kept when its stage is stopped, or
+all of this is. A kernel that hangs or breaks the device costs its stage one start: the stage begins
+again without that backend, with the rows that it has.
 Run again with the same --work, Triton, NVRTC and torch.compile take up from what they have
 compiled; with the same --out, of the same commit (SPARSE_OPS_COMMIT where there is no git) and on
 the same card, new rows join the old. Without a GPU this is a dry run: the same code, on the CPU, on
@@ -27,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,21 +48,35 @@ from benchmarks._gpu_stages import (  # noqa: E402
     missing,
 )
 
+# How often what there is is written down, and the least time in which a stage is begun again.
+TICK_S, AGAIN_S = 5.0, 30.0
 
-def has_gpu() -> bool:
-    """Whether torch, in a process of its own, sees a GPU."""
-    code = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)"
-    command = [sys.executable, "-c", code]
+
+def no_gpu() -> str | None:
+    """Why torch, in a process of its own, sees no GPU, or None if it sees one."""
+    code = "import torch; torch.zeros(1, device='cuda')"
     try:
-        return subprocess.run(command, capture_output=True, timeout=90).returncode == 0
+        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=90)
     except subprocess.TimeoutExpired:
-        print("asked whether there is a GPU, torch did not answer in 90 s")
-        return False
+        return "asked for one, torch did not answer in 90 s"
+    said = asked.stderr.decode(errors="replace").strip()
+    return (said.splitlines() or ["torch did not say why"])[-1] if asked.returncode else None
 
 
-def waited(command: list[str], seconds: float, environment: dict[str, str], log: Path) -> str:
-    """Runs a command, its words in a file; what became of it. Nothing of it is left running."""
-    with open(log, "w") as words:
+def waited(
+    command: list[str],
+    seconds: float,
+    environment: dict[str, str],
+    log: Path,
+    tick: Callable[[], None] = lambda: None,
+) -> str:
+    """Runs a command, its words in a file; what became of it. Nothing of it is left running.
+
+    Args:
+        tick: called every `TICK_S`, for what is to be kept whatever happens.
+    """
+    end = time.monotonic() + seconds
+    with open(log, "a") as words:
         try:
             process = subprocess.Popen(
                 command,
@@ -71,11 +88,14 @@ def waited(command: list[str], seconds: float, environment: dict[str, str], log:
             )
         except OSError as error:
             return f"failed to start ({error})"
+    state = "out of time"
     try:
-        code = process.wait(seconds)
-        state = "done" if code == 0 else f"failed ({code})"
-    except subprocess.TimeoutExpired:
-        state = "out of time"
+        while (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(min(left, TICK_S))
+                state = "done" if code == 0 else f"failed ({code})"
+                break
+            tick()
     finally:
         # What it started, too: compilers of torch.compile, say, or what a profiler runs.
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -95,16 +115,26 @@ def figures_of(result: Path) -> dict | None:
     return found if isinstance(found, dict) and isinstance(found.get("rows"), list) else None
 
 
-def run_stage(stage: Stage, seconds: float, work: Path, gpu: bool) -> dict:
-    """Runs one stage; its words go to a file, its figures come from one that it writes."""
-    result = work / f"{stage.name}.json"
-    result.unlink(missing_ok=True)
+def run_stage(
+    stage: Stage,
+    seconds: float,
+    work: Path,
+    gpu: bool,
+    keep: Callable[[dict], None] = lambda row: None,
+) -> dict:
+    """Runs one stage; its words go to a file, its figures come from one that it writes.
+
+    Args:
+        keep: is given every few seconds what there is so far.
+    """
+    result, log = work / f"{stage.name}.json", work / f"{stage.name}.log"
+    for old in (result, log, results.now_file(result)):
+        old.unlink(missing_ok=True)
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         "SPARSE_OPS_RESULT": str(result),
-        "SPARSE_OPS_SECONDS": str(max(1.0, seconds - 5)),
         "SPARSE_OPS_TUNED": str(work / "tuned.json"),
         "SPARSE_OPS_CACHE": str(work / "cache"),
         "TRITON_CACHE_DIR": str(work / "triton-cache"),
@@ -119,10 +149,27 @@ def run_stage(stage: Stage, seconds: float, work: Path, gpu: bool) -> dict:
         environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
     command = command_of(stage, sys.executable, str(work))
     start = time.monotonic()
-    state = waited(command, seconds, environment, work / f"{stage.name}.log")
+    without: list[str] = []
+
+    def tick() -> None:
+        keep({"state": "running", "seconds": seconds, "figures": figures_of(result)})
+
+    while True:
+        left = start + seconds - time.monotonic()
+        environment["SPARSE_OPS_SECONDS"] = str(max(1.0, left - 5))
+        environment["SPARSE_OPS_WITHOUT"] = " ".join(without)
+        state = waited(command, left, environment, log, tick)
+        culprit = results.broken_by(result)
+        left = start + seconds - time.monotonic()
+        if not state.startswith("failed") or culprit in (None, *without) or left < AGAIN_S:
+            break
+        without.append(culprit)
     figures = figures_of(result)
     if stage.name == "ncu" and (measured := work / "ncu.csv").exists():
-        figures = {"rows": results.from_ncu(measured.read_text(errors="replace"))}
+        said = measured.read_text(errors="replace")
+        figures = {"rows": results.from_ncu(said)}
+        if not figures["rows"]:
+            state = f"failed (ncu measured nothing: {results.error_of_ncu(said)})"
     rows = figures["rows"] if figures else []
     bad = sum("failed" in row for row in rows)
     if bad and state == "done":
@@ -174,7 +221,8 @@ def main() -> int:
     # Ended from outside, it still ends its stage's processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start, ran = time.monotonic(), set()
-    gpu, of = has_gpu(), results.commit()
+    reason, of = no_gpu(), results.commit()
+    gpu = reason is None
     whole = {"commit": of, "gpu": gpu, "stages": {}}
     old = results.earlier(out, of, gpu)
     budget = FIRST_S if given.first else SECOND_S if given.second else BUDGET_S
@@ -189,20 +237,26 @@ def main() -> int:
         ):
             continue
         left = slack * budget - (time.monotonic() - start)
-        if (reason := missing(stage, gpu)) is not None:
-            row = {"state": reason, "seconds": 0.0, "figures": None}
+        if (lacks := missing(stage, gpu)) is not None:
+            row = {"state": lacks, "seconds": 0.0, "figures": None}
         elif left < stage.least_s:
             row = {"state": "no time left", "seconds": 0.0, "figures": None}
         else:
             seconds = left if len(given.stages) == 1 else min(slack * stage.most_s, left)
-            row = run_stage(stage, seconds, work, gpu)
+
+            def keep(row: dict, name: str = stage.name) -> None:
+                so_far = {**whole, "stages": dict(whole["stages"])}
+                results.add(so_far, name, row)
+                results.publish(results.joined(old, so_far), work, out)
+
+            row = run_stage(stage, seconds, work, gpu, keep)
         ran.add(stage.name)
         results.add(whole, stage.name, row)
         print(f"{stage.name}: {row['state']}", flush=True)
         # Written after each stage: whatever happens next, what was found is kept.
         results.publish(results.joined(old, whole), work, out)
     if not gpu:
-        print("dry run: there is no GPU, and the times mean nothing")
+        print(f"dry run, whose times mean nothing: there is no GPU ({reason})")
     show(whole["stages"])
     print(f"written to {out / 'gpu.json'}")
     failed = any(whole["stages"][name]["state"].startswith("failed") for name in ran)

@@ -78,7 +78,9 @@ def test_what_ncu_measured_becomes_rows():
     assert rows[0]["gpu__time_duration.sum usecond"] == 1041.5
     assert rows[0]["sm__pipe_tensor_cycles_active.avg.pct %"] == 61.2
     assert not any("clock" in name for name in rows[0]) and len(rows[1]) == 3
-    assert results.from_ncu("==ERROR== no permission") == []
+    refused = "==ERROR== ERR_NVGPUCTRPERM - no permission to access counters\n"
+    assert results.from_ncu(refused) == []
+    assert results.error_of_ncu(refused).startswith("ERR_NVGPUCTRPERM - no permission")
 
 
 def test_both_sides_are_recorded_once_and_replayed(monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import gpu_run
 from benchmarks.readme import gpu_table
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,8 @@ def test_without_a_gpu_it_is_a_dry_run(tmp_path):
         assert "layers.log" in archive.getnames()
     found = json.loads((out / "gpu.json").read_text())
     assert found["gpu"] is False
+    assert "dry run, whose times mean nothing: there is no GPU (" in done.stdout
+    assert "CUDA" in done.stdout.partition("there is no GPU (")[2]
     stages = found["stages"]
     assert stages["env"]["figures"]["rows"][0]["torch"] == torch.__version__
     assert stages["ncu"]["state"] == "dry run: ncu is not run"
@@ -74,6 +77,48 @@ def test_without_a_gpu_it_is_a_dry_run(tmp_path):
     names = {row["operator"] for row in stages["smoke"]["figures"]["rows"]}
     assert len(names) == 4
     assert json.loads((out / "tuned.json").read_text())
+
+
+AT_ROWS = """
+import os, time
+from benchmarks import _gpu_setting as setting
+from benchmarks._gpu_sparse import guarded
+setting.MOST_ROW_S = 1
+def broken():
+    PLANTED
+rows = []
+for backend, make in (("triton", lambda: {"ms": 1.0}), ("cuda", broken), ("dense", lambda: {})):
+    for layer in ("a", "b"):
+        rows.append(guarded({"layer": layer, "backend": backend}, make))
+        setting.write(rows)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "time.sleep(600)",
+        "os.abort()",
+        "setting.DEVICE = 'cuda'; torch.cuda.synchronize = lost; raise RuntimeError('lost')",
+    ],
+    ids=["hangs", "crashes", "breaks the device"],
+)
+def test_a_backend_that_takes_its_process_along_costs_one_start_and_no_other_row(
+    tmp_path, monkeypatch, planted
+):
+    monkeypatch.setattr(gpu_run, "AGAIN_S", 1.0)
+    lost = "import torch\ndef lost():\n    raise RuntimeError('an illegal address')\n"
+    code = lost + AT_ROWS.replace("PLANTED", planted)
+    stage = gpu_run.Stage("planted", 100.0, 0.1, ("python", "-c", code))
+    row = gpu_run.run_stage(stage, 100.0, tmp_path, gpu=True)
+    assert row["state"] == "failed (2 of 6 rows)"
+    rows = row["figures"]["rows"]
+    assert [(r["layer"], r["backend"]) for r in rows] == [
+        (layer, backend) for backend in ("triton", "cuda", "dense") for layer in ("a", "b")
+    ]
+    assert all("left out" in r["failed"] for r in rows if r["backend"] == "cuda")
+    assert all(r["ms"] == 1.0 for r in rows if r["backend"] == "triton")
 
 
 def test_a_stage_that_is_not_there_is_refused_in_words():

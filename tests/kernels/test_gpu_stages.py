@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -78,6 +80,38 @@ def test_figures_that_are_none_are_none(tmp_path, text):
     assert row == {"state": "done", "seconds": row["seconds"], "figures": None}
 
 
+def test_what_a_stage_has_is_kept_even_if_all_of_it_is_killed(tmp_path):
+    """As where a machine's time is up: results are those of some seconds before."""
+    code = f"""
+import sys
+from benchmarks import gpu_run
+gpu_run.TICK_S, gpu_run.no_gpu = 0.2, lambda: None
+write = {WRITES + "write([{'ms': 1.0}]); time.sleep(600)"!r}
+gpu_run.STAGES = (gpu_run.Stage("planted", 600.0, 0.1, ("python", "-c", write)),)
+sys.argv = ["gpu_run.py", "--out", {str(tmp_path / "out")!r}, "--work", {str(tmp_path / "w")!r}]
+gpu_run.main()
+"""
+    paths = os.environ | {"PYTHONPATH": str(gpu_run.ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", code], env=paths, start_new_session=True)
+    found, file = None, tmp_path / "out" / "gpu.json"
+    try:
+        for _ in range(600):
+            if file.exists():
+                found = json.loads(file.read_text())["stages"]["planted"]
+                if found["figures"]:
+                    break
+            time.sleep(0.1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert found["figures"]["rows"] == [{"ms": 1.0}] and found["state"] == "running"
+
+
+def test_without_a_gpu_it_is_said_why(monkeypatch):
+    monkeypatch.setattr(gpu_run.sys, "executable", "/bin/false")
+    assert gpu_run.no_gpu() == "torch did not say why"
+
+
 def test_a_tool_that_cannot_be_started_is_a_failed_stage(tmp_path):
     tool = gpu_run.Stage("tool", 5, 1, (str(tmp_path),))
     assert gpu_run.run_stage(tool, 5, tmp_path, gpu=True)["state"].startswith("failed to start")
@@ -107,7 +141,7 @@ def test_all_of_it_ends_in_time_and_what_comes_too_late_is_left_out(tmp_path, mo
     stages = [stage(sleeper, seconds=60.0, name=f"s{i}") for i in range(4)]
     monkeypatch.setattr(gpu_run, "STAGES", tuple(s._replace(least_s=2.0) for s in stages))
     monkeypatch.setattr(gpu_run, "BUDGET_S", 6.0)
-    monkeypatch.setattr(gpu_run, "has_gpu", lambda: True)
+    monkeypatch.setattr(gpu_run, "no_gpu", lambda: None)
     given = ["--out", str(tmp_path), "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", ["gpu_run.py", *given])
     start = time.monotonic()
@@ -144,7 +178,7 @@ def test_each_part_runs_its_stages_in_order(tmp_path, monkeypatch, words, names)
         for n in ("env", "a", "b", "c")
     ]
     monkeypatch.setattr(gpu_run, "STAGES", tuple(made))
-    monkeypatch.setattr(gpu_run, "has_gpu", lambda: True)
+    monkeypatch.setattr(gpu_run, "no_gpu", lambda: None)
     given = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", ["gpu_run.py", *words, *given])
     assert gpu_run.main() == 0
