@@ -21,6 +21,8 @@ class Backend:
         refuses: why these arguments cannot be run here, or None if they can. Called as `run` is.
         into: as `run`, but writes to a tensor that it is given last; None: what `run` gives is
             copied there.
+        loses: why it is expected to be slower than the dense library, or None if it is not; asked by
+            "auto" alone, where nothing was measured. Called as `run` is.
         backward: (dy, need_x, need_values, *arguments) -> (dx, dvalues), or None: by the reference.
     """
 
@@ -29,12 +31,14 @@ class Backend:
     refuses: Callable[..., str | None]
     backward: Callable[..., tuple[Tensor | None, Tensor | None]] | None = None
     into: Callable[..., None] | None = None
+    loses: Callable[..., str | None] | None = None
 
 
 def choose(backends: Sequence[Backend], name: str, *arguments: Any) -> Backend:
     """The backend called `name`, or the first that does not refuse if `name` is "auto".
 
-    On a GPU, those come first that were measured faster there for such arguments (`tuning.tune`).
+    On a GPU, those come first that were measured faster there for such arguments (`tuning.tune`);
+    where nothing was measured, those are passed over that are expected to be slower than dense.
     Under torch.func and forward-mode gradients only the last runs, the definition.
 
     Raises:
@@ -43,11 +47,15 @@ def choose(backends: Sequence[Backend], name: str, *arguments: Any) -> Backend:
     """
     reasons = []
     transformed = is_transformed()
-    for backend in preferred(backends, *arguments) if name == "auto" else backends:
+    ordered = preferred(backends, *arguments) if name == "auto" else backends
+    predicts = name == "auto" and ordered is backends
+    for backend in ordered:
         if name in ("auto", backend.name):
             reason = backend.refuses(*arguments)
             if transformed and backend is not backends[-1]:
                 reason = TRANSFORMED
+            if reason is None and predicts and backend.loses is not None:
+                reason = backend.loses(*arguments)
             if reason is None:
                 return backend
             reasons.append(f"{backend.name}: {reason}")

@@ -20,6 +20,7 @@ from sparse_ops.ops._activation import add_and_activate, check_activation
 from sparse_ops.ops._backend import Backend, choose, needs_gradient, write
 from sparse_ops.ops._dense import refuses_dense, unpacked
 from sparse_ops.ops._native import channels_last, refuses_isa
+from sparse_ops.ops._predicted import triton_conv_loses
 from sparse_ops.ops._shapes import (
     Pair,
     check_conv2d,
@@ -96,7 +97,9 @@ def on_triton(
     run: Callable[..., Tensor], backward: Callable[..., tuple[Tensor | None, Tensor | None]]
 ) -> Backend:
     """The backend of Triton kernels. Halves are multiplied as they are, and added up in float32."""
-    return Backend("triton", run, lambda x, *_: refuses_triton(x), backward)
+    return Backend(
+        "triton", run, lambda x, *_: refuses_triton(x), backward, loses=triton_conv_loses
+    )
 
 
 def dense_on_gpu() -> Backend:

@@ -11,6 +11,7 @@ from sparse_ops.ops import _native, _triton
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import Geometry, compiled, on_triton, reference_backward
 from sparse_ops.ops._cuda import refuses_cuda
+from sparse_ops.ops._predicted import cuda_conv_loses
 
 # Up to this density ours is the faster gradient (CSR, three layers of 64 to 256 channels, batch 8,
 # Zen 5, by turns: 1.8-2.2x at 0.1, 1.4-1.7x at 0.15, 0.8-0.95x at 0.3).
@@ -125,4 +126,5 @@ def row_sparse_triton(operator: str) -> Backend:
 def row_sparse_cuda(operator: str) -> Backend:
     """The backend of an operator's CUDA C++ kernel; its gradient is Triton's, where that is."""
     backward = triton_backward if _triton.MISSING is None else None
-    return Backend("cuda", row_sparse_run(f"{operator}_cuda"), refuses_cuda, backward)
+    run = row_sparse_run(f"{operator}_cuda")
+    return Backend("cuda", run, refuses_cuda, backward, loses=cuda_conv_loses)

@@ -18,6 +18,7 @@ from sparse_ops.ops._activation import add_and_activate, check_activation
 from sparse_ops.ops._backend import Backend, choose, needs_gradient, write
 from sparse_ops.ops._dense import refuses_dense, unpacked
 from sparse_ops.ops._native import refuses_isa
+from sparse_ops.ops._predicted import triton_linear_loses
 from sparse_ops.ops._shapes import check_dtypes, check_index_devices, check_like_output
 from sparse_ops.ops._transforms import is_transformed
 from sparse_ops.ops._triton import refuses_triton
@@ -127,7 +128,13 @@ BACKENDS = (
     _compiled("avx512"),
     _compiled("avx2"),
     _compiled("scalar"),
-    Backend("triton", _run("csr_linear_triton"), _refuses_triton, _triton_backward),
+    Backend(
+        "triton",
+        _run("csr_linear_triton"),
+        _refuses_triton,
+        _triton_backward,
+        loses=triton_linear_loses,
+    ),
     Backend("dense", _dense, refuses_dense),
     Backend("reference", reference, lambda *_: None),
 )
