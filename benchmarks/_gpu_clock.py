@@ -6,6 +6,7 @@ import time
 import torch
 
 from kernels.clock import Call
+from kernels.graphs import record
 
 
 def rounds_on_host(*calls: Call, rounds: int = 1) -> list[list[float]]:
@@ -22,15 +23,7 @@ def rounds_on_host(*calls: Call, rounds: int = 1) -> list[list[float]]:
 def graphed(call: Call) -> Call:
     """The call, recorded as a CUDA graph: what comes back replays it."""
     call()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    graph, _ = record(call)
     return graph.replay
 
 

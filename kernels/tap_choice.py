@@ -69,7 +69,10 @@ class Maps(NamedTuple):
 
 
 def refuses_maps(maps: Maps, capability: tuple[int, int]) -> str | None:
-    """Why there is no configuration for maps of such sizes, or None if there is one."""
+    """Why there is no configuration for maps of such sizes, or None if there is one.
+
+    Without the sizes themselves: torch.compile may have them as symbols, which have no words.
+    """
     geometry = maps.geometry
     sides = (geometry.kernel, geometry.padding, geometry.dilation)
     for kernel, padding, dilation in zip(*sides, strict=True):
@@ -78,12 +81,11 @@ def refuses_maps(maps: Maps, capability: tuple[int, int]) -> str | None:
     high, wide = maps.padded
     most = max((maps.images + 1) * high * wide, maps.pixels + 256)
     if most > INT32_MAX:
-        return f"there are {most} pixels, padding included: over 2^31"
+        return "there are over 2^31 pixels, padding included"
     least = TapConfig(1, 1, 1, 1, CHUNKS[-1], 1)
-    if (taken := shared_bytes(least, maps.positions(least.tile), capability)) > (
-        have := SHARED.get(capability, OTHER_SHARED)
-    ):
-        return f"a tile of the output reads {taken} bytes of x, and a block has {have}"
+    have = SHARED.get(capability, OTHER_SHARED)
+    if shared_bytes(least, maps.positions(least.tile), capability) > have:
+        return f"a tile of the output reads more of x than the {have} bytes that a block has"
     return None
 
 

@@ -10,6 +10,7 @@ from sparse_ops.planning.memory import Memory
 from sparse_ops.planning.planner import plan, sparsify
 from sparse_ops.planning.plans import Plan
 from sparse_ops.planning.profiling import Profile, ProfileRow, profile
+from sparse_ops.planning.recorded import record_
 from sparse_ops.planning.unpack import export_onnx, to_dense
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "plan",
     "profile",
+    "record_",
     "save",
     "sparsify",
     "to_dense",

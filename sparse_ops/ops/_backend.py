@@ -21,8 +21,8 @@ class Backend:
         refuses: why these arguments cannot be run here, or None if they can. Called as `run` is.
         into: as `run`, but writes to a tensor that it is given last; None: what `run` gives is
             copied there.
-        loses: why it is expected to be slower than the dense library, or None if it is not; asked by
-            "auto" alone, where nothing was measured. Called as `run` is.
+        loses: why it is expected to be slower than the dense library, or None if it is not. Asked
+            by "auto" alone, where nothing was measured; called as `run` is.
         backward: (dy, need_x, need_values, *arguments) -> (dx, dvalues), or None: by the reference.
     """
 

@@ -91,8 +91,6 @@ def refuses(
         return f"groups must be 1, got {geometry.groups}"
     if O % 8 or I % 8:
         return f"channels must be multiples of 8, got {I} and {O}"
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        return "x is not channels_last"
     if 0 in x.shape:
         return None
     own = _geometry.Geometry.of(list(weight.shape), *geometry[:3])

@@ -1,18 +1,19 @@
-"""What arithmetic says of kernels on a card where nothing was measured: are they slower than dense?
+"""What arithmetic says of kernels on a card where nothing was measured: is dense the faster?
 
-No kernel of ours has run on a card. Until `functional.tune` or a plan has measured one, "auto" takes
-it before the dense library only where the models in benchmarks/NOTES.md ("GPU") say that it gains
-more than they may be wrong by. Each function gives the reason not to, or None.
+No kernel of ours has run on a card. Until `functional.tune` has measured one, "auto" takes it
+before the dense library only where the models in benchmarks/NOTES.md ("GPU") say that it gains more
+than they may be wrong by. Each function gives the reason not to, or None.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # The layers that the model was worked out for: 3×3, stride 1, 7×7 images by 32 and more.
 LEAST_PIXELS = 32 * 7 * 7
-# Channels on the narrower side -> the most weights that may be left. Two taps of nine in patterns of
-# eight: 1.4 times as fast from 256 channels on, 1.2 with 128. Four taps: 0.8 with 256, 1.15 with 512.
+# Channels on the narrower side -> the most weights that may be left. Two taps of nine in patterns
+# of eight: 1.4 times as fast from 256 channels on, 1.2 with 128. Four: 0.8 with 256, 1.15 with 512.
 MOST_KEPT = ((512, 0.55), (256, 0.34))
 # csr_linear reads this part of the dense weight's bytes at most, of a matrix that is no matter of
 # launches: 1.5 to 2.5 times as fast at 4096 × 4096.
@@ -27,9 +28,12 @@ def cuda_conv_loses(
     words = "not measured here, and by arithmetic no faster than dense"
     if tuple(kernel) != (3, 3) or tuple(geometry.stride) != (1, 1):
         return f"{words}: that was worked out for 3 x 3 kernels and stride 1"
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return f"{words}: x is not channels_last, and is turned first"
     pixels = x.shape[0] * x.shape[2] * x.shape[3]
     if pixels < LEAST_PIXELS:
-        return f"{words} on {pixels} pixels, under {LEAST_PIXELS}"
+        # Not how many: torch.compile may have that as a symbol, which has no words.
+        return f"{words} on under {LEAST_PIXELS} pixels"
     narrow, kept = min(filters, channels), weight.nnz / (filters * channels * 9)
     if any(narrow >= least and kept <= most for least, most in MOST_KEPT):
         return None

@@ -118,7 +118,8 @@ def _refuses_triton(x: Tensor, *_: Any) -> str | None:
     if (reason := refuses_triton(x)) is not None:
         return reason
     if x.shape[0] > MOST_BATCH:
-        return f"a batch of {x.shape[0]} is left to the dense product, over {MOST_BATCH}"
+        # Not how large: torch.compile may have that as a symbol, which has no words.
+        return f"a batch over {MOST_BATCH} is left to the dense product"
     return None
 
 

@@ -51,7 +51,9 @@ def build() -> str:
 
 def environment() -> dict[str, str | int]:
     """All that has to be the same for a measurement to be used again."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else "none"
+    gpu = "none"
+    if torch.cuda.is_initialized():
+        gpu = f"{torch.cuda.get_device_name()}, by CUDA graphs"
     return {
         "cpu": cpu_name(),
         "cores": cores(),

@@ -46,7 +46,10 @@ class Compiled:
     Attributes:
         given: whether it is compiled as `Plan.apply` gives it, with what that costs at every call;
             otherwise as torch has it.
+        records_itself: whether it is a CUDA graph already, on a GPU.
     """
+
+    records_itself = True
 
     def __init__(self, model: nn.Module, example: tuple[Any, ...], given: bool) -> None:
         self.model, self.example, self.given = model, example, given

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sparse_ops.graph.inputs import calling
+from sparse_ops.graph.running import tensors_in
 from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.differences import float_tensors
 from sparse_ops.planning.layout import take_channels_last_
@@ -57,11 +58,16 @@ def own_function(model: nn.Module) -> Callable[..., Any]:
 def frozen(model: nn.Module, example: tuple[Any, ...]) -> Callable[..., Any]:
     """The model, which nothing else may call, compiled with its weights frozen, for such inputs.
 
+    On a GPU as in torch.compile's mode "reduce-overhead": it replays CUDA graphs.
+
     Raises:
         RuntimeError: the output of what was compiled is not that of the model. Compiling itself may
             fail in other ways.
     """
-    compiled = torch.compile(own_function(model), dynamic=False, options={"freezing": True})
+    options: Any = {"freezing": True}
+    if any(x.is_cuda for x in tensors_in(tuple(example))):
+        options["triton.cudagraphs"] = True
+    compiled = torch.compile(own_function(model), dynamic=False, options=options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = calling(model, copy.deepcopy(example))()

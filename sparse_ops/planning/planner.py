@@ -36,6 +36,7 @@ from sparse_ops.planning.other_layers import other_rows
 from sparse_ops.planning.pieces import find_pieces, is_inside, masks_of, with_pieces
 from sparse_ops.planning.plans import Plan
 from sparse_ops.planning.progress import Step, steps
+from sparse_ops.planning.recorded import by_graphs, is_on_card
 from sparse_ops.planning.tiny import warn_of_tiny
 from sparse_ops.planning.way_planner import Between, WayPlanner, identity_of
 from sparse_ops.planning.ways import MULTIPLES, Way, find_ways, plain_way
@@ -175,10 +176,13 @@ def _planned(
         for name, module in prunable_layers(masked).items()
         if not is_inside(name, pieces)
     ]
+    clock, on_card = measure or compare, is_on_card(inputs)
+    if on_card:
+        clock = by_graphs(clock)
     cache = Cache(folder()) if measure is None else None
     identity = identity_of(graph, masked, masks, inputs, fold) if measure is None else None
     identity = identity and {**identity, "winograd": winograd}
-    between = Between(measure or compare, cache, identity)
+    between = Between(clock, cache, identity)
     ways = [plain]
     if shrink and graph is not None:
         step("removing channels")
@@ -199,7 +203,7 @@ def _planned(
         inputs,
         rows,
         fold,
-        measure or compare,
+        clock,
         between,
         step,
         cache,
@@ -225,6 +229,11 @@ def _planned(
             "dense is fastest under torch.compile with freezing, and packed is faster than that "
             "only under the same: apply() gives it compiled, for calls without gradients with "
             "inputs like the example; others, and copies, run it uncompiled (convert.compile_)"
+        )
+    if on_card and best.whole is not None:
+        notes.append(
+            "both sides were timed as CUDA graphs; apply() gives a model that records one for each "
+            "shape of its inputs (convert.record_)"
         )
     del way_planner, ways, plain, graph
     free_cycles(masked)

@@ -27,6 +27,7 @@ from sparse_ops.planning.measure import Comparison
 from sparse_ops.planning.memory import Memory
 from sparse_ops.planning.pieces import is_inside, with_pieces
 from sparse_ops.planning.programmed import with_programs_
+from sparse_ops.planning.recorded import is_on_card, record_
 from sparse_ops.planning.verify import check_layer
 from sparse_ops.planning.verify_model import check_model
 from sparse_ops.planning.ways import Way, again, plain_way
@@ -105,7 +106,7 @@ class Plan:
         The given model is left alone. Every packed layer is compared with its masked dense one on
         what the example gives it, and then the whole model. Where the plan says that the model is
         fastest under torch.compile it is given compiled (`convert.compile_`), which takes as long
-        as it did for the plan.
+        as it did for the plan. On a GPU its calls replay CUDA graphs (`convert.record_`).
 
         Raises:
             ValueError: the model has not the layers and shapes that were planned, or the plan folds
@@ -158,6 +159,11 @@ class Plan:
         check_model(masked, fast, self.example)
         for name, module in fast.named_modules():
             module.training = modes.get(name, model.training)
+        if is_on_card(self.example):
+            try:
+                record_(fast, self.example)
+            except RuntimeError as error:
+                warnings.warn(f"{error}; its layers are launched one by one", stacklevel=2)
         return fast
 
     def _way(self, masked: nn.Module) -> Way:

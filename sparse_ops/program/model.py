@@ -204,7 +204,7 @@ class Programs:
     def hooked(self) -> bool:
         """Whether somebody has hung hooks on a module that programs would not call."""
         counted = self.live.counted
-        return any([len(hooks) != count for hooks, count in counted]) or any(_HOOKS_OF_ALL)
+        return any([len(hooks) != count for hooks, count in counted]) or any(HOOKS_OF_ALL)
 
     def _is_stale(self) -> bool:
         # As `Watched.has_changed`, without its calls: this is done in each call of the model.
@@ -338,7 +338,7 @@ def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 _PLAIN = (Tensor, nn.Parameter)
 # Hooks on all modules that there are.
-_HOOKS_OF_ALL: tuple[dict[int, Any], ...] = (
+HOOKS_OF_ALL: tuple[dict[int, Any], ...] = (
     nn.modules.module._global_forward_hooks,
     nn.modules.module._global_forward_pre_hooks,
 )

@@ -217,6 +217,21 @@ def test_under_inference_mode_a_recorded_graph_keeps_the_packed_weight(backend):
         torch.testing.assert_close(y, expected)
 
 
+def test_a_converted_model_replays_graphs_and_sees_new_weights():
+    from tests.convert.test_recorded import X, pruned
+
+    model = pruned().cuda()
+    plan = sparse_ops.plan(model, X.cuda(), measure=says(2.0), progress=False)
+    fast = plan.apply(model)
+    assert fast._compiled_call_impl is not None
+    for x in (X.cuda(), 2 * X.cuda(), torch.randn(5, 8, 9, 7, device="cuda")):
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        fast[-1].bias.add_(1)
+        torch.testing.assert_close(fast(x), model(x) + 1, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["periodic", "csr", "channel_pruned"])
 def test_compiled_whole(name):
     case = ConvCase(2, 16, 32, (6, 5))
