@@ -19,7 +19,7 @@ test-portable: $(VENV)/ready
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "portable and not slow"
 
 test-all: test-gpu-interpreter
-	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore tests/kernels/test_,compiled.py launched.py gpu_run.py gpu_results.py device_benchmarks.py cuda_on_host.py cuda_compiled.py)
+	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore tests/kernels/test_,compiled.py launched.py gpu_run.py gpu_results.py device_benchmarks.py cuda_on_host.py cuda_compiled.py cuda_ahead.py)
 
 # The GPU's kernels without a GPU. Triton's are interpreted, and compiled for four kinds of card, in
 # processes of their own, because Triton reads the variable once; the CUDA kernel runs as C++ on the
@@ -29,7 +29,7 @@ test-gpu-interpreter: $(VENV)/ready
 	  TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -rs -n auto tests/kernels/interpreted && \
 	  $(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_compiled.py tests/kernels/test_launched.py tests/kernels/test_gpu_run.py tests/kernels/test_gpu_results.py tests/kernels/test_device_benchmarks.py; \
 	else echo "skipped: there is no Triton for this machine"; fi
-	$(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_cuda_on_host.py tests/kernels/test_cuda_compiled.py
+	$(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_cuda_on_host.py tests/kernels/test_cuda_compiled.py tests/kernels/test_cuda_ahead.py
 
 # Random networks, operators, files and state dicts for so long; findings go to tests/fuzz/found.
 SECONDS ?= 600

@@ -1,11 +1,13 @@
 """Builds the compiled part of sparse_ops; everything declarative is in pyproject.toml.
 
 SPARSE_OPS_NATIVE = auto | 0 | 1   compile csrc/cpu    (auto: yes, if a C++ compiler is found)
-SPARSE_OPS_CUDA   = auto | 0 | 1   compile csrc/cuda   (auto: yes, if torch has CUDA)
+SPARSE_OPS_CUDA   = 0 | 1          compile csrc/cuda   (0: CUDA kernels are compiled when called)
 
 `1` means "fail rather than leave it out"; `auto` leaves out what cannot be built and says why.
+TORCH_CUDA_ARCH_LIST says for which cards: by default from Turing, or Volta, to Hopper. Minutes.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
@@ -54,17 +57,41 @@ def python_includes() -> list[str]:
     return sorted({paths["include"], paths["platinclude"]})
 
 
-def missing_for_cuda() -> str | None:
-    if not any(ROOT.glob("csrc/cuda/*.cu")):
-        return "this version has no CUDA C++ kernels"
-    import torch
+def module_at(path: Path) -> Any:
+    """A module of this checkout that is not to be imported from elsewhere."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    return None if torch.version.cuda else "this torch was built without CUDA"
+
+class Build(build_py):
+    """Adds the library of CUDA kernels, where that is asked for, to the kernels' own folder."""
+
+    def run(self) -> None:
+        super().run()
+        choice = os.environ.get("SPARSE_OPS_CUDA", "0")
+        if choice not in ("0", "1"):
+            raise SystemExit(f"SPARSE_OPS_CUDA must be 0 or 1, got {choice!r}")
+        if choice == "0":
+            return
+        made_by = module_at(ROOT / "csrc" / "cuda" / "build.py")
+        if (nvcc := made_by.find_nvcc()) is None:
+            raise SystemExit("SPARSE_OPS_CUDA=1, but there is no nvcc: set CUDA_HOME")
+        sys.path.insert(0, str(ROOT))
+        from kernels import _ahead, configs
+
+        editable = getattr(self, "editable_mode", False)
+        folder = ROOT if editable else Path(self.build_lib, "sparse_ops")
+        target = folder / "kernels" / _ahead.LIBRARY.name
+        made_by.build(nvcc, target, configs.AHEAD, _ahead.digest())
 
 
 def extensions() -> dict[str, Any]:
-    wanted("SPARSE_OPS_CUDA", missing_for_cuda())
     if not wanted("SPARSE_OPS_NATIVE", missing_for_cpu()):
+        if os.environ.get("SPARSE_OPS_CUDA") == "1":
+            raise SystemExit("SPARSE_OPS_CUDA=1 wants the CPU kernels, too: SPARSE_OPS_NATIVE=1")
         return {}
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
@@ -99,7 +126,10 @@ def extensions() -> dict[str, Any]:
                 extra_link_args=extra,
             )
         ],
-        "cmdclass": {"build_ext": BuildExtension.with_options(no_python_abi_suffix=True)},
+        "cmdclass": {
+            "build_py": Build,
+            "build_ext": BuildExtension.with_options(no_python_abi_suffix=True),
+        },
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }
 

@@ -59,6 +59,7 @@ STAGES = {
     **dict.fromkeys(("ceilings", "compiled"), "_gpu_dense"),
     **dict.fromkeys(("layers", "rest", "small"), "_gpu_ours"),
     **dict.fromkeys(("smoke", "linear", "tune", "profile"), "_gpu_sparse"),
+    "network": "_gpu_network",
 }
 
 

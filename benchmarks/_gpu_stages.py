@@ -44,7 +44,8 @@ STAGES = (
     Stage("layers", 170, 40, (*MEASURE, "layers"), True, True),
     Stage("ncu", 60, 20, (*NCU, *MEASURE, "profile"), True, True),
     # The same with all precisions, layers and kinds of sparsity.
-    Stage("rest", 150, 40, (*MEASURE, "rest"), True),
+    Stage("rest", 130, 40, (*MEASURE, "rest"), True),
+    Stage("network", 80, 40, (*MEASURE, "network"), True),
     Stage("compiled", 60, 30, (*MEASURE, "compiled")),
     Stage("linear", 25, 15, (*MEASURE, "linear"), True),
     Stage("small", 30, 15, (*MEASURE, "small"), True),

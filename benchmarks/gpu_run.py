@@ -179,7 +179,7 @@ def run_stage(
     return {"state": state, "seconds": round(time.monotonic() - start, 1), "figures": figures}
 
 
-SHOWN = ("ceilings", "dense", "compiled", "ours", "linear", "small", "tests", "tune")
+SHOWN = ("ceilings", "dense", "compiled", "ours", "network", "linear", "small", "tests", "tune")
 
 
 def show(rows: dict[str, dict]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _driver, _nvrtc
+from . import _ahead, _driver, _nvrtc
 from ._geometry import Geometry, is_channels_last
 from .configs import TapConfig
 from .tap_choice import OTHER_SHARED, SHARED, Maps, shared_bytes
@@ -60,9 +60,13 @@ def on_card(x: Tensor, config: TapConfig, blocks: int, shared: int, problem: Pro
     most = SHARED.get(capability, OTHER_SHARED)
     architecture = f"sm_{capability[0]}{capability[1]}"
     device = x.device.index
+    bf16, built = x.dtype == torch.bfloat16, _ahead.library()
     with torch.cuda.device_of(x):
-        function = _function(device, architecture, config, x.dtype == torch.bfloat16, most)
         stream = torch.cuda.current_stream(x.device).cuda_stream
+        more = config, bf16, blocks, shared, stream, problem
+        if built is not None and built.launch(device, *more):
+            return
+        function = _function(device, architecture, config, bf16, most)
         _driver.driver().launch(device, function, blocks, config.threads, shared, stream, problem)
 
 

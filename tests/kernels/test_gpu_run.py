@@ -59,7 +59,7 @@ def test_without_a_gpu_it_is_a_dry_run(tmp_path):
     if importlib.util.find_spec("triton") is None:
         assert stages["layers"]["state"] == "there is no Triton"
         return
-    for name in ("layers", "rest", "linear", "small", "tune", "compiled", "tests"):
+    for name in ("layers", "rest", "network", "linear", "small", "tune", "compiled", "tests"):
         assert stages[name]["state"] == "done", name
     assert {row["precision"] for row in stages["dense"]["figures"]["rows"]} >= {"bf16", "fp32"}
     build = stages["build"]["figures"]["rows"][0]
@@ -74,6 +74,8 @@ def test_without_a_gpu_it_is_a_dry_run(tmp_path):
     assert "PSD2_P8 sorted" in gpu_table(found | {"gpu": True} | card(stages))
     with pytest.raises(ValueError, match="dry run"):
         gpu_table(found)
+    (network,) = stages["network"]["figures"]["rows"]
+    assert network["network"] == "dry" and network["off"] < 1e-3
     names = {row["operator"] for row in stages["smoke"]["figures"]["rows"]}
     assert len(names) == 4
     assert json.loads((out / "tuned.json").read_text())
