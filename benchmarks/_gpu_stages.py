@@ -46,10 +46,10 @@ STAGES = (
     # The same with all precisions, layers and kinds of sparsity.
     Stage("rest", 130, 40, (*MEASURE, "rest"), True),
     Stage("network", 80, 40, (*MEASURE, "network"), True),
-    Stage("compiled", 60, 30, (*MEASURE, "compiled")),
+    Stage("tests", 80, 30, ("python", "benchmarks/_gpu_tests.py"), True),
     Stage("linear", 25, 15, (*MEASURE, "linear"), True),
     Stage("small", 30, 15, (*MEASURE, "small"), True),
-    Stage("tests", 80, 30, ("python", "benchmarks/_gpu_tests.py"), True),
+    Stage("compiled", 60, 30, (*MEASURE, "compiled")),
     Stage("tune", 60, 30, (*MEASURE, "tune"), True),
     Stage("memcheck", 45, 20, (*CHECK, "memcheck", *MEASURE, "smoke"), True),
     Stage("racecheck", 45, 20, (*CHECK, "racecheck", *MEASURE, "smoke"), True),
