@@ -4,7 +4,6 @@ A compiled operator under them would lose tangents without a word, so then the d
 which PyTorch can differentiate and batch.
 """
 
-import torch
 from torch._C import (
     _get_function_stack_at,
     _len_torch_dispatch_stack,
@@ -17,11 +16,14 @@ from torch.utils._device import DeviceContext
 TRANSFORMED = "torch.func's transforms and forward-mode gradients go through the definition alone"
 
 
-# Whoever traces looks once: torch.compile guards what is asked here.
-@torch.compiler.assume_constant_result
 def is_transformed() -> bool:
     """Whether vmap, jvp, grad or their like are at work, or a level of dual numbers is open."""
     return maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
+# Whoever traces looks once: torch.compile guards what is asked here. As by torch.compiler's
+# assume_constant_result, which would import all of the compiler.
+is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_watched() -> bool:
