@@ -20,7 +20,7 @@ nav a{display:inline-block;margin:0 14px 6px 0;color:var(--s0)}
 .tile span{color:var(--quiet);font-size:.85rem;overflow-wrap:anywhere}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:16px}
 figure{margin:0;min-width:0}
-figure svg{width:100%;height:auto;display:block}
+figure svg{width:100%;max-width:640px;height:auto;display:block;margin:auto}
 figcaption{font-size:.9rem;margin-top:8px;overflow-wrap:anywhere}
 details{font-size:.85rem;margin-top:6px}
 summary{cursor:pointer;color:var(--s0)}
