@@ -59,7 +59,7 @@ def _block(names: list[str], runs: dict[str, list[dict[str, Any]]]) -> list[str]
             "|---|--:|--:|--:|--:|--:|",
             *(_line(experiment, runs) for experiment in done),
         ]
-        lines += _limits(done, runs)
+        lines += _limits(done, runs) + _uncut(done, runs)
         lines.append("")
     absent = [name for name in names if name not in runs]
     return [*lines, f"In the list and not run here: {', '.join(absent)}."] if absent else lines[:-1]
@@ -116,6 +116,21 @@ def _limits(done: list[Experiment], runs: dict[str, list[dict[str, Any]]]) -> li
             f"with the last one: {'; '.join(unknown)}.",
         ]
     return lines
+
+
+def _uncut(done: list[Experiment], runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What those had before their last cut that lost a point or more by it."""
+    told = []
+    for experiment in done:
+        lasts = [
+            (run["phases"][-1].get("uncut_top1"), run["top1"]) for run in runs[experiment.name]
+        ]
+        known = [(before, after) for before, after in lasts if before is not None]
+        if known and mean(before - after for before, after in known) >= 0.01:
+            before = accuracy([before for before, _ in known])
+            after = accuracy([after for _, after in known])
+            told.append(f"{experiment.method}, {before} before it and {after} after it")
+    return ["", f"The cut itself costs a point or more: {'; '.join(told)}."] if told else []
 
 
 def _published(done: list[Experiment]) -> list[str]:

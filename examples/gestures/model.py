@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,17 +34,23 @@ class Settings:
         size: of the images' sides, in pixels.
         classes: the gestures' names.
         rendered: whether they learned from rendered images.
+        width: factor on the network's channels.
     """
 
     network: str
     size: int
     classes: tuple[str, ...]
     rendered: bool
+    width: float = 1.0
 
 
 def built(settings: Settings) -> nn.Module:
     """The network as it is before it has learned anything."""
-    more = {"variant": "imagenet"} if settings.network == "mobilenet_v2" else {}
+    more: dict[str, Any] = {"width": settings.width}
+    if settings.network == "mobilenet_v2":
+        more["variant"] = "imagenet"
+    elif settings.network == "small_vgg":
+        more["width"] = round(64 * settings.width)
     build = getattr(so.models, settings.network)
     model: nn.Module = build(len(settings.classes), in_channels=3, **more)
     return model

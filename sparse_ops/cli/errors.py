@@ -23,6 +23,9 @@ def one_line(command: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
+        except BrokenPipeError:
+            # Whoever read the output has had enough, as `head`; typer ends the program quietly.
+            raise
         except (UserError, ValueError, OSError, RuntimeError, ImportError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
             console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -39,7 +39,7 @@ def carry_out(
         if world.rank == 0:
             result.unlink(missing_ok=True)
             _clear(made, out, () if resume else (".checkpoint.pt", ".best.pt"))
-            _announce(made)
+            _announce(made, asked.epochs)
         world.wait()
         if files is not None:
             files.begin(made.model)
@@ -68,10 +68,17 @@ def carry_out(
     typer.echo(f"wrote {out}")
 
 
-def _announce(made: Prepared) -> None:
-    """Says what is going to happen, before it takes hours."""
+def _announce(made: Prepared, epochs: int | None) -> None:
+    """Says what is going to happen, before it takes hours; `epochs` are those asked for."""
     for phase in made.recipe.phases:
         typer.echo(f"{phase.name}: {phase.method}, {phase.epochs} epochs", err=True)
+    total = sum(phase.epochs for phase in made.recipe.phases)
+    if epochs is not None and total != epochs:
+        typer.echo(
+            f"{total} epochs in all, not {epochs}: {made.recipe.name} has parts of one epoch at "
+            "least, and options may say how long one is",
+            err=True,
+        )
     strengths = {k: pair for k, pair in made.changed.items() if not _is_count(k)}
     if strengths:
         changes = ", ".join(f"{key} {old} → {new}" for key, (old, new) in strengths.items())

@@ -8,6 +8,20 @@ from torch import nn
 Initialise = Callable[[nn.Module], None]
 
 
+def scaled(channels: int, width: float) -> int:
+    """Channels of a narrower or wider network: a multiple of 8, and no tenth less than asked for.
+
+    Raises:
+        ValueError: width is not above 0.
+    """
+    if not width > 0:
+        raise ValueError(f"width must be above 0, got {width}")
+    if width == 1:
+        return channels
+    near = max(8, int(channels * width + 4) // 8 * 8)
+    return near + 8 if near < 0.9 * channels * width else near
+
+
 def kaiming_(model: nn.Module) -> None:
     """Convolutions from N(0, 2 / (filters · taps)), linear layers from N(0, 0.01²), biases zero."""
     for module in model.modules():

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from sparse_ops.models._init import at_least_one, kaiming_
+from sparse_ops.models._init import at_least_one, kaiming_, scaled
 
 # (expansion, output channels, blocks, stride of the first) of each stage, for ImageNet.
 STAGES = (
@@ -83,17 +83,21 @@ class MobileNetV2(nn.Module):
         block: type[CifarBlock] | type[Block],
         activation: type[nn.Module],
         head: int,
+        width: float,
     ) -> None:
         super().__init__()
-        before = 32
+        before = scaled(32, width)
         layers: list[nn.Module] = [
             nn.Sequential(*_conv_norm(in_channels, before, 3, stem_stride), activation())
         ]
-        for expansion, after, count, stride in stages:
+        for expansion, channels, count, stride in stages:
+            after = scaled(channels, width)
             for index in range(count):
                 layers.append(block(before, after, expansion, stride if index == 0 else 1))
                 before = after
-        layers.append(nn.Sequential(*_conv_norm(before, HEAD, 1), activation()))
+        # The last layer of a narrower network stays as wide.
+        self.out_channels = scaled(HEAD, max(1.0, width))
+        layers.append(nn.Sequential(*_conv_norm(before, self.out_channels, 1), activation()))
         self.features = nn.Sequential(*layers)
         self.average = nn.AdaptiveAvgPool2d(head)
         self.flatten = nn.Flatten()
@@ -112,6 +116,7 @@ def mobilenet_v2(
     head: int = 1,
     dropout: float | None = None,
     softmax: bool = False,
+    width: float = 1.0,
 ) -> nn.Module:
     """MobileNetV2.
 
@@ -126,21 +131,22 @@ def mobilenet_v2(
             SABR experiments.
         softmax: whether probabilities come out, as in the authors' network of those experiments,
             whose loss then takes the softmax again; for comparisons with theirs only.
+        width: factor on all channels; on the last layer's, if it is above 1.
 
     Raises:
         ValueError: there is no such variant, or a size is out of its range.
     """
     at_least_one(num_classes=num_classes, in_channels=in_channels, head=head)
     if variant == "cifar":
-        model = MobileNetV2(CIFAR_STAGES, in_channels, 1, CifarBlock, nn.ReLU, head)
+        model = MobileNetV2(CIFAR_STAGES, in_channels, 1, CifarBlock, nn.ReLU, head, width)
     elif variant == "imagenet":
-        model = MobileNetV2(STAGES, in_channels, 2, Block, nn.ReLU6, head)
+        model = MobileNetV2(STAGES, in_channels, 2, Block, nn.ReLU6, head, width)
     else:
         raise ValueError(f"variant must be cifar or imagenet, got {variant!r}")
     if dropout is None:
         dropout = 0.5 if variant == "imagenet" else 0.0
     model.classifier = nn.Sequential(
-        nn.Dropout(dropout), nn.Linear(HEAD * head * head, num_classes)
+        nn.Dropout(dropout), nn.Linear(model.out_channels * head * head, num_classes)
     )
     if softmax:
         model.classifier.append(nn.Softmax(dim=1))

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from sparse_ops.models._init import at_least_one, half_xavier_, he_inputs_, kaiming_
+from sparse_ops.models._init import at_least_one, half_xavier_, he_inputs_, kaiming_, scaled
 
 # Output channels of each convolution; 0 is a max-pooling of 2×2.
 PLANS: dict[int, tuple[int, ...]] = {
@@ -46,7 +46,12 @@ class VGG(nn.Module):
 
 
 def vgg11(
-    num_classes: int = 10, in_channels: int = 3, *, hidden: int = 512, softmax: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    *,
+    hidden: int = 512,
+    softmax: bool = False,
+    width: float = 1.0,
 ) -> nn.Module:
     """VGG11 without BatchNorm, with one hidden linear layer; takes images of 32×32 or more.
 
@@ -58,13 +63,16 @@ def vgg11(
         hidden: width of the hidden linear layer.
         softmax: whether probabilities come out, as in the authors' network, whose loss then takes
             the softmax again; for comparisons with theirs only.
+        width: factor on all channels and the hidden layer.
 
     Source: the network of the SABR experiments on 14 hand gestures at 128×128: `vgg11(14)`.
     """
     at_least_one(num_classes=num_classes, in_channels=in_channels, hidden=hidden)
-    model = VGG(PLANS[11], in_channels, batch_norm=False, side=7)
+    plan = tuple(scaled(channels, width) if channels else 0 for channels in PLANS[11])
+    hidden = scaled(hidden, width)
+    model = VGG(plan, in_channels, batch_norm=False, side=7)
     model.classifier = nn.Sequential(
-        nn.Linear(512 * 49, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, num_classes)
+        nn.Linear(plan[-2] * 49, hidden), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden, num_classes)
     )
     if softmax:
         model.classifier.append(nn.Softmax(dim=1))

@@ -19,8 +19,9 @@ nav a{display:inline-block;margin:0 14px 6px 0;color:var(--s0)}
 .tile b{display:block;font-size:1.5rem;line-height:1.2}
 .tile span{color:var(--quiet);font-size:.85rem;overflow-wrap:anywhere}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:16px}
+.figures{align-items:start}
 figure{margin:0;min-width:0}
-figure svg{width:100%;height:auto;display:block}
+figure svg{width:100%;max-width:640px;height:auto;display:block;margin:auto}
 figcaption{font-size:.9rem;margin-top:8px;overflow-wrap:anywhere}
 details{font-size:.85rem;margin-top:6px}
 summary{cursor:pointer;color:var(--s0)}
@@ -28,7 +29,7 @@ summary{cursor:pointer;color:var(--s0)}
 .card{margin:12px 0}
 table{border-collapse:collapse;font-size:.85rem}
 th,td{text-align:left;padding:4px 10px 4px 0;border-bottom:1px solid var(--grid)}
-th,td{vertical-align:top}
+th,td{vertical-align:top;overflow-wrap:normal}
 td.n{text-align:right;white-space:nowrap}
 .good{color:var(--good)}
 .bad{color:var(--bad)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from sparse_ops._files import replacing
 from sparse_ops.report.chart import Bars, Chart, Figure
-from sparse_ops.report.svg import LIGHT, svg
+from sparse_ops.report.svg import LIGHT, look, svg
 
 
 def write_plots(figures: Sequence[Figure], folder: Path) -> list[Path]:
@@ -65,11 +65,12 @@ def _draw_chart(axis: Any, chart: Chart) -> None:
     axis.set_yscale("log" if chart.y_log else "linear")
     for n, series in enumerate(chart.series):
         points = sorted(series.points) if series.line else list(series.points)
-        n = n if series.colour is None else series.colour
-        colour, marker = LIGHT[n % len(LIGHT)], "os^"[n % 3]
+        number, shape, hollow = look(n if series.colour is None else series.colour)
+        colour, marker, fill = LIGHT[number], "os^"[shape], "none" if hollow else "full"
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         style = "-" if series.line else ""
-        axis.plot(xs, ys, style, marker=marker, color=colour, markersize=4, label=series.name)
+        dots = {"marker": marker, "fillstyle": fill, "markersize": 4}
+        axis.plot(xs, ys, style, color=colour, label=series.name, **dots)
         for x, _, low, high in points:
             if low is not None and high is not None:
                 axis.plot([x, x], [low, high], color=colour, linewidth=1)

@@ -18,12 +18,14 @@ LINEAR = re.compile(r"(\d+)→(\d+)$")
 
 
 def timings(content: dict[str, Any], source: str) -> list[Timing]:
-    """Of pytest's benchmarks, or of `sparse-ops bench`."""
+    """Of pytest's benchmarks, of `benchmarks.networks`, or of `sparse-ops bench`."""
     found = []
     for row in content["rows"]:
         if "operator" in row:
             if row["dense_form"] != "torch.sparse_csr":
                 found.append(_operator(row, source))
+        elif "forms_ms" in row:
+            found.append(_network(row, source))
         elif row.get("measured") or "kept" in row:
             kept = row.get("kept", 1 / max(row.get("ideal", 1.0), 1e-9))
             found.append(bench_timing(row, row.get("name", "bench"), kept, source))
@@ -51,6 +53,20 @@ def _operator(row: dict[str, Any], source: str) -> Timing:
         row["high"],
         macs,
         moved,
+    )
+
+
+def _network(row: dict[str, Any], source: str) -> Timing:
+    """A row of `benchmarks.networks`; masks of one kind at several levels are one line."""
+    words = [word for word in row["masks"].split() if not word[0].isdigit()]
+    kind = " ".join(words).removeprefix("of ") or "single weights"
+    return Timing(
+        source,
+        kind,
+        f"{row['network']}, batch {row['batch']}, threads: {row['threads']}",
+        f"{row['network']}, {row['masks']}",
+        True,
+        *(row[key] for key in ("kept", "dense_ms", "packed_ms", "speedup", "low", "high")),
     )
 
 

@@ -73,6 +73,11 @@ def small_weights(model: nn.Module) -> float:
     return small / max(1, sum(weight.numel() for weight in found))
 
 
+def nonzero(weight: Tensor) -> int:
+    """How many weights of a tensor have a size of 1e-5 or more."""
+    return int((weight.detach().abs() >= SMALL).sum())
+
+
 @torch.no_grad()
 def zeros(model: nn.Module) -> int:
     """How many weights of Conv2d and Linear are exactly zero."""

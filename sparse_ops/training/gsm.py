@@ -9,6 +9,8 @@ With g = dL/dw of the batch, and Q = int((1 - sparsity) · N) of the N weights o
 B is another at each step, and nothing is removed while training: a weight that is left out may be
 taken in again. A weight that is left out again and again decays by about
 1 - lr · weight_decay / (1 - momentum) a step, to almost nothing; then cutting it costs nothing.
+Weights that take turns stay, and they may be more than Q: what the cut takes of these costs
+accuracy. The findings say how many have not decayed.
 """
 
 import logging
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from sparse_ops._selection import keep_only_, kth_smallest, parts
 from sparse_ops.masks import Masks, prunable
 from sparse_ops.training.decay import left_over
+from sparse_ops.training.evaluation import nonzero
 from sparse_ops.training.magnitude import cut_
 from sparse_ops.training.method import Epoch, Settings, SparsityMethod, check_sparsity, share
 from sparse_ops.training.schedules import Course
@@ -62,6 +65,7 @@ class GSM(SparsityMethod):
     _steps: int = field(init=False, repr=False, compare=False, default=0)
     _learned: float = field(init=False, repr=False, compare=False, default=0.0)
     left_over: float | None = field(init=False, repr=False, compare=False, default=None)
+    _alive: int | None = field(init=False, repr=False, compare=False, default=None)
     # Not a field: it is no part of the method's state.
     _scores = None
 
@@ -77,7 +81,7 @@ class GSM(SparsityMethod):
         total = self._total = sum(weight.numel() for weight in prunable(model).values())
         self._active = share(total, 1 - self.sparsity)
         self._undecided, self._scores = None, None
-        self._steps, self._learned, self.left_over = 0, 0.0, None
+        self._steps, self._learned, self.left_over, self._alive = 0, 0.0, None, None
         if self._active < 1:
             raise ValueError(
                 f"sparsity {self.sparsity} of the model's {total} weights of Conv2d and Linear "
@@ -166,8 +170,18 @@ class GSM(SparsityMethod):
         return {"active": self._learned}
 
     def findings(self) -> dict[str, Any]:
-        return {"inactive_weights_decay_to": self.left_over}
+        return {"inactive_weights_decay_to": self.left_over, "weights_not_decayed": self._alive}
 
     def finalize(self, model: nn.Module) -> Masks:
         self._scores = None
-        return cut_(model, self.sparsity)
+        self._alive = sum(nonzero(weight) for weight in prunable(model).values())
+        masks = cut_(model, self.sparsity)
+        kept = sum(int(mask.sum()) for mask in masks.values())
+        if self._alive > kept and (self.left_over or 0.0) <= TOO_MUCH:
+            _log.info(
+                "%s weights have not decayed, and the cut keeps %s: the others, which learned by "
+                "turns, go with what they have learned",
+                f"{self._alive:,}",
+                f"{kept:,}",
+            )
+        return masks

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from sparse_ops.masks import PRUNABLE, Masks, apply_
-from sparse_ops.training.evaluation import SMALL
+from sparse_ops.training.evaluation import nonzero
 from sparse_ops.training.method import Epoch, Settings, SparsityMethod, agreed
 
 _log = logging.getLogger(__name__)
@@ -210,11 +210,6 @@ class SABR(SparsityMethod):
             ):
                 found[name] = parameter
         return found
-
-
-def nonzero(weight: Tensor) -> int:
-    """How many weights have a size of 1e-5 or more."""
-    return int((weight.detach().abs() >= SMALL).sum())
 
 
 def _std(weight: Tensor) -> Tensor:

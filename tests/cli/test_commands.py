@@ -1,5 +1,9 @@
 """`sparse-ops info` and `demo`, and what starting costs."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -16,6 +20,16 @@ def test_info_names_torch_and_every_instruction_set():
 
 def test_the_version_is_shown():
     assert run("--version").output.strip() == f"sparse-ops {sparse_ops.__version__}"
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    """As of `sparse-ops recipes | head -n 1`."""
+    command = [sys.executable, "-m", "sparse_ops", "recipes"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+    assert done.stderr == ""
 
 
 def test_importing_the_library_leaves_the_heavy_parts_out():

@@ -48,7 +48,9 @@ def test_the_strength_of_art_and_how_it_ended_are_in_the_result(few, tmp_path):
     options = ("--model", "lenet300", "--method", "hypersparse", "--sparsity", 0.9)
     # An accuracy of the cut copy that is above that of the training ends it; here there is none.
     limit = ("--set", "max_epochs=2", "--set", "warm_up=1", "--set", "fine_tune=1")
-    result = run("train", *options, *limit, "--set", "strength=1e-9", "--out", tmp_path)
+    limit += ("--set", "strength=1e-9", "--epochs", 3)
+    result = run("train", *options, *limit, "--out", tmp_path)
+    assert "hypersparse: hypersparse, 4 epochs\n4 epochs in all, not 3: " in result.stderr
     phase = json.loads((tmp_path / "result.json").read_text())["phases"][0]
     told = [row["figures"] for row in phase["history"]]
     assert [figures["phase"] for figures in told][:2] == ["warm-up", "ART"]

@@ -66,6 +66,22 @@ SIZES = {
         128,
         97_811_968,
     ),
+    # As the narrower ones of the publication: 1.97 million.
+    "mobilenet_v2, half as wide": (
+        lambda: models.mobilenet_v2(1000, variant="imagenet", width=0.5),
+        1_968_680,
+        None,
+        224,
+        None,
+    ),
+    # 16, 32, 64 and 128 channels, and 128 hidden ones of 7·7·128.
+    "vgg11, a quarter as wide": (
+        lambda: models.vgg11(14, width=0.25),
+        None,
+        9 * (3 * 16 + 16 * 32 + 32 * 64 + 64 * 64 + 64 * 128 + 3 * 128 * 128) + 128 * (6272 + 14),
+        32,
+        None,
+    ),
 }
 
 
@@ -223,6 +239,7 @@ def test_a_shortcut_of_mobilenet_is_where_the_authors_have_one():
         (lambda: models.resnet18(stem="large"), "stem must be cifar or imagenet, got 'large'"),
         (lambda: models.mobilenet_v2(variant="x"), "variant must be cifar or imagenet, got 'x'"),
         (lambda: models.vgg11(hidden=0), "hidden must be at least 1, got 0"),
+        (lambda: models.vgg11(width=0), "width must be above 0, got 0"),
         (lambda: models.vgg19(0), "num_classes must be at least 1, got 0"),
         (lambda: models.resnet56(0), "num_classes must be at least 1, got 0"),
         (lambda: models.shufflenet_v1(groups=5), "groups must be one of 1, 2, 3, 4, 8, got 5"),

@@ -90,11 +90,24 @@ def test_gsm_says_before_it_begins_what_an_inactive_weight_decays_to(caplog):
     method, (record,) = begin(weight_decay=5e-4)
     assert record.levelno == logging.WARNING
     assert "in the 12 steps of this run, which is more than 0.01" in record.getMessage()
-    assert method.findings() == {"inactive_weights_decay_to": method.left_over}
+    assert method.findings()["inactive_weights_decay_to"] == method.left_over
     assert 0.99 < method.left_over == left_over([(0.1, 1)] * 12, 0.9, 5e-4, True)
     # Enough decay, and it is no warning any more.
     method, (record,) = begin(weight_decay=0.05, epochs=60)
     assert record.levelno == logging.INFO and method.left_over < 1e-2
+
+
+def test_gsm_says_how_many_weights_took_turns(caplog):
+    """Two of eight weights learn at a step: the first column's and the second's by turns."""
+    model, method = torch.nn.Linear(4, 2, bias=False), GSM(sparsity=0.75)
+    first, second = torch.eye(4)[0], torch.eye(4)[1]
+    data = [(x[None], torch.tensor([label])) for label, x in enumerate((first, second))] * 100
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.2, "progress": False}
+    with caplog.at_level(logging.INFO, "sparse_ops"):
+        masks = fit(model, data, method, epochs=2, **settings)
+    assert method.findings()["weights_not_decayed"] == 4
+    assert sum(int(mask.sum()) for mask in masks.values()) == 2
+    assert "4 weights have not decayed, and the cut keeps 2" in caplog.text
 
 
 def test_gsm_warns_of_an_optimizer_under_which_weights_may_not_decay(caplog):

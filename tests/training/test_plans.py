@@ -36,13 +36,17 @@ def options_of(method: str, tmp_path) -> dict:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("epochs", [0, 1, 2, 7, 30, 400])
+@pytest.mark.parametrize("epochs", [0, 1, 2, 3, 4, 7, 30, 400])
 def test_every_method_has_a_plan_of_any_length(method, epochs, tmp_path):
     recipe = plan(method, epochs, options_of(method, tmp_path), model=VGG, norms=True)
     assert recipe.phases[-1].method == method
     total = sum(phase.epochs for phase in recipe.phases)
-    # What is rounded up, each part of it to one epoch at least, may be two more.
-    assert total == 0 if epochs == 0 else abs(total - epochs) <= 2
+    # Each part has one epoch at least, and ART has three parts.
+    least = {"hypersparse": 3, "gsm": 2, "magnitude": 2, "sabr": 2}.get(method, 1)
+    assert total == (0 if epochs == 0 else max(least, epochs))
+    options = recipe.phases[-1].options
+    if method == "hypersparse" and epochs:
+        assert sum(options[part] for part in ("warm_up", "max_epochs", "fine_tune")) == total
     # One that lowers its rate by itself has no schedule; nor has what takes no step.
     assert all(p.schedule or p.method == "hypersparse" for p in recipe.phases if epochs)
 

@@ -156,6 +156,10 @@ def test_a_phase_begins_with_the_best_weights_of_the_one_before(tmp_path):
         ),
     )
     assert torch.equal(again["sabr"], before)
+    # Without that file the last weights would take their place unseen.
+    (tmp_path / "base.best.pt").unlink()
+    with pytest.raises(ValueError, match=r"base\.best\.pt is not.*with which sabr begins"):
+        run(recipe, images(), progress=False, folder=tmp_path)
 
 
 def test_the_best_weights_need_something_to_be_best_on():

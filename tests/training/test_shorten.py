@@ -5,6 +5,7 @@ import pytest
 from sparse_ops.data import Dataset, Split, load
 from sparse_ops.training.decay import left_over
 from sparse_ops.training.recipes import Pace, differences, names, read, run, shortened
+from sparse_ops.training.recipes.shorten import apportioned
 from sparse_ops.training.schedules import Course
 
 
@@ -58,6 +59,21 @@ def test_fewer_images_are_fewer_steps():
     # How many images one's own files hold, the recipe says.
     sabr = read("sabr-vgg11-hg14")
     assert Pace.of(sabr, sabr, 12_600) == Pace(158, 158)
+
+
+def test_parts_of_a_run_are_rounded_to_its_length():
+    assert apportioned([60, 200, 160], 4) == [1, 2, 1]
+    assert apportioned([100, 100], 3) == [2, 1]
+    assert apportioned([200, 0, 280], 48) == [20, 0, 28]
+    assert apportioned([1, 1, 98], 2) == [1, 1, 1] and apportioned([0], 3) == [0]
+    # What is asked of a phase as a whole holds for the parts of its method.
+    name, changes = "hypersparse-vgg19-cifar10-90", {"hypersparse.epochs": 10}
+    (phase,) = shortened(read(name, changes), 1, given=changes).phases
+    parts = [phase.options[key] for key in ("warm_up", "max_epochs", "fine_tune")]
+    assert phase.epochs == sum(parts) == 10 and min(parts) > 0
+    changes["hypersparse.options.max_epochs"] = 4
+    (phase,) = shortened(read(name, changes), 1, given=changes).phases
+    assert phase.options["max_epochs"] == 4
 
 
 def test_what_was_given_stays_as_strong_as_it_is():

@@ -111,7 +111,8 @@ def run(
         The network after the last phase, and what each has left.
 
     Raises:
-        ValueError: the recipe does not go with the data, or a checkpoint is of another run.
+        ValueError: the recipe does not go with the data, or a checkpoint is of another run or
+            lacks the best weights that belong to it.
         OSError: a file cannot be read or written.
     """
     data = load_data(recipe) if data is None else data
@@ -133,9 +134,15 @@ def run(
             model.load_state_dict(first)
         elif phase.from_best and best is not None and best.state:
             model.load_state_dict(best.state)
+        begun = None if place is None else place / f"{phase.name}.checkpoint.pt"
         best = None
         if after is not None and after.from_best:
             best = Best(None if place is None else place / f"{phase.name}.best.pt")
+            if begun is not None and begun.is_file() and not best.state:
+                raise ValueError(
+                    f"{begun} is there, and {best.path} is not, which holds the weights of its "
+                    f"best epoch, with which {after.name} begins: put it back, or begin anew"
+                )
         watch = _Watch(phase, model, data, best, on_epoch, before_cut)
         method = phase.make_method(masks)
         masks = fit(
@@ -148,7 +155,7 @@ def run(
             validation=validation,
             seed=seed,
             history=history,
-            checkpoint=None if place is None else place / f"{phase.name}.checkpoint.pt",
+            checkpoint=begun,
             log=None if place is None else place / f"{phase.name}.csv",
             progress=progress,
             title=phase.name,

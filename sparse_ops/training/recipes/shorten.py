@@ -5,7 +5,7 @@ epoch then has fewer of them to act in, and is made stronger: `strengths.py` say
 fewer too where the images are fewer than those that the recipe was made for.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,10 +53,11 @@ def shortened(
     given: Collection[str] = (),
     counts_only: bool = False,
 ) -> Recipe:
-    """All epochs times `factor`, at least one, and what acts in them the stronger.
+    """All epochs times `factor`, at least one a phase, and what acts in them the stronger.
 
-    A phase without epochs, which only masks, stays without. Nothing is made weaker where there are
-    more steps than in the recipe.
+    What is rounded in one phase is made up for in another, so that the sum is right. A phase
+    without epochs, which only masks, stays without. Nothing is made weaker where there are more
+    steps than in the recipe.
 
     Args:
         pace: default: an epoch has as many steps as it had.
@@ -71,9 +72,11 @@ def shortened(
     if pace is None:
         images = IMAGES.get(recipe.data["name"], recipe.data.get("images", 10_000))
         pace = Pace(_steps(recipe, images), _steps(recipe, images))
+    lengths = [_length(phase, given) for phase in recipe.phases]
+    epochs = apportioned(lengths, round(sum(lengths) * factor))
     phases = []
-    for phase in recipe.phases:
-        short = _counts(phase, factor)
+    for phase, length in zip(recipe.phases, epochs, strict=True):
+        short = _counts(phase, factor, length)
         if short.epochs and factor * pace.now < pace.own and not counts_only:
             short = _kept(_stronger(phase, short, min(1.0, factor), pace, set(given)), short, given)
         phases.append(short)
@@ -90,22 +93,48 @@ def differences(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def _counts(phase: Phase, factor: float) -> Phase:
-    """Epochs, and what options and schedule count in them."""
-    options = dict(phase.options)
-    for key in LENGTHS & set(options):
-        options[key] = _at_least_one(options[key], factor)
+def apportioned(lengths: Sequence[int], total: int) -> list[int]:
+    """Whole numbers in proportion to `lengths` that sum to `total`; a length above 0 stays so.
+
+    The sum is larger only where there are more lengths above 0 than `total`.
+    """
+    exact = [length * total / max(1, sum(lengths)) for length in lengths]
+    found = [
+        max(1, int(part)) if length else 0 for length, part in zip(lengths, exact, strict=True)
+    ]
+
+    def lacks(i: int) -> float:
+        return exact[i] - found[i]
+
+    while sum(found) < total and any(lengths):
+        found[max((i for i, length in enumerate(lengths) if length), key=lacks)] += 1
+    while sum(found) > total and max(found) > 1:
+        found[min((i for i, part in enumerate(found) if part > 1), key=lacks)] -= 1
+    return found
+
+
+def _length(phase: Phase, given: Collection[str]) -> int:
+    """Epochs of a phase: the sum of its method's parts, unless the phase's own were given."""
+    parts = [phase.options[key] for key in LENGTHS if key in phase.options]
+    said = {key.removeprefix(f"{phase.name}.").removeprefix("options.") for key in given}
+    if len(parts) < len(LENGTHS) or ("epochs" in said and not LENGTHS & said):
+        return phase.epochs
+    return sum(parts)
+
+
+def _counts(phase: Phase, factor: float, epochs: int) -> Phase:
+    """So many epochs, and what options and schedule count in them."""
+    options, parts = dict(phase.options), sorted(LENGTHS & set(phase.options))
+    if len(parts) == len(LENGTHS):
+        options |= zip(parts, apportioned([options[key] for key in parts], epochs), strict=True)
+        epochs = sum(options[key] for key in parts)
+    else:
+        options |= {key: _at_least_one(options[key], factor) for key in parts}
     for key in MOMENTS & set(options):
         # What ends after some epochs does not end before the first.
         options[key] = max(round(options[key] * factor), int(key == "end" and options[key] > 0))
     if "drops" in options:
         options["drops"] = sorted({_at_least_one(drop, factor) for drop in options["drops"]})
-    # Phases of a method that are rounded up must still fit in.
-    epochs = (
-        sum(options[key] for key in LENGTHS)
-        if set(options) >= LENGTHS
-        else _at_least_one(phase.epochs, factor)
-    )
     return replace(
         phase, epochs=epochs, schedule=_schedule(phase.schedule, factor, epochs), options=options
     )
