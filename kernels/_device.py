@@ -27,7 +27,10 @@ def gelu(y):
 
 @triton.jit
 def activated(y, ACTIVATION: tl.constexpr):
-    """0: y, 1: relu, 2: relu6, 3: silu, 4: hardswish, 5: gelu, 6: gelu by tanh. A NaN stays one."""
+    """0: y, 1: relu, 2: relu6, 3: silu, 4: hardswish, 5: gelu, 6: gelu by tanh, and
+
+    10 + 2^32 * bits: leaky relu with the slope of those bits, a float32. A NaN stays one.
+    """
     if ACTIVATION == 1:
         y = tl.where(y < 0.0, 0.0, y)
     if ACTIVATION == 2:
@@ -43,6 +46,9 @@ def activated(y, ACTIVATION: tl.constexpr):
         # Half of y times one plus tanh of w / 2.
         w = 1.5957691216 * (y + 0.044715 * y * y * y)
         y = y / (1.0 + tl.exp(-w))
+    if ACTIVATION & 0xFFFFFFFF == 10:
+        slope = tl.full((), ACTIVATION >> 32, tl.int32).to(tl.float32, bitcast=True)
+        y = tl.where(y > 0.0, y, y * slope)
     return y
 
 

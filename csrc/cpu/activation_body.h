@@ -76,12 +76,16 @@ INLINE Vec gelu_tanh(Vec v) {
 
 INLINE Vec silu(Vec v) { return v / (1.0f + exponential(-v, splat(-0.0f))); }
 
+INLINE Vec leaky_relu(Vec v, Vec slope) { return v > Vec{} ? v : v * slope; }
+
 // Those that are a few instructions. Comparisons are written so that NaN stays NaN, as in torch.
 INLINE Vec activate_simply(Vec v, Activation activation) {
   const Vec zero = {}, six = splat(6.0f);
-  switch (activation) {
+  switch (activation.kind) {
     case kReLU:
       return v < zero ? zero : v;
+    case kLeakyReLU:
+      return leaky_relu(v, splat(activation.slope));
     case kReLU6:
       v = v < zero ? zero : v;
       return v > six ? six : v;
@@ -109,7 +113,7 @@ void curve_lines(int64_t lines, int64_t length, int64_t step, float* y) {
 // they are too long to stand at every store of every tile.
 __attribute__((noinline)) void curve(int64_t lines, int64_t length, int64_t step, float* y,
                                      Activation activation) {
-  switch (activation) {
+  switch (activation.kind) {
     case kSiLU:
       return curve_lines<silu>(lines, length, step, y);
     case kGELU:
@@ -122,11 +126,11 @@ __attribute__((noinline)) void curve(int64_t lines, int64_t length, int64_t step
 }
 
 INLINE bool is_curve(Activation activation) {
-  return activation == kSiLU || activation == kGELU || activation == kGELUTanh;
+  return activation.kind == kSiLU || activation.kind == kGELU || activation.kind == kGELUTanh;
 }
 
 __attribute__((noinline)) Vec curved(Vec v, Activation activation) {
-  return activation == kSiLU ? silu(v) : activation == kGELU ? gelu(v) : gelu_tanh(v);
+  return activation.kind == kSiLU ? silu(v) : activation.kind == kGELU ? gelu(v) : gelu_tanh(v);
 }
 
 // Any of them, where a vector at a time is written and no registers have to be kept.

@@ -88,7 +88,7 @@ CURVE(tanh_of) {
   const Vec y = e / (e + 2.0f);
   return (Vec)((IVec)y | ((IVec)v & (-0x7fffffff - 1)));
 }
-CURVE(leaky_relu_of) { return v > Vec{} ? v : v * first; }
+CURVE(leaky_relu_of) { return leaky_relu(v, first); }
 CURVE(elu_of) { return v > Vec{} ? v : first * exp_less_1(v); }
 CURVE(clamp_of) {
   v = v < first ? first : v;

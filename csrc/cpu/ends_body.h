@@ -320,7 +320,7 @@ void write(int64_t length, const float* from, int64_t from_step, const void* add
            int64_t residual_step, void* values, int64_t to_step, Activation activation) {
   const T* residual = static_cast<const T*>(added);
   T* to = static_cast<T*>(values);
-  if (!residual && activation == kNone) {
+  if (!residual && activation.kind == kNone) {
     for (int64_t i = 0; i < length; ++i) set_one(to + i * to_step, from[i * from_step]);
     return;
   }

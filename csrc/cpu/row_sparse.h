@@ -13,8 +13,8 @@
 
 namespace sparse_ops {
 
-// Activations by the numbers that Python passes.
-enum Activation : int64_t {
+// Activations by the numbers of _activation.py.
+enum ActivationKind : int32_t {
   kNone = 0,
   kReLU = 1,
   kReLU6 = 2,
@@ -22,6 +22,15 @@ enum Activation : int64_t {
   kHardswish = 4,
   kGELU = 5,
   kGELUTanh = 6,
+  kLeakyReLU = 10,
+};
+
+struct Activation {
+  ActivationKind kind;
+  float slope;  // of kLeakyReLU, below zero
+
+  Activation() = default;
+  constexpr Activation(ActivationKind kind, float slope = 0) : kind(kind), slope(slope) {}
 };
 
 constexpr int kMaxRows = 8;

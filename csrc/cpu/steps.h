@@ -8,13 +8,11 @@
 
 namespace sparse_ops {
 
-// Functions of one number, by the numbers of program.py's FUNCTIONS; up to kGELUTanh they are those of
-// Activation.
+// Functions of one number, by the numbers of program.py's FUNCTIONS, beside those of ActivationKind.
 enum Function : int64_t {
   kSigmoid = 7,
   kHardsigmoid = 8,
   kTanh = 9,
-  kLeakyReLU = 10,
   kELU = 11,
   kClamp = 12,
   kMish = 13,

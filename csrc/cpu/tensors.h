@@ -7,6 +7,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <cmath>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -67,9 +69,16 @@ inline void check_pointers(const Tensor& pointers, const char* name, int64_t las
   STD_TORCH_CHECK(good, name, " must go from 0 to ", last, " and never fall");
 }
 
+// From a number of _activation.py: the kind, and above it the bits of the slope.
 inline Activation activation_from(int64_t number) {
-  STD_TORCH_CHECK(number >= kNone && number <= kGELUTanh, "no activation has the number ", number);
-  return static_cast<Activation>(number);
+  const int32_t kind = static_cast<int32_t>(number);
+  float slope;
+  const int32_t bits = static_cast<int32_t>(number >> 32);
+  std::memcpy(&slope, &bits, sizeof slope);
+  const bool leaky = kind == kLeakyReLU && std::isfinite(slope);
+  const bool plain = kind >= kNone && kind <= kGELUTanh && bits == 0;
+  STD_TORCH_CHECK(leaky || plain, "no activation has the number ", number);
+  return {static_cast<ActivationKind>(kind), slope};
 }
 
 }  // namespace sparse_ops

@@ -19,10 +19,10 @@ constexpr int kVectors = kLanes / LANES;  // of a unit
 
 // Most activations only cut values off: without a branch at every store. NaN stays NaN.
 INLINE Vec least_of(Activation activation) {
-  return splat(activation == kReLU || activation == kReLU6 ? 0.0f : -__builtin_inff());
+  return splat(activation.kind == kReLU || activation.kind == kReLU6 ? 0.0f : -__builtin_inff());
 }
 INLINE Vec most_of(Activation activation) {
-  return splat(activation == kReLU6 ? 6.0f : __builtin_inff());
+  return splat(activation.kind == kReLU6 ? 6.0f : __builtin_inff());
 }
 INLINE Vec within(Vec v, Vec least, Vec most) {
   v = v < least ? least : v;
@@ -30,13 +30,15 @@ INLINE Vec within(Vec v, Vec least, Vec most) {
 }
 
 // The others are applied to what was stored: lines of `length` values, a multiple of kLanes.
-INLINE bool bends(Activation activation) { return activation == kHardswish || is_curve(activation); }
+INLINE bool bends(Activation activation) {
+  return activation.kind == kHardswish || activation.kind == kLeakyReLU || is_curve(activation);
+}
 __attribute__((noinline)) void bend(int64_t lines, int64_t length, int64_t step, float* y,
                                     Activation activation) {
-  if (activation != kHardswish) return curve(lines, length, step, y, activation);
+  if (is_curve(activation)) return curve(lines, length, step, y, activation);
   for (int64_t line = 0; line < lines; ++line, y += step)
     for (int64_t i = 0; i < length; i += LANES)
-      store(y + i, activate_simply(load(y + i), kHardswish));
+      store(y + i, activate_simply(load(y + i), activation));
 }
 
 template <int U, int C, int R, int STEP>

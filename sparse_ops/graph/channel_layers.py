@@ -3,7 +3,6 @@
 What a layer gives on channels that are constant is worked out in float64.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from sparse_ops.graph.channel_classes import NOT_CONSTANT, Channels, Classes, varying
 from sparse_ops.graph.ir import Node
-from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._activation import function_of
 
 
 def name_of(node: Node) -> str:
@@ -171,7 +170,7 @@ def as_groups(weight: Tensor, groups: int) -> Tensor:
 
 def activated(node: Node, constant: Tensor) -> Tensor:
     """Constants after the activation that a node ends with."""
-    activation: Callable[[Tensor], Tensor] = ACTIVATIONS[node.attributes["activation"]]
+    activation = function_of(node.attributes["activation"])
     return torch.where(constant.isnan(), constant, activation(constant))
 
 

@@ -14,7 +14,7 @@ from sparse_ops.nn import CSRLinear
 from sparse_ops.nn._constant import Constant, constant_output
 from sparse_ops.nn._conv import SparseConv2d
 from sparse_ops.nn._layer import ACTIVATION_MODULES
-from sparse_ops.ops._activation import add_and_activate
+from sparse_ops.ops._activation import add_and_activate, leaky_relu
 
 __all__ = ["CSRLinear", "Constant", "SparseConv2d"]
 
@@ -57,6 +57,8 @@ def activation_name(module: nn.Module | None) -> str | None:
         return None
     if type(module) is nn.GELU:
         return {"none": "gelu", "tanh": "gelu_tanh"}.get(module.approximate)
+    if type(module) is nn.LeakyReLU:
+        return leaky_relu(module.negative_slope)
     for name, kind in ACTIVATION_MODULES.items():
         if type(module) is kind:
             return name

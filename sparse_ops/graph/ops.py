@@ -26,7 +26,7 @@ from sparse_ops.graph.spelling import (
     plain,
     tensor,
 )
-from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._activation import ACTIVATIONS, function_of
 
 # name -> (what computes it, its parameters and what they are where nothing is said).
 UNARY: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
@@ -139,7 +139,7 @@ def _read_scalar(call: Spelled) -> Meaning:
 
 def _binary(node: Node, inputs: Sequence[Tensor]) -> Tensor:
     y = BINARY[node.attributes["operator"]](*inputs)
-    return ACTIVATIONS[node.attributes["activation"]](y)
+    return function_of(node.attributes["activation"])(y)
 
 
 # On attributes of the model whose tensor a pass has changed; else it is the model's, as it is then.

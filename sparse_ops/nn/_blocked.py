@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparse_ops.ops._activation import code_of
 from sparse_ops.ops._blocked_program import MOST_ROWS, Program, program
-from sparse_ops.ops._native import ACTIVATION_CODES, BEST, compiled_operators
+from sparse_ops.ops._native import BEST, compiled_operators
 from sparse_ops.ops._shapes import conv2d_output_size
 from sparse_ops.ops._transforms import is_transformed
 
@@ -102,6 +103,6 @@ def blocked_conv2d(
         stride,
         out_halo,
         residual_halo,
-        ACTIVATION_CODES[layer.activation],
+        code_of(layer.activation),
     )
     return y

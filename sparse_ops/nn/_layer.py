@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.formats import PackedWeight
-from sparse_ops.ops._activation import check_activation
-from sparse_ops.ops._native import ACTIVATION_CODES
+from sparse_ops.ops._activation import check_activation, code_of, slope_of
 from sparse_ops.ops._transforms import is_transformed
 
+# Those without a parameter.
 ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -102,7 +102,7 @@ class SparseLayer(nn.Module):
         ):
             return None
         given: list[Any] = [values if n == "values" else self._buffers[n] for n in self.ARGUMENTS]
-        given += [self._parameters["bias"], residual, *geometry, ACTIVATION_CODES[self.activation]]
+        given += [self._parameters["bias"], residual, *geometry, code_of(self.activation)]
         try:
             if out is None:
                 return self.OPERATORS[self.backend](x, *given)
@@ -121,6 +121,9 @@ class SparseLayer(nn.Module):
         """The dense layer, with the activation after it if this layer has one."""
         if self.activation is None:
             return dense
+        slope = slope_of(self.activation)
+        if slope is not None:
+            return nn.Sequential(dense, nn.LeakyReLU(slope))
         return nn.Sequential(dense, ACTIVATION_MODULES[self.activation]())
 
     def _load_from_state_dict(

@@ -18,8 +18,8 @@ class CSRConv2d(SparseConv2d):
 
     Args:
         mask: (O, I / groups, kH, kW), bool: which weights there are.
-        activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
-            approximation by tanh), applied to the output.
+        activation: None, "relu", "relu6", "silu", "hardswish", "gelu", "gelu_tanh" (its
+            approximation by tanh) or "leaky_relu(0.01)" with any slope, applied to the output.
         backend: a backend's name, or "auto".
 
     Initialised as nn.Conv2d is, then masked. Loads nn.Conv2d's checkpoints too.

@@ -19,8 +19,8 @@ class CSRLinear(SparseLayer):
 
     Args:
         mask: (out_features, in_features), bool: which weights there are.
-        activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
-            approximation by tanh), applied to the output.
+        activation: None, "relu", "relu6", "silu", "hardswish", "gelu", "gelu_tanh" (its
+            approximation by tanh) or "leaky_relu(0.01)" with any slope, applied to the output.
         backend: a backend's name, or "auto".
 
     Initialised as nn.Linear is, then masked. Loads nn.Linear's checkpoints too.

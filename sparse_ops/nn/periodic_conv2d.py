@@ -20,8 +20,8 @@ class PeriodicConv2d(SparseConv2d):
     Args:
         pattern: the pattern; its kernel_size must be the layer's. Default:
             `patterns.default_pattern`, which is PSD2_P8 for kernels of 3×3.
-        activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
-            approximation by tanh), applied to the output.
+        activation: None, "relu", "relu6", "silu", "hardswish", "gelu", "gelu_tanh" (its
+            approximation by tanh) or "leaky_relu(0.01)" with any slope, applied to the output.
         backend: a backend's name, or "auto".
 
     Initialised as nn.Conv2d is, then masked. Loads nn.Conv2d's checkpoints too.

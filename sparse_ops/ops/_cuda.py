@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
 from sparse_ops.ops import _cuda_calls, _native
+from sparse_ops.ops._activation import slope_of
 from sparse_ops.ops._kernels import kernels
 
 # name -> what launches the kernel; schemas and shapes are those of the compiled operators.
@@ -51,10 +52,19 @@ def _load() -> tuple[str | None, frozenset[int]]:
 MISSING, ARCHITECTURES = _load()
 
 
-def refuses_cuda(x: Tensor, weight: Any, bias: Tensor | None, geometry: Any, *_: Any) -> str | None:
+def refuses_cuda(
+    x: Tensor,
+    weight: Any,
+    bias: Tensor | None,
+    geometry: Any,
+    activation: str | None = None,
+    *_: Any,
+) -> str | None:
     """Why the kernel cannot convolve these, or None if it can."""
     if MISSING is not None:
         return MISSING
+    if slope_of(activation) is not None:
+        return "leaky_relu is left to the Triton kernels"
     if x.device.type != "cuda":
         return f"x is on {x.device.type}, not cuda"
     properties = torch.cuda.get_device_properties(x.device)

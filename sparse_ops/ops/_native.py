@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparse_ops.ops._program_code import FUNCTIONS
 from sparse_ops.ops._program_shapes import run_fake
 from sparse_ops.ops._shapes import conv2d_output_size
 from sparse_ops.ops._transforms import is_transformed
@@ -82,10 +81,6 @@ LIBRARY.define("release_program(int number) -> ()")
 # How many sizes of programs are prepared; and, for tests: memory and outputs begin as NaN.
 LIBRARY.define("kept_programs() -> int")
 LIBRARY.define("poison_programs(bool on) -> ()")
-
-# The kernels' numbers for the activations that they can apply to what they write.
-_ACTIVATIONS = ("relu", "relu6", "silu", "hardswish", "gelu", "gelu_tanh")
-ACTIVATION_CODES = {None: 0} | {name: FUNCTIONS[name] for name in _ACTIVATIONS}
 
 
 def channels_last(x: Tensor) -> bool:

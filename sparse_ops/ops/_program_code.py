@@ -86,7 +86,7 @@ NAMES = {kind.number: name for name, kind in KINDS.items()}
 ROWS, DENSE = 0, 1
 MAX, AVERAGE = 0, 1
 NEAREST, BILINEAR = 0, 1
-# The first of them can be fused: ops/_native.py's ACTIVATION_CODES; the others are functions only.
+# Those up to gelu_tanh, and leaky_relu, can be fused: _activation.py says how.
 FUNCTIONS = {
     "relu": 1,
     "relu6": 2,

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparse_ops.ops._activation import ACTIVATIONS
-from sparse_ops.ops._native import ACTIVATION_CODES
+from sparse_ops.ops._activation import ACTIVATIONS, from_code, function_of
 from sparse_ops.ops._program_code import (
     BILINEAR,
     FUNCTIONS,
@@ -23,7 +22,6 @@ from sparse_ops.ops._program_code import (
 )
 
 _NAMES = {number: name for name, number in FUNCTIONS.items()}
-_ACTIVATIONS = {number: ACTIVATIONS[name] for name, number in ACTIVATION_CODES.items()}
 # Of x and two parameters; the others are ACTIVATIONS.
 _FUNCTIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "sigmoid": lambda x, p, q: torch.sigmoid(x),
@@ -108,8 +106,12 @@ def _weight(step: Step, constants: Constants, shape: tuple[int, ...], like: Tens
     return rows_to_dense(constants, shape[0], columns, like).reshape(shape)
 
 
+def _activated(step: Step, y: Tensor) -> Tensor:
+    return function_of(from_code(step["activation"]))(y)
+
+
 def _finished(step: Step, y: Tensor, inputs: list[Tensor]) -> Tensor:
-    return _ACTIVATIONS[step["activation"]](y + inputs[1] if step["residual"] else y)
+    return _activated(step, y + inputs[1] if step["residual"] else y)
 
 
 def _conv(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
@@ -158,7 +160,7 @@ def _binary(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
     x, other = inputs
     if other.dim() < x.dim():
         other = other[:, :, None, None]
-    return _ACTIVATIONS[step["activation"]](_OPERATORS[step["operator"]](x, other))
+    return _activated(step, _OPERATORS[step["operator"]](x, other))
 
 
 def _upsample(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
@@ -178,7 +180,7 @@ def _affine(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
     if scale is None or shift is None:
         raise ValueError(f"affine must have a scale and a shift ({step.name})")
     shape = (1, -1, *[1] * (x.dim() - 2))
-    return _ACTIVATIONS[step["activation"]](x * scale.view(shape) + shift.view(shape))
+    return _activated(step, x * scale.view(shape) + shift.view(shape))
 
 
 def _prelu(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:

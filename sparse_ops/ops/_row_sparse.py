@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
-from sparse_ops.ops import _native, _triton
+from sparse_ops.ops import _triton
+from sparse_ops.ops._activation import code_of
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import Geometry, compiled, on_triton, reference_backward
 from sparse_ops.ops._cuda import refuses_cuda
@@ -48,7 +49,7 @@ def row_sparse_run(name: str) -> Callable[..., Any]:
             residual,
             weight.shape,
             *geometry,
-            _native.ACTIVATION_CODES[activation],
+            code_of(activation),
             *out,
         )
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight
-from sparse_ops.ops import _native
-from sparse_ops.ops._activation import add_and_activate
+from sparse_ops.ops._activation import add_and_activate, code_of
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import Geometry, compiled, conv2d, on_triton, reference
 
@@ -103,7 +102,7 @@ def _run(kernels: str) -> Callable[..., Any]:
             geometry.stride,
             geometry.padding,
             geometry.dilation,
-            _native.ACTIVATION_CODES[activation],
+            code_of(activation),
             *out,
         )
 
@@ -184,8 +183,8 @@ def channel_pruned_conv2d(
         bias: (O), or None.
         stride, padding, dilation: as in torch.nn.functional.conv2d; padding in numbers.
         groups: 1; more are refused by all backends but the reference.
-        activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
-            approximation by tanh), applied to the output.
+        activation: None, "relu", "relu6", "silu", "hardswish", "gelu", "gelu_tanh" (its
+            approximation by tanh) or "leaky_relu(0.01)" with any slope, applied to the output.
         residual: (N, O, H', W'), of x's dtype, added before the activation, or None.
         out: (N, O, H', W'), of x's dtype, to write to, as `whole[:, 8:24]` of a contiguous or
             channels_last tensor; or None. No argument may want a gradient then.

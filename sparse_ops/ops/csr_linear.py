@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparse_ops.formats import CSRWeight
-from sparse_ops.ops import _native
-from sparse_ops.ops._activation import add_and_activate, check_activation
+from sparse_ops.ops._activation import add_and_activate, check_activation, code_of
 from sparse_ops.ops._backend import Backend, choose, needs_gradient, write
 from sparse_ops.ops._dense import refuses_dense, unpacked
 from sparse_ops.ops._native import refuses_isa
@@ -58,7 +57,7 @@ def _run(name: str) -> Callable[..., Any]:
         *out: Tensor,
     ) -> Any:
         indices = weight.crow_indices, weight.col_indices
-        code = _native.ACTIVATION_CODES[activation]
+        code = code_of(activation)
         return operator(x, *indices, weight.values, bias, residual, code, *out)
 
     return run
@@ -185,8 +184,8 @@ def csr_linear(
         x: (*, in_features), any strides.
         weight: packed (out_features, in_features).
         bias: (out_features), or None.
-        activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
-            approximation by tanh), applied to the output.
+        activation: None, "relu", "relu6", "silu", "hardswish", "gelu", "gelu_tanh" (its
+            approximation by tanh) or "leaky_relu(0.01)" with any slope, applied to the output.
         residual: (*, out_features), of x's dtype, added before the activation, or None.
         out: (*, out_features), of x's dtype, to write to, as `whole[:, 8:24]` of a contiguous
             tensor; or None. No argument may want a gradient then.

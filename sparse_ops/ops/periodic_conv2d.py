@@ -43,8 +43,8 @@ def periodic_conv2d(
         weight: packed (O, I / groups, kH, kW).
         bias: (O), or None.
         stride, padding, dilation, groups: as in torch.nn.functional.conv2d; padding in numbers.
-        activation: None, "relu", "relu6", "silu", "hardswish", "gelu" or "gelu_tanh" (its
-            approximation by tanh), applied to the output.
+        activation: None, "relu", "relu6", "silu", "hardswish", "gelu", "gelu_tanh" (its
+            approximation by tanh) or "leaky_relu(0.01)" with any slope, applied to the output.
         residual: (N, O, H', W'), of x's dtype, added before the activation, or None.
         out: (N, O, H', W'), of x's dtype, to write to, as `whole[:, 8:24]` of a contiguous or
             channels_last tensor; or None. No argument may want a gradient then.

@@ -4,11 +4,13 @@ In eval mode it is y = x * scale + shift per channel, which the layer's weight a
 """
 
 from collections.abc import Collection
+from typing import Any
 
 from torch import Tensor, nn
 
 from sparse_ops.graph.ir import Graph, Node
 from sparse_ops.graph.layers import scale_and_shift
+from sparse_ops.ops._activation import slope_of
 
 
 def fold_norms(graph: Graph, skipped: Collection[str] = ()) -> dict[str, str]:
@@ -35,9 +37,17 @@ def fold_norms(graph: Graph, skipped: Collection[str] = ()) -> dict[str, str]:
             graph.replace(norm.output, norm.inputs[0])
             graph.erase(norm)
         else:
-            norm.op, norm.attributes, norm.parameters = "unary", {"function": activation}, {}
+            norm.op, norm.attributes, norm.parameters = "unary", _unary(activation), {}
             norm.module = f"{norm.module}.act"
     return done
+
+
+def _unary(activation: str) -> dict[str, Any]:
+    """The attributes of a node that does no more than an activation."""
+    slope = slope_of(activation)
+    if slope is None:
+        return {"function": activation}
+    return {"function": "leaky_relu", "negative_slope": slope}
 
 
 def _users_of_weights(graph: Graph) -> dict[int, int]:

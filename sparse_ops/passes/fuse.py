@@ -5,7 +5,7 @@ all images, though it may be as large as the example, is left alone.
 """
 
 from sparse_ops.graph.ir import Graph, Node, Value
-from sparse_ops.ops._native import ACTIVATION_CODES
+from sparse_ops.ops._activation import is_activation, leaky_relu
 
 LAYERS = ("conv2d", "linear")
 # What can apply an activation to what it gives.
@@ -54,7 +54,9 @@ def _take_activation(graph: Graph, node: Node) -> None:
     if after is None or after.op != "unary":
         return
     function = after.attributes["function"]
-    if function in ACTIVATION_CODES:
+    if function == "leaky_relu":
+        function = leaky_relu(after.attributes["negative_slope"])
+    if function is not None and is_activation(function):
         node.attributes["activation"] = function
         graph.replace(after.output, node.output)
         graph.erase(after)

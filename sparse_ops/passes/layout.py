@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from sparse_ops.graph.ir import Graph, Node, Value
-from sparse_ops.ops._native import ACTIVATION_CODES
 from sparse_ops.ops._program_code import CHANNELS, FUNCTIONS, IMAGES, LANES, OPERATORS, PLANAR
 
 # Node of a graph -> the order of what it gives.
@@ -163,11 +162,6 @@ def reads(node: Node, order: int) -> int:
         if order == CHANNELS and few and node.attributes.get("groups") == 1:
             return PLANAR
     return order
-
-
-def is_activation(name: str | None) -> bool:
-    """Whether kernels can apply this to what they give."""
-    return name in ACTIVATION_CODES
 
 
 def uniform(graph: Graph, order: int) -> dict[str, int]:

@@ -19,6 +19,7 @@ from sparse_ops.graph.layers import activation_name
 from sparse_ops.graph.trace import rewritten, trace
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import Folded
+from sparse_ops.ops._activation import leaky_relu
 from sparse_ops.planning.fold import gelu_name
 
 FUNCTIONS: dict[Any, str] = {
@@ -173,6 +174,9 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 def _activation(model: nn.Module, node: fx.Node | None) -> str | None:
     """The activation that a node is, of its one argument."""
+    if node is not None and node.op == "call_function" and node.target is F.leaky_relu:
+        given = [*node.args[1:2], node.kwargs.get("negative_slope", 0.01)]
+        return leaky_relu(given[0]) if isinstance(given[0], float) else None
     if node is None or len(node.args) != 1:
         return None
     if node.op == "call_function" and node.target is F.gelu:

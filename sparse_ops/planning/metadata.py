@@ -15,7 +15,7 @@ from torch import nn
 from sparse_ops.graph.layers import NORMS, activation_name, is_norm
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM
-from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._activation import is_activation
 from sparse_ops.passes.winograd import tiles_of
 from sparse_ops.planning import concat, fuse
 from sparse_ops.planning.compiled import Input, route_of
@@ -159,7 +159,7 @@ def parse(metadata: dict[str, str]) -> Description:
     for name, meta in parts[0].items():
         # First of all: what a later version can do must not look like damage.
         activation = meta.get("activation")
-        if isinstance(activation, str) and activation not in ACTIVATIONS:
+        if isinstance(activation, str) and not is_activation(activation):
             raise ValueError(
                 f"layer {name!r} applies the activation {activation!r:.80}, which this version "
                 "does not know: a newer one may have written the file"

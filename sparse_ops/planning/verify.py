@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.nn import SparseLayer
-from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._activation import function_of, slope_of
 from sparse_ops.planning.differences import Mismatch, smallest
 
-# The steepest slope of each activation.
-SLOPES = {
+# The steepest slope of each activation without a parameter.
+_SLOPES = {
     None: 1.0,
     "relu": 1.0,
     "relu6": 1.0,
@@ -30,6 +30,14 @@ SLOPES = {
     "gelu": 1.13,
     "gelu_tanh": 1.13,
 }
+
+
+def steepest(activation: str | None) -> float:
+    """The steepest slope of an activation."""
+    slope = slope_of(activation)
+    return _SLOPES[activation] if slope is None else max(1.0, abs(slope))
+
+
 # Roundings of an activation itself: an exponential and a quotient at most, a few ulp each.
 ACTIVATION_ULPS = 8
 # Output channels are taken so many at a time that a float64 copy of their weights stays small.
@@ -86,13 +94,13 @@ def layer_error(dense: nn.Module, packed: SparseLayer, x: Tensor | Exact) -> flo
     """
     exact = x if isinstance(x, Exact) else exactly(dense, x)
     y = packed(exact.x)
-    y64 = ACTIVATIONS[packed.activation](exact.y)
+    y64 = function_of(packed.activation)(exact.y)
 
     info = torch.finfo(y.dtype)
     # Some filters at a time: a sum of bools takes eight bytes for each of them.
     parts = packed.mask().flatten(1).split(64)
     terms = 1 + max((int(part.sum(1).max()) for part in parts if part.numel()), default=0)
-    bound = SLOPES[packed.activation] * terms * 2.0**-24 * exact.magnitude
+    bound = steepest(packed.activation) * terms * 2.0**-24 * exact.magnitude
     ulps = 1 if packed.activation is None else ACTIVATION_ULPS
     bound += ulps * info.eps / 2 * y64.abs() + smallest(y.dtype)
     judged = bound.isfinite() & y64.isfinite() & (y64.abs() <= info.max)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sparse_ops.ops._native import ACTIVATION_CODES
+from sparse_ops.ops._activation import from_code
 from sparse_ops.ops._program_code import (
     CHANNELS,
     DENSE,
@@ -23,7 +23,6 @@ __all__ = ["kind_of", "order_of", "pieces_of", "shapes_of", "work"]
 
 Shape = tuple[int, ...]
 
-_ACTIVATIONS = {code: name for name, code in ACTIVATION_CODES.items() if name is not None}
 _FUNCTIONS = {code: name for name, code in FUNCTIONS.items()}
 _OPERATORS = {code: name for name, code in OPERATORS.items()}
 FLOAT = 4
@@ -47,7 +46,7 @@ def kind_of(program: Program, step: Step, out: Shape) -> str:
     elif step.kind in ("pool", "adaptive_pool"):
         words = f"{'max' if step['mode'] == MAX else 'average'} pool"
     if step.kind in ("conv", "linear", "binary", "affine") and step["activation"]:
-        words += f" + {_ACTIVATIONS[step['activation']]}"
+        words += f" + {from_code(step['activation'])}"
     return words
 
 

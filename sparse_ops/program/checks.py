@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparse_ops.formats._common import check_indices, check_pointers, check_vector
-from sparse_ops.ops._native import ACTIVATION_CODES
+from sparse_ops.ops._activation import from_code
 from sparse_ops.ops._program_code import (
     CHANNELS,
     DENSE,
@@ -37,7 +37,6 @@ _ATTRIBUTES = {
     "out_channels": (1, MOST - 1),
     "in_channels": (1, MOST - 1),
     "groups": (1, MOST - 1),
-    "activation": (0, max(ACTIVATION_CODES.values())),
     "residual": _FLAG,
     "kernel": (0, max(KERNELS.values())),
     "out_features": (1, LARGEST_INT - 1),
@@ -71,6 +70,8 @@ def check_attributes(step: Step, names: Sequence[str]) -> None:
         least, most = _ATTRIBUTES.get(name, (number, number))
         if not least <= number <= most:
             raise ValueError(f"{name} must be {least} to {most}, got {number}")
+        if name == "activation":
+            from_code(number)
     if step.kind == "conv":
         groups = step["groups"]
         if step["out_channels"] % groups or step["in_channels"] % groups:

@@ -10,7 +10,7 @@ from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.graph.ir import Node, Value
 from sparse_ops.graph.layers import scale_and_shift
 from sparse_ops.ops import _program_code as code
-from sparse_ops.ops._native import ACTIVATION_CODES
+from sparse_ops.ops._activation import code_of
 from sparse_ops.ops._program_code import PLANAR, bits
 from sparse_ops.passes.layout import gate_of, reads
 
@@ -49,7 +49,7 @@ class Lowering(Protocol):
 
 
 def _activation(node: Node) -> int:
-    return ACTIVATION_CODES[node.attributes["activation"]]
+    return code_of(node.attributes["activation"])
 
 
 def _add_conv(self: Lowering, node: Node, order: int) -> None:

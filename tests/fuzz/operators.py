@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from sparse_ops.formats import CSRWeight
 from sparse_ops.ops import _native
 from sparse_ops.ops import program as programs
-from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._activation import function_of
 from sparse_ops.ops.csr_linear import csr_linear
+from tests.activations import ACTIVATION_NAMES
 from tests.cases import ConvCase, random_mask
 from tests.fuzz import NoCase
 from tests.ops.test_conv2d import EVERY, OPERATORS, exact, problem, terms
@@ -24,7 +25,7 @@ BACKENDS = {f"{name} {backend.name}": (name, backend) for name, backend in EVERY
 SIMPLER = {
     "kind": [],
     "dtype": ["float32", "float16", "bfloat16"],
-    "activation": list(ACTIVATIONS),
+    "activation": [None, *ACTIVATION_NAMES],
     "layout": ["contiguous", "channels_last", "strided"],
     "out": ["new", "planar", "last"],
     "isa": ISAS[::-1],
@@ -39,7 +40,8 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 def draw(chance):
     kind = chance.choices(("conv", "linear", "lie", "program"), (3, 1, 4, 2))[0]
     case = {"kind": kind, "seed": chance.randrange(10**6), "threads": chance.choice((1, 2))}
-    case |= {"activation": chance.choice(list(ACTIVATIONS)), "residual": chance.random() < 0.4}
+    case |= {"activation": chance.choice([None, *ACTIVATION_NAMES])}
+    case |= {"residual": chance.random() < 0.4}
     case |= {"dtype": chance.choices(SIMPLER["dtype"], (4, 1, 1))[0]}
     case |= {"sparsity": chance.choice((0, 50, 80, 95, 100)), "bias": chance.random() < 0.7}
     batch = chance.choice((0, 1, 1, 2, 3, 15, 16, 17, 33))
@@ -131,7 +133,7 @@ def _conv(case):
         OPERATORS[name][0](*arguments, **options, out=found)
         assert_guarded(whole)
     assert found.dtype == dtype
-    expected = ACTIVATIONS[activation](y)
+    expected = function_of(activation)(y)
     assert_within_rounding(found, expected, magnitude, count, SLOPES.get(activation, 1.0))
     return "right"
 
@@ -153,7 +155,7 @@ def _linear(case):
     for more in (bias, residual):
         if more is not None:
             exact_y, magnitude = exact_y + more.double(), magnitude + more.double().abs()
-    expected = ACTIVATIONS[case["activation"]](exact_y)
+    expected = function_of(case["activation"])(exact_y)
     slope = SLOPES.get(case["activation"], 1.0)
     assert_within_rounding(y, expected, magnitude, size[1] + 9, slope)
     return "right"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sparse_ops.ops import _kernels, _triton
+from sparse_ops.ops._activation import code_of
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("there is no Triton for this machine", allow_module_level=True)
@@ -23,7 +24,6 @@ if (reason := _kernels.too_old(triton.__version__)) is not None:
     pytest.skip(reason, allow_module_level=True)
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
-from sparse_ops.ops._native import ACTIVATION_CODES
 from sparse_ops.patterns import PSD2_P8
 from tests.kernels.compile_only import compiling
 
@@ -98,7 +98,7 @@ def test_the_longest_activations_fit(capability, activation):
     own, nnz = periodic(256)
     x, y = torch.zeros(2, 64, 8, 8), torch.zeros(2, 256, 8, 8)
     with compiling(capability) as made:
-        weight, code = set_conv2d.packed(torch.zeros(nnz), own), ACTIVATION_CODES[activation]
+        weight, code = set_conv2d.packed(torch.zeros(nnz), own), code_of(activation)
         set_conv2d.set_conv2d(x, weight, own, 256, None, y, GEOMETRY, code)
     check(made, capability)
 

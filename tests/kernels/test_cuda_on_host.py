@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
 from sparse_ops.ops import _cuda_calls, _tuned
-from sparse_ops.ops._activation import ACTIVATIONS
-from sparse_ops.ops._native import ACTIVATION_CODES
+from sparse_ops.ops._activation import ACTIVATIONS, code_of, function_of
 from sparse_ops.patterns import PS1_P9, PS2_P6, PS4_P4, PSD1_P8, PSD2_P8, PSD4_P16, Periodic
 from tests.kernels import on_host
 from tests.rounding import assert_within_rounding
@@ -106,10 +105,10 @@ def test_activations_are_those_of_torch(libraries, name):
     )
     launch = on_host.launcher(libraries(WIDE, 900, False))
     y = on_host.convolved(
-        *(x, weight, bias, residual, steps, ACTIVATION_CODES[name], PSD2_P8, False, WIDE, 900),
+        *(x, weight, bias, residual, steps, code_of(name), PSD2_P8, False, WIDE, 900),
         launch,
     )
-    exact = ACTIVATIONS[name](exact)
+    exact = function_of(name)(exact)
     assert_within_rounding(y, exact, magnitude, 9 * 16 + 20, slope=1.5)
 
 

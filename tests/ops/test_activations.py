@@ -14,8 +14,9 @@ from sparse_ops.functional import (
     periodic_conv2d,
 )
 from sparse_ops.ops import _native
-from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._activation import code_of, from_code, function_of, leaky_relu, slope_of
 from sparse_ops.patterns import PSD2_P8
+from tests.activations import ACTIVATION_NAMES
 
 ISAS = [
     pytest.param(isa, marks=pytest.mark.skipif(why is not None, reason=str(why)))
@@ -43,13 +44,72 @@ def exactly(x, activation):
         return x * torch.special.erfc(-x / math.sqrt(2)) / 2
     if activation == "gelu_tanh":
         return x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
-    return ACTIVATIONS[activation](x)
+    return function_of(activation)(x)
 
 
 def numbers():
     """All magnitudes of both signs, and closely where the curves bend."""
     powers = torch.logspace(-37, 38, 20_001).float()
     return torch.cat([powers, -powers, torch.linspace(-14, 14, 200_003)])
+
+
+@pytest.mark.parametrize("slope", [0.0, -0.0, 0.01, 0.1, -1.5, 1 / 3, 1e-45, 3.4e38, -3.4e38])
+def test_a_slope_is_a_part_of_the_name_and_of_the_number(slope):
+    name = leaky_relu(slope)
+    code = code_of(name)
+    assert slope_of(name) == slope and -(2**63) <= code < 2**63
+    exactly = torch.tensor(slope).item()
+    for isa, why in _native.REFUSES.items():
+        if why is None:
+            x = torch.tensor([-1.0, 2.0, -0.0])
+            y = applied(x, name, isa)
+            assert y.tolist() == [-exactly, 2.0, 0.0]
+    again = from_code(code)
+    assert code_of(again) == code and len(again) <= len(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["leaky_relu", "leaky_relu()", "leaky_relu(nan)", "leaky_relu(.1)", "leaky_relu(1e39)"]
+)
+def test_what_is_no_slope_is_refused(name):
+    with pytest.raises(ValueError, match="activation must be one of None, relu, "):
+        applied(torch.ones(3), name, "scalar")
+
+
+NO_NUMBERS = [
+    7,
+    9,
+    11,
+    -1,
+    1 << 32 | 1,
+    0x7F800000 << 32 | 10,
+    -(1 << 63) | 5,
+    0x7FC00000 << 32 | 10,
+]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS)
+def test_a_number_of_no_activation_is_refused_everywhere(number):
+    with pytest.raises(ValueError, match="no activation has the number"):
+        from_code(number)
+    operator = torch.ops.sparse_ops.csr_linear_scalar
+    weight = CSRWeight.pack(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool))
+    indices = weight.crow_indices, weight.col_indices
+    with pytest.raises(RuntimeError, match="no activation has the number"):
+        operator(torch.ones(1, 1), *indices, weight.values, None, None, number)
+
+
+def test_a_compiled_model_has_the_slope():
+    weight = CSRWeight.pack(torch.eye(4), torch.eye(4).bool())
+    x = torch.randn(3, 4)
+    run = torch.compile(
+        lambda x: csr_linear(x, weight, activation="leaky_relu(0.25)"), fullgraph=True
+    )
+    with torch.no_grad():
+        assert torch.equal(run(x), F.leaky_relu(x, 0.25))
+    w = x.clone().requires_grad_()
+    run(w).sum().backward()
+    assert torch.equal(w.grad, torch.where(x > 0, 1.0, 0.25))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -69,10 +129,10 @@ def test_gelu_is_accurate_to_a_few_ulp_everywhere(activation, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a])
+@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
 def test_what_is_no_ordinary_number_is_as_in_float64(activation, isa):
     x = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e30, -1e30, -200.0, 200.0])
-    y, expected = applied(x, activation, isa), ACTIVATIONS[activation](x.double()).float()
+    y, expected = applied(x, activation, isa), function_of(activation)(x.double()).float()
     assert torch.equal(y.isnan(), expected.isnan())
     there = ~expected.isnan()
     torch.testing.assert_close(y[there], expected[there], rtol=1e-6, atol=0)
@@ -80,7 +140,7 @@ def test_what_is_no_ordinary_number_is_as_in_float64(activation, isa):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("batch", [1, 3, 4, 5, 17, 64])
-@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh", "leaky_relu(-0.3)"])
 def test_every_value_is_curved_once(activation, batch, isa):
     """Tails of lines, a residual, and tiles that lie over each other."""
     dense = torch.randn(37, 29) * (torch.rand(37, 29) > 0.5)
@@ -111,7 +171,7 @@ def test_every_pixel_is_curved_once(kind, last, batch, dtype, isa):
     layout = torch.channels_last if last else torch.contiguous_format
     x = torch.randn(batch, 8, 7, 9).to(dtype).contiguous(memory_format=layout)
     residual = torch.randn(batch, 32, 7, 9).to(dtype).contiguous(memory_format=layout)
-    for activation in ("silu", "gelu", "gelu_tanh"):
+    for activation in ("silu", "gelu", "gelu_tanh", "leaky_relu(-0.3)"):
         for added in (None, residual):
             options = {"activation": activation, "residual": added, "backend": isa}
             z = F.conv2d(x.double(), dense.double(), None, 1, 1)

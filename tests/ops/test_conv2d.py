@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.ops import channel_pruned_conv2d, csr_conv2d, periodic_conv2d
-from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._activation import function_of
 from sparse_ops.ops._conv2d import Geometry
+from tests.activations import ACTIVATION_NAMES
 from tests.cases import CONV, CONV_LARGE, channel_mask, periodic_pattern, random_mask
 from tests.covering import pairwise
 from tests.rounding import assert_within_rounding
@@ -67,7 +68,7 @@ def exact(x, weight, bias, case, activation=None):
     magnitude = F.conv2d(
         x.double().abs(), dense.abs(), None if shift is None else shift.abs(), *case.geometry
     )
-    return ACTIVATIONS[activation](y), magnitude
+    return function_of(activation)(y), magnitude
 
 
 def skip_if_refused(backend, x, weight, bias, case, activation=None):
@@ -132,7 +133,7 @@ def test_residual_has_a_gradient(name, backend):
     assert torch.equal(torch.autograd.grad(y, residual, dy)[0], dy)
 
 
-@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a])
+@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
 @pytest.mark.parametrize(("name", "backend"), EVERY, ids=IDS)
 def test_activation_and_missing_bias(name, backend, activation):
     case = CONV[1]

@@ -30,6 +30,27 @@ def test_norms_and_sums_and_activations_become_parts_of_layers():
         assert torch.equal(tensor, weights[name])
 
 
+def test_an_activation_inside_of_a_norm_is_taken_with_its_slope():
+    class Norm(nn.BatchNorm2d):
+        """As timm's."""
+
+        def __init__(self):
+            super().__init__(8)
+            self.drop, self.act = nn.Identity(), nn.LeakyReLU(0.3)
+
+        def forward(self, x):
+            return self.act(self.drop(super().forward(x)))
+
+    graph, model, x = captured(lambda x, conv, norm: norm(conv(x)), nn.Conv2d(8, 8, 1), Norm())
+    fold_norms(graph)
+    assert ops(graph.verify()) == ["conv2d", "unary"]
+    close(graph, model, x)
+    fuse(graph)
+    assert ops(graph.verify()) == ["conv2d"]
+    assert graph.nodes[0].attributes["activation"] == "leaky_relu(0.3)"
+    close(graph, model, x)
+
+
 def test_a_norm_that_another_layer_shares_stays():
     norm = nn.BatchNorm2d(8)
     layers = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), norm

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparse_ops.ops import _native
-from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._activation import code_of, function_of
 from sparse_ops.ops.program import run
 from sparse_ops.program import program as P
 from tests.rounding import assert_within_rounding
@@ -51,7 +51,7 @@ class Layer:
         return "conv" if self.weight.dim() == 4 else "linear"
 
     def attributes(self, residual: bool) -> tuple[int, ...]:
-        code = _native.ACTIVATION_CODES[self.activation]
+        code = code_of(self.activation)
         O, per_group = self.weight.shape[:2]
         if self.kind == "linear":
             return (self.form, O, per_group, code, int(residual))
@@ -130,6 +130,6 @@ def assert_right(layer: Layer, y: Tensor, x: Tensor, residual: Tensor | None = N
     if residual is not None:
         exact, size = exact + residual.double(), size + residual.double().abs()
     if layer.activation is not None:
-        exact = ACTIVATIONS[layer.activation](exact)
+        exact = function_of(layer.activation)(exact)
     terms = layer.weight[0].numel() + 2
     assert_within_rounding(y, exact, size, terms, SLOPES.get(layer.activation or "", 1.0))

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sparse_ops.ops._native import ACTIVATION_CODES
-from sparse_ops.program.program import CHANNELS, FUNCTIONS, IMAGES, OPERATORS, PLANAR
+from sparse_ops.ops._activation import code_of, slope_of
+from sparse_ops.ops._program_code import bits
+from sparse_ops.program.program import CHANNELS, IMAGES, OPERATORS, PLANAR
+from tests.activations import ACTIVATION_NAMES
 from tests.program.steps import ISAS, LAYOUTS, PART, SHAPES, step
 from tests.rounding import assert_within_rounding
 
@@ -42,11 +44,12 @@ def test_operators_are_those_of_torch(layout, isa):
 def test_activations_come_after_operators(layout, isa):
     for shape in SHAPES:
         a, b = torch.randn(shape) * 3, torch.randn(shape)
-        for activation, code in ACTIVATION_CODES.items():
-            if activation is not None:
-                y = step("binary", [a, b], (OPERATORS["add"], code), isa=isa, layout=layout)
-                expected = step("unary", [a + b], (FUNCTIONS[activation], 0, 0), isa=isa)
-                assert torch.equal(y, expected), (shape, activation)
+        for activation in ACTIVATION_NAMES:
+            code, slope = code_of(activation), slope_of(activation)
+            y = step("binary", [a, b], (OPERATORS["add"], code), isa=isa, layout=layout)
+            function = (code & 0xFFFFFFFF, bits(slope or 0.0), 0)
+            expected = step("unary", [a + b], function, isa=isa)
+            assert torch.equal(y, expected), (shape, activation)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -5,6 +5,7 @@ import torch
 
 from sparse_ops.ops import _native
 from sparse_ops.program import program as P
+from tests.activations import ACTIVATION_NAMES
 from tests.covering import pairwise
 from tests.program.layers import (
     assert_right,
@@ -95,7 +96,7 @@ def test_values_that_are_parts_of_larger_ones(isa, path, part):
     assert_right(layer, y, x, residual)
 
 
-@pytest.mark.parametrize("activation", list(_native.ACTIVATION_CODES), ids=str)
+@pytest.mark.parametrize("activation", [None, *ACTIVATION_NAMES], ids=str)
 @pytest.mark.parametrize("path", [PATHS[0], PATHS[1], PATHS[3], PATHS[4], PATHS[6]], ids=str)
 def test_activations_with_and_without_a_residual(isa, path, activation):
     order_in, order_out, form = path

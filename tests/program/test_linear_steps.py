@@ -5,6 +5,7 @@ import torch
 
 from sparse_ops.ops import _native
 from sparse_ops.program import program as P
+from tests.activations import ACTIVATION_NAMES
 from tests.program.layers import (
     assert_right,
     dense,
@@ -44,7 +45,7 @@ def test_every_form_and_batch(isa, form, size):
         assert_right(plain, result(made, isa, x, residual), x, residual)
 
 
-@pytest.mark.parametrize("activation", list(_native.ACTIVATION_CODES), ids=str)
+@pytest.mark.parametrize("activation", [None, *ACTIVATION_NAMES], ids=str)
 @pytest.mark.parametrize("batch", [1, 3, 20])
 @pytest.mark.parametrize("form", FORMS)
 def test_activations_with_and_without_a_residual(isa, form, batch, activation):

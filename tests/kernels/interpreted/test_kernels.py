@@ -6,12 +6,13 @@ from torch.nn import functional as F
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.ops import csr_linear as csr_linear_module
-from sparse_ops.ops._activation import ACTIVATIONS
+from sparse_ops.ops._activation import function_of
 from sparse_ops.ops._backend import choose
 from sparse_ops.ops.channel_pruned_conv2d import channel_pruned_conv2d
 from sparse_ops.ops.csr_conv2d import csr_conv2d
 from sparse_ops.ops.csr_linear import csr_linear
 from sparse_ops.ops.periodic_conv2d import periodic_conv2d
+from tests.activations import ACTIVATION_NAMES
 from tests.cases import (
     CONV,
     LINEAR,
@@ -79,7 +80,7 @@ def check(name, case, x, weight, bias, activation=None, terms=1):
     terms += case.weight_shape[1] * case.kernel[0] * case.kernel[1]
     slope = 1.0 if activation is None else 1.2
     assert y.dtype == x.dtype
-    assert_within_rounding(y, ACTIVATIONS[activation](exact), magnitude, terms, slope)
+    assert_within_rounding(y, function_of(activation)(exact), magnitude, terms, slope)
     return y
 
 
@@ -109,7 +110,7 @@ def test_every_pattern(pattern, filters):
     check("periodic", case, *problem("periodic", case, pattern=PATTERNS[pattern]))
 
 
-@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a])
+@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
 @pytest.mark.parametrize("filters", [3, 48])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_activation_and_missing_bias(name, filters, activation):
@@ -153,7 +154,7 @@ def test_linear_is_exact_up_to_rounding(case, dtype):
     for activation in (None, "silu"):
         y = csr_linear(x, weight, bias, activation=activation, backend="triton")
         dense, shift = weight.to_dense().double(), bias.double()
-        exact = ACTIVATIONS[activation](F.linear(x.double(), dense, shift))
+        exact = function_of(activation)(F.linear(x.double(), dense, shift))
         magnitude = F.linear(x.double().abs(), dense.abs(), shift.abs())
         assert y.dtype == dtype and y.is_contiguous()
         assert_within_rounding(y, exact, magnitude, case.in_features + 9, 1.2)
