@@ -6,6 +6,9 @@
 #endif
 
 #include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
 
 #include "cpu/blocked.h"
 #include "cpu/csr_linear.h"
@@ -50,154 +53,77 @@ const RowSparseKernels& checked() {
 bool cpu_supports(std::string isa) {
   if (isa == "avx512") return here<row_sparse_avx512>();
   if (isa == "avx2") return here<row_sparse_avx2>();
+  if (isa == "neon") return here<row_sparse_neon>();
   STD_TORCH_CHECK(isa == "scalar", "unknown instruction set '", isa, "'");
   return true;
 }
 
-template <Kernels K>
-Tensor conv(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
-            std::optional<Tensor> residual, Numbers shape, Numbers stride, Numbers padding,
-            Numbers dilation, int64_t groups, int64_t activation) {
-  return row_sparse_conv2d(checked<K>(), x, crow, col, values, bias, residual, shape, stride,
-                           padding, dilation, groups, activation, std::nullopt);
-}
+// How torch is to call a function of kernels: without them, and with its arguments by value. The list of
+// arguments is the function's own, and the schema is _native.py's.
+template <Kernels K, auto Function>
+struct With;
+template <Kernels K, class R, class... A, R (*Function)(const RowSparseKernels&, A...)>
+struct With<K, Function> {
+  static R call(std::decay_t<A>... a) { return Function(checked<K>(), a...); }
+};
 
-template <Kernels K>
-void conv_out(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
-              std::optional<Tensor> residual, Numbers shape, Numbers stride, Numbers padding,
-              Numbers dilation, int64_t groups, int64_t activation, Tensor out) {
-  row_sparse_conv2d(checked<K>(), x, crow, col, values, bias, residual, shape, stride, padding,
-                    dilation, groups, activation, out);
-}
+// Of a function whose last argument is where to write, or none: what gives a new tensor, and what writes.
+template <class Arguments, class Others>
+struct Parted;
+template <class... A, size_t... I>
+struct Parted<std::tuple<A...>, std::index_sequence<I...>> {
+  template <Kernels K, auto Function>
+  static Tensor made(std::tuple_element_t<I, std::tuple<std::decay_t<A>...>>... a) {
+    return Function(checked<K>(), a..., std::nullopt);
+  }
+  template <Kernels K, auto Function>
+  static void written(std::tuple_element_t<I, std::tuple<std::decay_t<A>...>>... a, Tensor out) {
+    Function(checked<K>(), a..., out);
+  }
+};
+template <class... A>
+Parted<std::tuple<A...>, std::make_index_sequence<sizeof...(A) - 1>> parted(
+    Tensor (*)(const RowSparseKernels&, A...));
 
-template <Kernels K>
-std::tuple<Tensor, Tensor> conv_backward(Tensor dy, Tensor x, Tensor crow, Tensor col,
-                                         Tensor values, Numbers shape, Numbers stride,
-                                         Numbers padding, Numbers dilation, int64_t groups,
-                                         bool need_x, bool need_values) {
-  return row_sparse_conv2d_backward(checked<K>(), dy, x, crow, col, values, shape, stride, padding,
-                                    dilation, groups, need_x, need_values);
-}
-
-template <Kernels K>
-Tensor channel_pruned(Tensor x, Tensor values, Tensor out_channels, Tensor in_channels,
-                      std::optional<Tensor> bias, std::optional<Tensor> residual, Numbers shape,
-                      Numbers stride, Numbers padding, Numbers dilation, int64_t activation) {
-  return channel_pruned_conv2d(checked<K>(), x, values, out_channels, in_channels, bias, residual,
-                               shape, stride, padding, dilation, activation, std::nullopt);
-}
-
-template <Kernels K>
-void channel_pruned_out(Tensor x, Tensor values, Tensor out_channels, Tensor in_channels,
-                        std::optional<Tensor> bias, std::optional<Tensor> residual, Numbers shape,
-                        Numbers stride, Numbers padding, Numbers dilation, int64_t activation,
-                        Tensor out) {
-  channel_pruned_conv2d(checked<K>(), x, values, out_channels, in_channels, bias, residual, shape,
-                        stride, padding, dilation, activation, out);
-}
-
-template <Kernels K>
-Tensor linear(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
-              std::optional<Tensor> residual, int64_t activation) {
-  return csr_linear(checked<K>(), x, crow, col, values, bias, residual, activation, std::nullopt);
-}
-
-template <Kernels K>
-void linear_out(Tensor x, Tensor crow, Tensor col, Tensor values, std::optional<Tensor> bias,
-                std::optional<Tensor> residual, int64_t activation, Tensor out) {
-  csr_linear(checked<K>(), x, crow, col, values, bias, residual, activation, out);
-}
-
-template <Kernels K>
-std::tuple<Tensor, Tensor> linear_backward(Tensor dy, Tensor x, Tensor crow, Tensor col,
-                                           Tensor values, bool need_x, bool need_values) {
-  return csr_linear_backward(checked<K>(), dy, x, crow, col, values, need_x, need_values);
-}
-
-template <Kernels K>
-Tensor blocked_from_images(Tensor x, int64_t halo) {
-  return to_blocked(checked<K>(), x, halo);
-}
-
-template <Kernels K>
-Tensor images_from_blocked(Tensor x, int64_t halo, int64_t batch, bool channels_last) {
-  return from_blocked(checked<K>(), x, halo, batch, channels_last);
-}
-
-template <Kernels K>
-Tensor blocked_conv(Tensor x, Tensor starts, Tensor rows, Tensor filters, Tensor offsets,
-                    Tensor values, std::optional<Tensor> bias, std::optional<Tensor> residual,
-                    Numbers out_size, Numbers stride, int64_t out_halo, int64_t residual_halo,
-                    int64_t activation) {
-  return blocked_conv2d(checked<K>(), x, starts, rows, filters, offsets, values, bias, residual,
-                        out_size, stride, out_halo, residual_halo, activation);
-}
-
-template <Kernels K>
-Tensor blocked_pool(Tensor x, bool most, Numbers kernel, Numbers stride, Numbers padding,
-                    int64_t halo, int64_t out_halo) {
-  return blocked_pool2d(checked<K>(), x, most, kernel, stride, padding, halo, out_halo);
-}
-
-template <Kernels K>
-std::vector<Tensor> run_program(std::vector<Tensor> inputs, Tensor program,
-                                std::vector<Tensor> constants, Numbers shapes) {
-  return program::run_program(checked<K>(), inputs, program, constants, shapes);
-}
-
-template <Kernels K>
-std::vector<Tensor> rerun_program(std::vector<Tensor> inputs, int64_t number) {
-  return program::rerun_program(checked<K>(), inputs, number);
-}
-
-template <Kernels K>
-Tensor profile_program(std::vector<Tensor> inputs, Tensor program, std::vector<Tensor> constants,
-                       int64_t repeats) {
-  return program::profile_program(checked<K>(), inputs, program, constants, repeats);
-}
-
-Tensor describe_program(Tensor program, std::vector<Tensor> constants, Numbers sizes) {
-  return program::describe_program(checked<row_sparse_scalar>(), program, constants, sizes);
-}
+template <Kernels K, auto Function>
+constexpr auto kMade = &decltype(parted(Function))::template made<K, Function>;
+template <Kernels K, auto Function>
+constexpr auto kWritten = &decltype(parted(Function))::template written<K, Function>;
 
 void release_program(int64_t number) { program::release(number); }
 int64_t kept_programs() { return program::kept_plans(); }
 void poison_programs(bool on) { program::poison_programs(on); }
 
-template <Kernels K>
-Tensor step(std::vector<Tensor> inputs, Numbers orders, Numbers halos, int64_t out_order,
-            int64_t out_halo, int64_t kind, Numbers attributes, std::vector<Tensor> constants) {
-  return test_step(checked<K>(), inputs, orders, halos, out_order, out_halo, kind, attributes,
-                   constants);
-}
-
 }  // namespace
 
-#define SPARSE_OPS_REGISTER(isa)                                                \
-  m.impl("periodic_conv2d_" #isa, TORCH_BOX(&conv<row_sparse_##isa>));          \
-  m.impl("csr_conv2d_" #isa, TORCH_BOX(&conv<row_sparse_##isa>));               \
-  m.impl("periodic_conv2d_out_" #isa, TORCH_BOX(&conv_out<row_sparse_##isa>));  \
-  m.impl("csr_conv2d_out_" #isa, TORCH_BOX(&conv_out<row_sparse_##isa>));       \
-  m.impl("sparse_conv2d_backward_" #isa, TORCH_BOX(&conv_backward<row_sparse_##isa>)); \
-  m.impl("channel_pruned_conv2d_" #isa, TORCH_BOX(&channel_pruned<row_sparse_##isa>)); \
-  m.impl("channel_pruned_conv2d_out_" #isa, TORCH_BOX(&channel_pruned_out<row_sparse_##isa>)); \
-  m.impl("to_blocked_" #isa, TORCH_BOX(&blocked_from_images<row_sparse_##isa>)); \
-  m.impl("from_blocked_" #isa, TORCH_BOX(&images_from_blocked<row_sparse_##isa>)); \
-  m.impl("blocked_conv2d_" #isa, TORCH_BOX(&blocked_conv<row_sparse_##isa>));   \
-  m.impl("blocked_pool2d_" #isa, TORCH_BOX(&blocked_pool<row_sparse_##isa>));   \
-  m.impl("csr_linear_" #isa, TORCH_BOX(&linear<row_sparse_##isa>));             \
-  m.impl("csr_linear_out_" #isa, TORCH_BOX(&linear_out<row_sparse_##isa>));     \
-  m.impl("csr_linear_backward_" #isa, TORCH_BOX(&linear_backward<row_sparse_##isa>)); \
-  m.impl("run_program_" #isa, TORCH_BOX(&run_program<row_sparse_##isa>));       \
-  m.impl("rerun_program_" #isa, TORCH_BOX(&rerun_program<row_sparse_##isa>));   \
-  m.impl("profile_program_" #isa, TORCH_BOX(&profile_program<row_sparse_##isa>)); \
-  m.impl("step_" #isa, TORCH_BOX(&step<row_sparse_##isa>));
+#define SPARSE_OPS_CALL(name, isa, function) \
+  m.impl(name "_" #isa, TORCH_BOX((&With<row_sparse_##isa, function>::call)));
+#define SPARSE_OPS_BOTH(name, isa, function)                                \
+  m.impl(name "_" #isa, TORCH_BOX((kMade<row_sparse_##isa, function>)));    \
+  m.impl(name "_out_" #isa, TORCH_BOX((kWritten<row_sparse_##isa, function>)));
+
+#define SPARSE_OPS_REGISTER(isa)                                                     \
+  SPARSE_OPS_BOTH("periodic_conv2d", isa, row_sparse_conv2d)                         \
+  SPARSE_OPS_BOTH("csr_conv2d", isa, row_sparse_conv2d)                              \
+  SPARSE_OPS_BOTH("channel_pruned_conv2d", isa, channel_pruned_conv2d)               \
+  SPARSE_OPS_BOTH("csr_linear", isa, csr_linear)                                     \
+  SPARSE_OPS_CALL("sparse_conv2d_backward", isa, row_sparse_conv2d_backward)         \
+  SPARSE_OPS_CALL("csr_linear_backward", isa, csr_linear_backward)                   \
+  SPARSE_OPS_CALL("to_blocked", isa, to_blocked)                                     \
+  SPARSE_OPS_CALL("from_blocked", isa, from_blocked)                                 \
+  SPARSE_OPS_CALL("blocked_conv2d", isa, blocked_conv2d)                             \
+  SPARSE_OPS_CALL("blocked_pool2d", isa, blocked_pool2d)                             \
+  SPARSE_OPS_CALL("run_program", isa, program::run_program)                          \
+  SPARSE_OPS_CALL("rerun_program", isa, program::rerun_program)                      \
+  SPARSE_OPS_CALL("profile_program", isa, program::profile_program)                  \
+  SPARSE_OPS_CALL("step", isa, test_step)
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CPU, m) {
   SPARSE_OPS_REGISTER(scalar)
   SPARSE_OPS_REGISTER(avx2)
   SPARSE_OPS_REGISTER(avx512)
-  m.impl("describe_program", TORCH_BOX(&describe_program));
+  SPARSE_OPS_REGISTER(neon)
+  m.impl("describe_program", TORCH_BOX((&With<row_sparse_scalar, program::describe_program>::call)));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CompositeExplicitAutograd, m) {

@@ -1,6 +1,7 @@
 """What all tests share: a seed, and outputs that start as NaN, so that gaps in them show."""
 
 import os
+import platform
 import zlib
 
 import pytest
@@ -33,7 +34,23 @@ GRIDS = (
 ONE_IN = 4
 
 
-def pytest_collection_modifyitems(items):
+# Of other processors than this one: tests/native_cpp runs what it can of them.
+FOREIGN = ("avx512", "avx2") if platform.machine() in ("aarch64", "arm64") else ("neon",)
+
+
+def _sets_of(item):
+    """The instruction sets, and backends, that a test is for."""
+    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    parts = [part for each in given for part in (each if isinstance(each, tuple) else (each,))]
+    names = [getattr(part, "name", part) for part in parts]
+    return [name for name in names if isinstance(name, str)]
+
+
+def pytest_collection_modifyitems(config, items):
+    elsewhere = {item for item in items if set(_sets_of(item)) & set(FOREIGN)}
+    if elsewhere:
+        config.hook.pytest_deselected(items=list(elsewhere))
+        items[:] = [item for item in items if item not in elsewhere]
     # What this CPU does not choose itself; all of it is in `make test-portable`.
     slower = _native.ISAS[_native.ISAS.index(_native.BEST) + 1 :] if _native.BEST else ()
     for item in items:

@@ -121,7 +121,7 @@ __attribute__((noinline)) void curve(int64_t lines, int64_t length, int64_t step
     case kGELUTanh:
       return curve_lines<gelu_tanh>(lines, length, step, y);
     default:
-      return;
+      __builtin_trap();
   }
 }
 

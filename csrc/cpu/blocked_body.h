@@ -212,6 +212,8 @@ void blocked_piece(int count, const BlockedWork& w) {
     case 8:
       return shared<8>(w);
 #endif
+    default:
+      __builtin_trap();
   }
 }
 

@@ -4,14 +4,15 @@
 #include <vector>
 
 #include "blocked_conv.h"
+#include "second_cache.h"
 
 namespace sparse_ops {
 namespace {
 
-// A cell of output pixels is as large as what it reads takes a quarter of a 1 MiB L2 cache; lines are
+// A cell of output pixels is as large as what it reads takes a quarter of the second cache; lines are
 // cut where a few of them take more than half.
-constexpr int64_t kCell = 1 << 16;
-constexpr int64_t kLines = 1 << 17;
+int64_t most_in_cell() { return second_cache() / 4; }
+int64_t most_in_lines() { return second_cache() / 2; }
 // Channels of a part, so that 4 x 10 lines of each are about a first cache, and how many weights of a filter
 // pay for the way of 16 sums to memory and back: benchmarks/NOTES.md.
 constexpr int64_t kPartChannels = 16, kPartWeights = 16;
@@ -57,10 +58,10 @@ Cells::Cells(const Blocks& x, const Blocks& y, int64_t stride_l, int64_t stride_
   // Lines and widths that tiles divide.
   const int64_t least = std::min<int64_t>(height, width % 8 ? 4 : width % 16 ? 2 : 1);
   for (const int64_t w : {56, 28, 32, 16, 14, 8})
-    if (size(least, width) > kLines && w < width && whole % w == 0) width = w;
+    if (size(least, width) > most_in_lines() && w < width && whole % w == 0) width = w;
   lines = least;
-  while (lines < height && size(2 * lines, width) <= kCell) lines *= 2;
-  if (lines < height && size(height, width) <= kCell) lines = height;
+  while (lines < height && size(2 * lines, width) <= most_in_cell()) lines *= 2;
+  if (lines < height && size(height, width) <= most_in_cell()) lines = height;
   lines = std::min(lines, height);
   down = (height + lines - 1) / lines;
   across = (whole + width - 1) / width;

@@ -4,20 +4,8 @@
 // to narrow: C pixels of a line by R lines, each by U * kLanes channels.
 
 // C pixels of R lines. STEP is the distance between pixels, or 0 where it is known only at run time.
-struct Strip {
-  int64_t lines, width, k;
-  const int32_t* offsets;
-  const float* weights;
-  const float* bias;
-  const float* panel;
-  int64_t line_step, pixel_step;
-  float* out;
-  int64_t out_line, unit_step;
-  Activation activation;
-};
-
 template <int U, int C, int R, int STEP>
-void channel_tile(const Strip& s, const float* panel, float* out) {
+void channel_tile(const ChannelWork& s, const float* panel, float* out) {
   constexpr int kParts = kLanes / LANES, V = U * kParts;
   const int64_t step = STEP ? STEP : s.pixel_step, line_step = s.line_step;
   Vec acc[V][R][C];
@@ -75,7 +63,7 @@ void channel_tile(const Strip& s, const float* panel, float* out) {
 
 // A last tile that does not fit lies over the one before it, and computes the same again.
 template <int U, int C, int R, int STEP>
-void channel_tiles(const Strip& s) {
+void channel_tiles(const ChannelWork& s) {
   for (int64_t line = 0; line < s.lines; line += R) {
     const int64_t l = line + R <= s.lines ? line : s.lines - R;
     for (int64_t column = 0; column < s.width; column += C) {
@@ -87,7 +75,7 @@ void channel_tiles(const Strip& s) {
 }
 
 template <int U, int C, int R>
-void channel_strip(const Strip& s) {
+void channel_strip(const ChannelWork& s) {
   if (s.pixel_step == kLanes)
     channel_tiles<U, C, R, kLanes>(s);
   else if (s.pixel_step == 2 * kLanes)
@@ -105,13 +93,13 @@ constexpr int64_t tile_cost(int vectors, int pixels) {
 
 // Which tile over which of two nested directions is cheapest.
 template <int U>
-void channel_units(const Strip& s, int64_t images, int64_t image_step, int64_t out_image) {
-  void (*best)(const Strip&) = nullptr;
+void channel_units(const ChannelWork& s) {
+  void (*best)(const ChannelWork&) = nullptr;
   int64_t least = 0;
   bool over_images = false;
 #define CONSIDER(units, C, R)                                                                   \
   for (int over = 0; over < 2; ++over) {                                                        \
-    const int64_t high = over ? images : s.lines, other = over ? s.lines : images;              \
+    const int64_t high = over ? s.images : s.lines, other = over ? s.lines : s.images;             \
     if (C > s.width || R > high) continue;                                                      \
     const int64_t cost = other * ((high + R - 1) / R) * ((s.width + C - 1) / C) *               \
                          tile_cost(units * kLanes / LANES, C * R);                              \
@@ -127,29 +115,29 @@ void channel_units(const Strip& s, int64_t images, int64_t image_step, int64_t o
     TILE_SIZES_2(CONSIDER)
   }
 #undef CONSIDER
-  Strip strip = s;
+  ChannelWork strip = s;
   if (over_images) {
-    strip.lines = images;
-    strip.line_step = image_step;
-    strip.out_line = out_image;
+    strip.lines = s.images;
+    strip.line_step = s.image_step;
+    strip.out_line = s.out_image;
   }
-  const int64_t count = over_images ? s.lines : images;
-  const int64_t step = over_images ? s.line_step : image_step;
-  const int64_t out_step = over_images ? s.out_line : out_image;
+  const int64_t count = over_images ? s.lines : s.images;
+  const int64_t step = over_images ? s.line_step : s.image_step;
+  const int64_t out_step = over_images ? s.out_line : s.out_image;
   for (int64_t i = 0; i < count; ++i, strip.panel += step, strip.out += out_step) best(strip);
 }
 
 void channels(int units, const ChannelWork& work) {
-  const Strip s = {work.lines,     work.width,      work.k,   work.offsets,  work.weights,
-                   work.bias,      work.panel,      work.line_step, work.pixel_step,
-                   work.out,       work.out_line,   work.unit_step, work.activation};
+  switch (units) {
+    case 1:
+      return channel_units<1>(work);
 #if MAX_UNITS == 2
-  if (units == 2) {
-    channel_units<2>(s, work.images, work.image_step, work.out_image);
-    return;
-  }
+    case 2:
+      return channel_units<2>(work);
 #endif
-  channel_units<1>(s, work.images, work.image_step, work.out_image);
+    default:
+      __builtin_trap();
+  }
 }
 
 #if LANES == 16

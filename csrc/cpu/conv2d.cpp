@@ -1,11 +1,13 @@
 #include "conv2d.h"
 
+#include "second_cache.h"
+
 namespace sparse_ops {
 namespace {
 
-// Images are taken in chunks whose panel is about this many floats (1 MiB): small enough to stay in a
-// second cache, and so that its memory costs few page faults where it has to be had from the system.
-constexpr int64_t kChunk = 1 << 18;
+// Images are taken in chunks whose panel is about this many floats: small enough to stay in the second
+// cache, and, up to 1 MiB, for few page faults where its memory has to be had from the system.
+int64_t most_in_chunk() { return std::min<int64_t>(second_cache(), 1 << 18); }
 
 // Numbers may be anything, of which tables are made: sizes that no image fills are refused before.
 constexpr int64_t kMostSize = std::numeric_limits<int32_t>::max(), kMostTaps = 1 << 24;
@@ -60,7 +62,7 @@ Convolution::Convolution(int64_t batch, int64_t channels, int64_t height, int64_
 
 int64_t Convolution::chunk(int64_t planes, int64_t all) const {
   const Panel one(rows, columns, planes, 1);
-  const int64_t most = std::clamp<int64_t>(kChunk / one.size, 1, all);
+  const int64_t most = std::clamp<int64_t>(most_in_chunk() / one.size, 1, all);
   const int64_t chunks = (all + most - 1) / most;
   return (all + chunks - 1) / chunks;
 }

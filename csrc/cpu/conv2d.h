@@ -58,26 +58,30 @@ struct Job {
   const RowSparseKernels& kernels;
   const Convolution& conv;
   const Rows& rows;
-  const float* bias;           // by filter of `rows`, or null
-  const int32_t* in_channels;  // those of x to read, or null: all
-  const int32_t* out_channels; // of each filter, or null: the filter's own number
-  Activation activation;
-  Source x;
-  Layout in;
-  Target y;
-  Layout out;
-  Source residual;             // or null
-  Layout added;                // the residual's: as `out`, but for its steps
+  const float* bias = nullptr;            // by filter of `rows`, or null
+  const int32_t* in_channels = nullptr;   // those of x to read, or null: all
+  const int32_t* out_channels = nullptr;  // of each filter, or null: the filter's own number
+  Activation activation = kNone;
+  Source x = {};
+  Layout in = {};
+  Target y = {};
+  Layout out = {};
+  Source residual = {};  // or null
+  Layout added = {};     // the residual's: as `out`, but for its steps
+
+  Job(const RowSparseKernels& kernels, const Convolution& conv, const Rows& rows)
+      : kernels(kernels), conv(conv), rows(rows) {}
+  // The same, over another layout of its planes.
+  Job(const Job& job, const Convolution& conv)
+      : kernels(job.kernels), conv(conv), rows(job.rows), bias(job.bias),
+        in_channels(job.in_channels), out_channels(job.out_channels), activation(job.activation),
+        x(job.x), in(job.in), y(job.y), out(job.out), residual(job.residual), added(job.added) {}
 
   // What a kernel applies itself: with a residual, that is still to be added.
   Activation inner() const { return residual.at ? kNone : activation; }
   int64_t in_channel(int64_t c) const { return in_channels ? in_channels[c] : c; }
   int64_t out_channel(int64_t o) const { return out_channels ? out_channels[o] : o; }
-  // The same, over another layout of its planes.
-  Job with(const Convolution& other) const {
-    return {kernels, other, rows, bias, in_channels, out_channels, activation,
-            x,       in,    y,    out,  residual,    added};
-  }
+  Job with(const Convolution& other) const { return {*this, other}; }
   // Where an image begins in x.
   Source image(int64_t n) const { return x + n * in.image; }
 

@@ -6,12 +6,13 @@
 // computes, and writes its results in the layout asked for.
 #include "conv2d.h"
 #include "scratch.h"
+#include "second_cache.h"
 
 namespace sparse_ops {
 namespace {
 
-// What a piece of work reads and writes should fit half of a 1 MiB L2 cache.
-constexpr int64_t kSlab = 1 << 17;
+// What a piece of work reads and writes should fit half of the second cache.
+int64_t slab() { return second_cache() / 2; }
 
 int64_t up(int64_t value, int64_t step) { return (value + step - 1) / step; }
 
@@ -118,7 +119,7 @@ struct Pieces {
       return kLanes * (blocks * padded(l) * width + sections.units * l * columns.out);
     };
     lines = rows.out;
-    while (lines > 4 && size(lines) > kSlab) lines = up(lines, 2);
+    while (lines > 4 && size(lines) > slab()) lines = up(lines, 2);
     // More lines at once read fewer lines twice; fewer are more pieces for the threads.
     if (threads > 1)
       while (lines > 8 && conv.batch * up(rows.out, lines) < 4 * threads) lines = up(lines, 2);
@@ -126,7 +127,7 @@ struct Pieces {
     lines = up(rows.out, line_steps);
     images = 1;
     if (line_steps == 1)
-      images = std::clamp<int64_t>(kSlab / size(lines), 1, up(conv.batch, threads));
+      images = std::clamp<int64_t>(slab() / size(lines), 1, up(conv.batch, threads));
     image_steps = up(conv.batch, images);
     images = up(conv.batch, image_steps);
     parts = parts_for(image_steps * line_steps, static_cast<int64_t>(sections.all.size()), threads);

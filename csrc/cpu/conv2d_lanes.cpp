@@ -1,14 +1,15 @@
 // Vectors of images: kLanes images innermost, so that every load is one whole cache line.
 #include "conv2d.h"
 #include "scratch.h"
+#include "second_cache.h"
 
 namespace sparse_ops {
 namespace {
 
-// A rectangle of pixels is as large as the part of the panel under it fits half of a 1 MiB L2 cache,
+// A rectangle of pixels is as large as the part of the panel under it fits half of the second cache,
 // and the results of it a quarter.
-constexpr int64_t kSlab = 1 << 17;
-constexpr int64_t kResults = 1 << 16;
+int64_t slab() { return second_cache() / 2; }
+int64_t results() { return second_cache() / 4; }
 
 struct Rectangle {
   int64_t lines, width;
@@ -16,8 +17,8 @@ struct Rectangle {
   Rectangle(const Panel& panel, int64_t filters) : lines(panel.rows.out), width(panel.columns.out) {
     const int64_t planes = panel.channels * panel.phases * kLanes;
     const auto fits = [&](int64_t l, int64_t w) {
-      return planes * (l + panel.rows.reach) * (w + panel.columns.reach) <= kSlab &&
-             filters * l * w * kLanes <= kResults;
+      return planes * (l + panel.rows.reach) * (w + panel.columns.reach) <= slab() &&
+             filters * l * w * kLanes <= results();
     };
     // Widths that tiles divide; at least one tile, whether it fits or not.
     if (!fits(4, width))

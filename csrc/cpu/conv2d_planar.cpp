@@ -1,20 +1,21 @@
 // Vectors of pixels: images as flat, padded planes, one channel after the other.
 #include "conv2d.h"
 #include "scratch.h"
+#include "second_cache.h"
 
 namespace sparse_ops {
 namespace {
 
-// A run of positions is as long as the part of the panel under it fits half of a 1 MiB L2 cache, and
+// A run of positions is as long as the part of the panel under it fits half of the second cache, and
 // the results of it a quarter.
-constexpr int64_t kSlab = 1 << 17;
-constexpr int64_t kResults = 1 << 16;
+int64_t slab() { return second_cache() / 2; }
+int64_t results() { return second_cache() / 4; }
 
 // Never of the number of threads: where runs end decides in which order sums are added up.
 int64_t run_length(const Panel& panel, const std::vector<Range>& ranges) {
   const int64_t reach = panel.rows.reach * panel.pitch() + panel.columns.reach;
-  const int64_t fits = kSlab / std::max<int64_t>(1, panel.channels * panel.phases) - reach;
-  int64_t length = std::min(fits, kResults / widest(ranges));
+  const int64_t fits = slab() / std::max<int64_t>(1, panel.channels * panel.phases) - reach;
+  int64_t length = std::min(fits, results() / widest(ranges));
   // With few ranges of filters, threads have to share positions.
   if (ranges.size() < 8) length = std::min(length, panel.positions / 8);
   // Multiples of the tiles of 1, 4 and 8 rows.
@@ -137,7 +138,7 @@ bool copies_pay(const Job& job, const std::vector<Range>& ranges, const Convolut
   constexpr double kLineCopied = 26;
   const Panel now(job.conv.rows, job.conv.columns, job.conv.channels, images);
   const Panel then(apart.rows, apart.columns, apart.channels, images);
-  if (then.size > kSlab || lines_touched(apart.columns.out) == 2) return false;
+  if (then.size > slab() || lines_touched(apart.columns.out) == 2) return false;
   const auto vectors = [](const Panel& panel) { return (panel.positions + kLanes - 1) / kLanes; };
   const double saved = 2.0 * vectors(now) - lines_touched(apart.columns.out) * vectors(then);
   int64_t loads = 0;

@@ -124,5 +124,7 @@ void stretch(int units, const Stretch& s) {
     case 4:
       return stretch_of<4 * kParts, 1, 4>(s);
 #endif
+    default:
+      __builtin_trap();
   }
 }

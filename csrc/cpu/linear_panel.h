@@ -4,6 +4,7 @@
 
 #include "images.h"
 #include "scratch.h"
+#include "second_cache.h"
 
 namespace sparse_ops {
 
@@ -116,10 +117,10 @@ class BatchPanel {
   const Scratch<float> memory_;
 };
 
-// How many stretches the columns are cut into: as many as keep the panel's part in the second cache.
+// How many stretches the columns are cut into: as many as keep the panel's part in half of the second cache.
 inline int64_t stretches(int64_t features, int64_t width) {
-  constexpr int64_t kFloats = 131072;
-  return std::max<int64_t>(1, (features * width + kFloats - 1) / kFloats);
+  const int64_t most = second_cache() / 2;
+  return std::max<int64_t>(1, (features * width + most - 1) / most);
 }
 
 }  // namespace sparse_ops

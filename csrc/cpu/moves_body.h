@@ -63,6 +63,8 @@ void shift(const Lines& w, const float* next, int64_t distance, int64_t first) {
     CASE(14)
     CASE(15)
 #undef CASE
+    default:
+      __builtin_trap();
   }
 }
 

@@ -250,5 +250,6 @@ struct RowSparseKernels {
 const RowSparseKernels* row_sparse_scalar();
 const RowSparseKernels* row_sparse_avx2();
 const RowSparseKernels* row_sparse_avx512();
+const RowSparseKernels* row_sparse_neon();
 
 }  // namespace sparse_ops

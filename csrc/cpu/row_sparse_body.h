@@ -13,8 +13,20 @@
 //   HALF_CONVERSIONS  1 where <immintrin.h> is included and the F16C instructions may be used, or 0
 // and has set the instruction set for everything that follows.
 
+#if !defined(LANES) || !defined(REGISTERS) || !defined(TILES) || !defined(MAX_ROWS) ||        \
+    !defined(MAX_UNITS) || !defined(TILE_SIZES_1) || !defined(TILE_SIZES_2) ||                \
+    !defined(STRETCH_UNITS) || !defined(KEEP_APART) || !defined(TILE_TABLE) ||                \
+    !defined(HALF_CONVERSIONS)
+#error "row_sparse_body.h: define what its first lines list before including it"
+#endif
+
 namespace sparse_ops {
 extern const TileKernels TILE_TABLE;
+
+static_assert(LANES == 4 || LANES == 8 || LANES == 16, "a vector is 4, 8 or 16 floats");
+static_assert(MAX_ROWS == 4 || MAX_ROWS == 8, "a block of rows is up to 4 or 8");
+static_assert(MAX_UNITS == 1 || MAX_UNITS == 2, "channels go by one or two units");
+static_assert(STRETCH_UNITS == 1 || STRETCH_UNITS == 2 || STRETCH_UNITS == 4, "see linear_body.h");
 
 namespace {
 
@@ -142,6 +154,8 @@ void rows(int count, int64_t k, const int32_t* columns, const int32_t* offsets,
     case 8:
       return walk<8>(w, positions);
 #endif
+    default:
+      __builtin_trap();
   }
 }
 
@@ -216,17 +230,49 @@ INLINE float activate_one(float f, Activation activation) {
 #include "ends_body.h"
 #include "steps_body.h"
 
-#define ENDS(T)                                                                             \
-  {copy<T>, read<T>, interleave_from<T>, separate_from<T>, put<T>, pick<T>, scatter<T>, write<T>}
-const RowSparseKernels kKernels = {rows,     blocked,              pool,
-                                   winograd_in, winograd_out,
-                                   interleave_of<float>, separate_of<float>,
-                                   channels, weave,    finish,               dots,
-                                   gather,   gather4,  stretch,              in_range,
-                                   MAX_ROWS, MAX_UNITS, STRETCH_UNITS,
-                                   {ENDS(float), ENDS(Half), ENDS(BFloat)},
-                                   &TILE_TABLE, &kStepKernels};
-#undef ENDS
+template <class T>
+constexpr EndKernels end_kernels() {
+  EndKernels ends = {};
+  ends.copy = copy<T>;
+  ends.read = read<T>;
+  ends.interleave = interleave_from<T>;
+  ends.separate = separate_from<T>;
+  ends.put = put<T>;
+  ends.pick = pick<T>;
+  ends.scatter = scatter<T>;
+  ends.write = write<T>;
+  return ends;
+}
+
+constexpr RowSparseKernels row_sparse_kernels() {
+  RowSparseKernels kernels = {};
+  kernels.rows = rows;
+  kernels.blocked = blocked;
+  kernels.pool = pool;
+  kernels.winograd_in = winograd_in;
+  kernels.winograd_out = winograd_out;
+  kernels.interleave = interleave_of<float>;
+  kernels.separate = separate_of<float>;
+  kernels.channels = channels;
+  kernels.weave = weave;
+  kernels.finish = finish;
+  kernels.dots = dots;
+  kernels.gather = gather;
+  kernels.gather4 = gather4;
+  kernels.stretch = stretch;
+  kernels.in_range = in_range;
+  kernels.max_rows = MAX_ROWS;
+  kernels.max_units = MAX_UNITS;
+  kernels.max_stretch = STRETCH_UNITS;
+  kernels.ends[kFloat] = end_kernels<float>();
+  kernels.ends[kHalf] = end_kernels<Half>();
+  kernels.ends[kBFloat] = end_kernels<BFloat>();
+  kernels.tiles = &TILE_TABLE;
+  kernels.steps = &kStepKernels;
+  return kernels;
+}
+
+constexpr RowSparseKernels kKernels = row_sparse_kernels();
 
 }  // namespace
 }  // namespace sparse_ops

@@ -6,6 +6,15 @@
 namespace sparse_ops {
 namespace {
 
+void set_images(Job& job, const Images& x, Output& output) {
+  job.x = x.data();
+  job.in = x.layout();
+  job.y = output.data();
+  job.out = output.layout;
+  job.residual = output.added();
+  job.added = output.added_layout();
+}
+
 // Up to this many output pixels the batch goes into the vectors, if there is enough of it: on small
 // images shifted vectors cross many lines' ends. On larger ones turning the images around costs more
 // than it gains, the more so where their channels are not next to each other. Filters that stand alone
@@ -56,8 +65,11 @@ Tensor row_sparse_conv2d(const RowSparseKernels& kernels, const Tensor& x_, cons
   output.apart_from(col, "col_indices");
   output.apart_from(values, "values");
   output.apart_from(bias, "bias");
-  forward({kernels, conv, rows, data(bias), nullptr, nullptr, activation_from(activation), x.data(),
-           x.layout(), output.data(), output.layout, output.added(), output.added_layout()});
+  Job job(kernels, conv, rows);
+  set_images(job, x, output);
+  job.bias = data(bias);
+  job.activation = activation_from(activation);
+  forward(job);
   return output.y;
 }
 
@@ -147,10 +159,12 @@ Tensor channel_pruned_conv2d(const RowSparseKernels& kernels, const Tensor& x_,
   bool in_order = true;
   for (int64_t i = 0; all_in && i < I; ++i) in_order = in_order && index_data(in)[i] == i;
   for (int64_t o = 0; all_out && o < O; ++o) in_order = in_order && index_data(out)[o] == o;
-  const Job job{kernels, conv, rows, kept_bias.data(),
-                all_in && in_order ? nullptr : index_data(in),
-                all_out && in_order ? nullptr : index_data(out), activation, x.data(), x.layout(),
-                output.data(), output.layout, output.added(), output.added_layout()};
+  Job job(kernels, conv, rows);
+  set_images(job, x, output);
+  job.bias = kept_bias.data();
+  job.activation = activation;
+  if (!(all_in && in_order)) job.in_channels = index_data(in);
+  if (!(all_out && in_order)) job.out_channels = index_data(out);
   for (int64_t o = 0; o < whole.filters; ++o)
     if (!kept[o]) constants[o] = constant(kernels, bias ? data(bias)[o] : 0.0f, job.inner());
   fill_removed(job, kept, constants);

@@ -54,6 +54,8 @@ void unary(const Lines& w, int64_t function, float first, float second) {
     CASE(kExp, exp_whole)
     CASE(kReciprocal, reciprocal_of)
 #undef CASE
+    default:
+      __builtin_trap();
   }
 }
 
@@ -120,6 +122,8 @@ void binary(const Lines& w, const float* b, int64_t b_step, bool repeated, Opera
     CASE(kMaximum)
     CASE(kMinimum)
 #undef CASE
+    default:
+      __builtin_trap();
   }
 }
 
@@ -151,8 +155,6 @@ void affine(const Lines& w, const float* scale, const float* shift, bool repeate
                   : affine_lines<false>(w, scale, shift, activation);
 }
 
-INLINE Vec sloped(Vec v, Vec slope) { return v > Vec{} ? v : v * slope; }
-
 template <bool Repeated>
 void prelu_lines(const Lines& w, const float* slopes) {
   for (int64_t l = 0; l < w.lines; ++l) {
@@ -160,10 +162,10 @@ void prelu_lines(const Lines& w, const float* slopes) {
     float* to = w.to + l * w.to_step;
     int64_t i = 0;
     for (; i + LANES <= w.length; i += LANES)
-      store(to + i, sloped(load(from + i), beside<Repeated>(slopes, i)));
+      store(to + i, leaky_relu(load(from + i), beside<Repeated>(slopes, i)));
     if (i < w.length) {
       const int64_t left = w.length - i;
-      store_some(to + i, sloped(load_some(from + i, left), some_beside<Repeated>(slopes, i, left)),
+      store_some(to + i, leaky_relu(load_some(from + i, left), some_beside<Repeated>(slopes, i, left)),
                  left);
     }
   }
@@ -176,5 +178,21 @@ void prelu(const Lines& w, const float* slopes, bool repeated) {
 #include "windows_body.h"
 #include "moves_body.h"
 
-const StepKernels kStepKernels = {unary,         binary, affine, prelu, greatest, exponentials, windows,
-                                  plane_windows, shift,  pick,   repeat, blend};
+constexpr StepKernels step_kernels() {
+  StepKernels steps = {};
+  steps.unary = unary;
+  steps.binary = binary;
+  steps.affine = affine;
+  steps.prelu = prelu;
+  steps.greatest = greatest;
+  steps.exponentials = exponentials;
+  steps.windows = windows;
+  steps.plane_windows = plane_windows;
+  steps.shift = shift;
+  steps.pick = pick;
+  steps.repeat = repeat;
+  steps.blend = blend;
+  return steps;
+}
+
+constexpr StepKernels kStepKernels = step_kernels();

@@ -83,5 +83,6 @@ struct TileKernels {
 extern const TileKernels kTilesScalar;
 extern const TileKernels kTilesAVX2;
 extern const TileKernels kTilesAVX512;
+extern const TileKernels kTilesNEON;
 
 }  // namespace sparse_ops

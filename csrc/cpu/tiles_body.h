@@ -10,8 +10,15 @@
 //   KEEP_APART  as row_sparse_body.h
 // and has set the instruction set for everything that follows.
 
+#if !defined(LANES) || !defined(REGISTERS) || !defined(PIXELS) || !defined(SPARSE_UNITS) || \
+    !defined(TILE_TABLE) || !defined(KEEP_APART)
+#error "tiles_body.h: define what its first lines list before including it"
+#endif
+
 namespace sparse_ops {
 namespace {
+
+static_assert(LANES == 4 || LANES == 8 || LANES == 16, "a vector is 4, 8 or 16 floats");
 
 #include "vector_body.h"
 
@@ -328,11 +335,21 @@ void sparse_lines(int units, const SparseWork& w, const float* x, float* y) {
   }
 }
 
+constexpr TileKernels tile_kernels() {
+  TileKernels tiles = {};
+  tiles.tile = find_tile;
+  tiles.depthwise = depthwise;
+  tiles.sparse_one = sparse_one;
+  tiles.sparse_four = sparse_four;
+  tiles.sparse_lines = sparse_lines;
+  for (int units = 1; units <= kMostUnits; ++units) tiles.pixels[units] = PIXELS(units);
+  tiles.lanes = LANES;
+  tiles.most_lines = SPARSE_UNITS;
+  return tiles;
+}
+
 }  // namespace
 
-const TileKernels TILE_TABLE = {
-    find_tile,  depthwise, sparse_one, sparse_four, sparse_lines,
-    {0, PIXELS(1), PIXELS(2), PIXELS(3), PIXELS(4), PIXELS(5), PIXELS(6), PIXELS(7), PIXELS(8)},
-    LANES,      SPARSE_UNITS};
+const TileKernels TILE_TABLE = tile_kernels();
 
 }  // namespace sparse_ops

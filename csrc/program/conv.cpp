@@ -30,13 +30,21 @@ std::vector<int32_t> copied(const Tensor& t, const char* name) {
 
 }  // namespace
 
+Activation activation_of(const Parts& parts, int64_t number) {
+  if (number != kFusedPReLU) return activation_from(number);
+  const Tensor slope = floats(needed(parts, parts.constants.size() - 1, "slope"), "slope");
+  STD_TORCH_CHECK(slope.numel() == 1, "slope must have 1 value, got ", slope.numel());
+  return {kLeakyReLU, *data(slope)};
+}
+
 Weights::Weights(const Parts& parts, Form form, int64_t filters, int64_t columns, bool classes)
     : form(form) {
   const std::vector<const Tensor*>& given = parts.constants;
   const size_t count = form == kRows ? 4 : 2;
-  STD_TORCH_CHECK(given.size() <= count, "the step has ", given.size(), " constants, at most ",
-                  count, " are known");
-  if (given.size() == count && given.back()) bias = floats(*given.back(), "bias", filters);
+  // Behind them there may be a slope.
+  STD_TORCH_CHECK(given.size() <= count + 1, "the step has ", given.size(), " constants, at most ",
+                  count + 1, " are known");
+  if (given.size() >= count && given[count - 1]) bias = floats(*given[count - 1], "bias", filters);
   if (form == kDense) {
     values = floats(needed(parts, 0, "weight"), "weight");
     STD_TORCH_CHECK(values->numel() / columns == filters && values->numel() % columns == 0,
@@ -87,7 +95,7 @@ Layer::Layer(const Parts& parts) : kernels(parts.kernels) {
                   " and ", filters, " channels, got ", groups);
   STD_TORCH_CHECK(kernel[0] * kernel[1] < kMost && columns() < std::numeric_limits<int32_t>::max(),
                   "a convolution must keep under 2^31 columns");
-  activation = activation_from(a[12]);
+  activation = activation_of(parts, a[12]);
   STD_TORCH_CHECK(a[13] == 0 || a[13] == 1, "residual is 0 or 1, got ", a[13]);
   residual = a[13] == 1;
   STD_TORCH_CHECK(a[14] >= kAuto && a[14] <= kTilesOfFour, "no kernel has the number ", a[14]);

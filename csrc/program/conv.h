@@ -56,6 +56,11 @@ struct Weights {
   int64_t classes() const { return static_cast<int64_t>(crow.size()) - 1; }
 };
 
+// A number of _program_code.py: PReLU as an activation, whose one slope is a step's last constant.
+constexpr int64_t kFusedPReLU = 23;
+// The activation of a convolution or linear layer that has this number.
+Activation activation_of(const Parts& parts, int64_t number);
+
 // A convolution of images of any size.
 struct Layer {
   const RowSparseKernels& kernels;

@@ -96,11 +96,16 @@ class PlanarConv : public Ready {
  private:
   Job job_of(const Source& x, const Layout& in, const Target& y, const Layout& out,
              const Source& residual, const Layout& added) const {
-    return {layer_.kernels,    conv_,   rows_, kept_.bias.empty() ? nullptr : kept_.bias.data(),
-            nullptr,           nullptr, layer_.activation,
-            x,                 in,      y,
-            out,               layer_.residual ? residual : Source{nullptr, kFloat},
-            added};
+    Job job(layer_.kernels, conv_, rows_);
+    if (!kept_.bias.empty()) job.bias = kept_.bias.data();
+    job.activation = layer_.activation;
+    job.x = x;
+    job.in = in;
+    job.y = y;
+    job.out = out;
+    job.residual = layer_.residual ? residual : Source{nullptr, kFloat};
+    job.added = added;
+    return job;
   }
 
   const Layer layer_;

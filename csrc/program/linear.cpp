@@ -17,7 +17,7 @@ LinearSizes::LinearSizes(const Parts& parts) : kernels(parts.kernels) {
                   "a linear layer's features must be 1 to 2^31 - 2, got ", a[1], " and ", a[2]);
   out = a[1];
   in = a[2];
-  activation = activation_from(a[3]);
+  activation = activation_of(parts, a[3]);
   STD_TORCH_CHECK(a[4] == 0 || a[4] == 1, "residual is 0 or 1, got ", a[4]);
   residual = a[4] == 1;
 }

@@ -1,4 +1,5 @@
 // Sparse linear layers as steps. The order of additions is the same for any batch.
+#include "../cpu/second_cache.h"
 #include "linear.h"
 
 namespace sparse_ops {
@@ -7,8 +8,8 @@ namespace {
 
 // Up to this batch, rows are read one entry at a time for all; beyond it x is turned, the batch innermost.
 constexpr int64_t kFew = 4;
-// Floats of x that are turned at once: half of a 1 MiB L2 cache.
-constexpr int64_t kPanel = 1 << 17;
+// Floats of x that are turned at once.
+int64_t most_in_panel() { return second_cache() / 2; }
 // Rows whose results are written together.
 constexpr int64_t kTile = 64;
 
@@ -30,7 +31,7 @@ class Sparse : public Ready {
     lines_ = 0;
     width_ = batch == 1 ? 1 : 4;
     if (batch > kFew) {
-      const int64_t most = std::clamp<int64_t>(kPanel / (sizes_.in * kLanes), 1,
+      const int64_t most = std::clamp<int64_t>(most_in_panel() / (sizes_.in * kLanes), 1,
                                                sizes_.kernels.tiles->most_lines);
       const int64_t all = up(batch, kLanes);
       lines_ = up(all, up(all, most));

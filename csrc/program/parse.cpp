@@ -1,5 +1,7 @@
 #include "parse.h"
 
+#include "conv.h"
+
 #include <algorithm>
 #include <limits>
 
@@ -72,8 +74,9 @@ Value value_from(Reader& reader, int64_t v, int64_t inputs, int64_t values) {
 int64_t constants_of(int64_t kind, const Numbers& attributes) {
   if (kind == kAffine) return 2;
   if (kind == kPReLU) return 1;
-  if (kind == kConv || kind == kLinear) return attributes[0] == 0 ? 4 : 2;
-  return 0;
+  if (kind != kConv && kind != kLinear) return 0;
+  const int64_t weights = attributes[0] == 0 ? 4 : 2;
+  return weights + (attributes[kind == kConv ? 12 : 3] == kFusedPReLU);
 }
 
 // Raises unless constants are of the types that steps have.

@@ -4,14 +4,14 @@
 #include <array>
 #include <utility>
 
+#include "../cpu/second_cache.h"
+
 namespace sparse_ops {
 namespace program {
 namespace {
 
-// What a piece reads and writes, in floats, should leave room for weights in a second cache.
-constexpr int64_t kPiece = 1 << 16;
-// About a second cache, in floats.
-constexpr int64_t kCache = 1 << 18;
+// What a piece reads and writes, in floats, should leave room for weights in the second cache.
+int64_t most_in_piece() { return second_cache() / 4; }
 
 int64_t up(int64_t value, int64_t step) { return (value + step - 1) / step; }
 
@@ -130,7 +130,7 @@ Tiling::Tiling(const TileKernels& tiles, const Shape& size, int64_t units, int64
   };
   // Lines of an image that are a piece.
   const int64_t line = in_line + units * kLanes * size.w;
-  int64_t most = std::max<int64_t>(1, kPiece / std::max<int64_t>(1, line));
+  int64_t most = std::max<int64_t>(1, most_in_piece() / std::max<int64_t>(1, line));
   // Every thread should have some.
   const int64_t pieces_wanted = threads == 1 ? 1 : up(4 * threads, static_cast<int64_t>(bundles.size()));
   most = std::clamp<int64_t>(most, 1, up(size.h, std::max<int64_t>(1, pieces_wanted / std::max<int64_t>(1, size.n))));
@@ -175,11 +175,11 @@ Tiling::Tiling(const TileKernels& tiles, const Shape& size, int64_t units, int64
 
   // What is read again and again from beyond the second cache: weights for each piece, or x for each bundle.
   const int64_t weights = units * kLanes * k, images = in_line * size.h * size.n;
-  const int64_t again_weights = weights > kCache ? weights * static_cast<int64_t>(pieces.size()) : weights;
-  const int64_t again_images = images > kCache ? images * static_cast<int64_t>(bundles.size()) : images;
+  const int64_t again_weights = weights > second_cache() ? weights * static_cast<int64_t>(pieces.size()) : weights;
+  const int64_t again_images = images > second_cache() ? images * static_cast<int64_t>(bundles.size()) : images;
   bundles_outside = weights + again_images < again_weights + images;
-  far_weights = weights > kCache;
-  far_images = images > kCache;
+  far_weights = weights > second_cache();
+  far_images = images > second_cache();
 }
 
 }  // namespace program

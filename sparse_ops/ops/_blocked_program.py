@@ -17,7 +17,7 @@ from sparse_ops.ops.blocked import LANES
 # Offsets that follow the last group's, for kernels look ahead.
 SPARE = 8
 # The filters that kernels take at once.
-MOST_ROWS = {"avx512": 8, "avx2": 4, "scalar": 4}
+MOST_ROWS = {"avx512": 8, "avx2": 4, "neon": 8, "scalar": 4}
 # What a weight costs in a group, as a part of what it costs alone (ResNet-18's layers, Zen 5: 105
 # and 45 GMAC/s).
 SHARED_COST = 0.45

@@ -15,8 +15,9 @@ from sparse_ops.ops._program_shapes import run_fake
 from sparse_ops.ops._shapes import conv2d_output_size
 from sparse_ops.ops._transforms import is_transformed
 
-# Every kernel of csrc/cpu is compiled once for each of these, best first; "scalar" is portable.
-ISAS = ("avx512", "avx2", "scalar")
+# Every kernel of csrc/cpu is compiled once for each of these, best first; "neon" is aarch64's,
+# "scalar" is portable.
+ISAS = ("avx512", "avx2", "neon", "scalar")
 
 LIBRARY = torch.library.Library("sparse_ops", "DEF")
 LIBRARY.define("cpu_supports(str isa) -> bool")

@@ -50,7 +50,8 @@ KINDS = {
     # form ROWS: constants crow_indices (classes + 1), col_indices, values, bias; filter o keeps the
     # columns of class o mod classes, as in ops/_native.py; without weights it gives its bias.
     # form DENSE: constants weight (O, I / groups, kH, kW), bias. Inputs: x, and the residual if
-    # `residual` is 1. `kernel` is how it is run: KERNELS.
+    # `residual` is 1. `kernel` is how it is run: KERNELS. Activation FUSED_PRELU has one constant
+    # more, its slope (1).
     "conv": Kind(2, (*_CONV, "activation", "residual", "kernel")),
     # Likewise on (N, in_features); form ROWS: crow_indices (O + 1), ...; DENSE: weight (O, I).
     "linear": Kind(3, ("form", "out_features", "in_features", "activation", "residual")),
@@ -111,6 +112,8 @@ FUNCTIONS = {
     "exp": 21,
     "reciprocal": 22,
 }
+# PReLU of one slope, as a convolution's or linear layer's activation.
+FUSED_PRELU = 23
 OPERATORS = {"add": 0, "sub": 1, "mul": 2, "div": 3, "maximum": 4, "minimum": 5}
 # How a convolution is run. "auto" lets the kernel choose by sizes. On PLANAR: "rows" (vectors of
 # pixels), "wide" (vectors of filters). On IMAGES and CHANNELS "auto" takes Winograd's F(2×2, 3×3)

@@ -13,6 +13,7 @@ from sparse_ops.ops._activation import ACTIVATIONS, from_code, function_of
 from sparse_ops.ops._program_code import (
     BILINEAR,
     FUNCTIONS,
+    FUSED_PRELU,
     MAX,
     OPERATORS,
     ROWS,
@@ -110,8 +111,18 @@ def _activated(step: Step, y: Tensor) -> Tensor:
     return function_of(from_code(step["activation"]))(y)
 
 
-def _finished(step: Step, y: Tensor, inputs: list[Tensor]) -> Tensor:
-    return _activated(step, y + inputs[1] if step["residual"] else y)
+def _finished(step: Step, y: Tensor, inputs: list[Tensor], constants: Constants) -> Tensor:
+    y = y + inputs[1] if step["residual"] else y
+    if step["activation"] != FUSED_PRELU:
+        return _activated(step, y)
+    slope = constants[-1]
+    if slope is None:
+        raise ValueError(f"prelu must have slopes ({step.name})")
+    return F.prelu(y, slope)
+
+
+def _bias(step: Step, constants: Constants) -> Tensor | None:
+    return constants[3 if step["form"] == ROWS else 1]
 
 
 def _conv(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
@@ -121,13 +132,16 @@ def _conv(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
     )
     shape = (step["out_channels"], step["in_channels"] // step["groups"], *kernel)
     weight = _weight(step, constants, shape, inputs[0])
-    y = F.conv2d(inputs[0], weight, constants[-1], stride, padding, dilation, step["groups"])
-    return _finished(step, y, inputs)
+    y = F.conv2d(
+        inputs[0], weight, _bias(step, constants), stride, padding, dilation, step["groups"]
+    )
+    return _finished(step, y, inputs, constants)
 
 
 def _linear(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
     weight = _weight(step, constants, (step["out_features"], step["in_features"]), inputs[0])
-    return _finished(step, F.linear(inputs[0], weight, constants[-1]), inputs)
+    y = F.linear(inputs[0], weight, _bias(step, constants))
+    return _finished(step, y, inputs, constants)
 
 
 def _pool(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:

@@ -12,6 +12,7 @@ from sparse_ops.formats import ChannelPrunedWeight
 from sparse_ops.ops._activation import add_and_activate, code_of
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import Geometry, compiled, conv2d, on_triton, reference
+from sparse_ops.ops._native import ISAS
 
 
 def gather(
@@ -153,9 +154,7 @@ def _triton_backward(
 # product, and the Triton kernel has yet to be measured against it.
 BACKENDS = (
     Backend("gather", gather, _gather_refuses, gather_backward),
-    _compiled("avx512"),
-    _compiled("avx2"),
-    _compiled("scalar"),
+    *map(_compiled, ISAS),
     _without_groups(on_triton(_run("triton"), _triton_backward)),
     Backend("reference", reference, lambda *_: None),
 )

@@ -16,7 +16,7 @@ from sparse_ops.formats import CSRWeight
 from sparse_ops.ops._activation import add_and_activate, check_activation, code_of
 from sparse_ops.ops._backend import Backend, choose, needs_gradient, write
 from sparse_ops.ops._dense import refuses_dense, unpacked
-from sparse_ops.ops._native import refuses_isa
+from sparse_ops.ops._native import ISAS, refuses_isa
 from sparse_ops.ops._predicted import triton_linear_loses
 from sparse_ops.ops._shapes import check_dtypes, check_index_devices, check_like_output
 from sparse_ops.ops._transforms import is_transformed
@@ -125,9 +125,7 @@ def _refuses_triton(x: Tensor, *_: Any) -> str | None:
 # In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
 # to add a backend, add a line here.
 BACKENDS = (
-    _compiled("avx512"),
-    _compiled("avx2"),
-    _compiled("scalar"),
+    *map(_compiled, ISAS),
     Backend(
         "triton",
         _run("csr_linear_triton"),

@@ -7,6 +7,7 @@ from sparse_ops.ops._program_code import (
     CHANNELS,
     DENSE,
     FUNCTIONS,
+    FUSED_PRELU,
     IMAGES,
     KERNELS,
     LANES,
@@ -46,7 +47,8 @@ def kind_of(program: Program, step: Step, out: Shape) -> str:
     elif step.kind in ("pool", "adaptive_pool"):
         words = f"{'max' if step['mode'] == MAX else 'average'} pool"
     if step.kind in ("conv", "linear", "binary", "affine") and step["activation"]:
-        words += f" + {from_code(step['activation'])}"
+        prelu = step["activation"] == FUSED_PRELU
+        words += f" + {'prelu' if prelu else from_code(step['activation'])}"
     return words
 
 

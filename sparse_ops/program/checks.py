@@ -15,6 +15,7 @@ from sparse_ops.ops._program_code import (
     CHANNELS,
     DENSE,
     FUNCTIONS,
+    FUSED_PRELU,
     IMAGES,
     KERNELS,
     LANES,
@@ -70,7 +71,8 @@ def check_attributes(step: Step, names: Sequence[str]) -> None:
         least, most = _ATTRIBUTES.get(name, (number, number))
         if not least <= number <= most:
             raise ValueError(f"{name} must be {least} to {most}, got {number}")
-        if name == "activation":
+        fused = number == FUSED_PRELU and step.kind in ("conv", "linear")
+        if name == "activation" and not fused:
             from_code(number)
     if step.kind == "conv":
         groups = step["groups"]
@@ -100,6 +102,9 @@ def check_constants(step: Step, constants: Sequence[Tensor | None]) -> None:
     wanted = 0
     if step.kind in ("conv", "linear"):
         wanted = 4 if step["form"] == ROWS else 2
+        if step["activation"] == FUSED_PRELU:
+            *constants, slope = constants or [None]
+            _check_floats("slope", slope, (1,))
     elif step.kind in ("affine", "prelu"):
         wanted = 2 if step.kind == "affine" else 1
     if len(constants) != wanted:

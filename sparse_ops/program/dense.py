@@ -65,7 +65,7 @@ def to_dense(model: ProgramModel) -> DenseSteps:
             weight = _program_reference.rows_to_dense(held, rows, columns, like)
             if step.kind == "conv":
                 weight = weight.reshape(rows, -1, step["kernel_h"], step["kernel_w"])
-            held = [weight, held[-1]]
+            held = [weight, *held[3:]]
             assert KINDS[step.kind].attributes[0] == "form"
             step = replace(step, attributes=(DENSE, *step.attributes[1:]))
         steps.append(replace(step, constants=tuple(map(kept, held))))

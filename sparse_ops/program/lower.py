@@ -28,7 +28,7 @@ def lower(
         orders: node -> the order of what it gives.
         piece: images at a time; 0: all.
     """
-    lowering = _Lowering(nodes, orders)
+    lowering = _Lowering(nodes, orders, outputs)
     for value in inputs:
         lowering.new(value, PLANAR)
     for node in nodes:
@@ -38,7 +38,9 @@ def lower(
 
 
 class _Lowering:
-    def __init__(self, nodes: Sequence[Node], orders: Mapping[str, int]) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], orders: Mapping[str, int], outputs: Sequence[Value]
+    ) -> None:
         self.orders = orders
         self.values: list[code.Value] = []
         self.steps: list[Step] = []
@@ -47,6 +49,8 @@ class _Lowering:
         self.given: dict[int, int] = {}
         self.halos = _halos(nodes, orders)
         self.places = _places(nodes, orders)
+        self.prelus = _prelus(nodes, orders, outputs)
+        self.done = {id(prelu) for prelu in self.prelus.values()}
         # A concatenation's output is numbered with its first part.
         self.wholes: dict[int, int] = {}
 
@@ -91,8 +95,8 @@ class _Lowering:
         return len(self.constants) - 1
 
     def add(self, node: Node) -> None:
-        order = self.orders[node.name] if node.output.rank == 4 else PLANAR
-        EMIT[node.op](self, node, order)
+        if id(node) not in self.done:
+            EMIT[node.op](self, node, _order(node, self.orders))
 
     def out(self, node: Node, order: int) -> int:
         """The number of what a node gives, as a part of a concatenation where it can be one."""
@@ -120,9 +124,13 @@ class _Lowering:
         /,
         **attributes: int,
     ) -> None:
+        last = self.prelus.get(id(node), node)
+        if last is not node:
+            attributes["activation"] = code.FUSED_PRELU
+            constants = (*constants, last.parameters["weight"])
         numbers = tuple(int(attributes[name]) for name in code.KINDS[kind].attributes)
         held = tuple(self.constant(tensor) for tensor in constants)
-        out = self.out(node, order)
+        out = self.out(last, order)
         self.steps.append(Step(kind, out, tuple(inputs), held, numbers, node.name))
 
     def between(
@@ -135,6 +143,27 @@ class _Lowering:
         out = len(self.values) - 1
         self.steps.append(Step(kind, out, (source,), (), numbers, name))
         return out
+
+
+def _order(node: Node, orders: Mapping[str, int]) -> int:
+    return orders[node.name] if node.output.rank == 4 else PLANAR
+
+
+def _prelus(
+    nodes: Sequence[Node], orders: Mapping[str, int], outputs: Sequence[Value]
+) -> dict[int, Node]:
+    """Layer -> the PReLU of one slope that is all that follows it: their step is one."""
+    read = [id(value) for node in nodes for value in node.inputs] + [id(v) for v in outputs]
+    layers = {id(node.output): node for node in nodes if node.op in ("conv2d", "linear")}
+    found = {}
+    for node in nodes:
+        layer = layers.get(id(node.inputs[0])) if node.op == "prelu" else None
+        if layer is None or node.parameters["weight"].numel() != 1:
+            continue
+        alone = read.count(id(layer.output)) == 1 and layer.attributes["activation"] is None
+        if alone and _order(node, orders) == _order(layer, orders):
+            found[id(layer)] = node
+    return found
 
 
 def _halos(nodes: Sequence[Node], orders: Mapping[str, int]) -> dict[tuple[int, int], int]:

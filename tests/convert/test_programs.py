@@ -320,7 +320,7 @@ def test_a_channel_pruned_layer_that_was_there_is_a_step(tmp_path):
 
 
 @pytest.mark.parametrize("slopes", [1, 8])
-def test_prelu_is_a_step(slopes):
+def test_prelu_is_a_step_or_a_part_of_one(slopes, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(slopes), nn.Conv2d(8, 4, 3)).eval()
     nn.init.uniform_(model[1].weight, -1, 1)
@@ -333,8 +333,18 @@ def test_prelu_is_a_step(slopes):
         y, programs = ran(fast, x)
         assert programs == 1
         assert_same(y, model(x))
+        (segment, *_) = programs_of(fast).whole(fast)
+        kinds = [step.kind for step in segment.program.steps]
+        assert kinds.count("prelu") == (slopes > 1) and kinds.count("conv") == 2
+        so.save(fast, tmp_path / "fast.safetensors")
+        alone = so.load(tmp_path / "fast.safetensors")
+        assert_same(alone(x), y)
+        for each in (fast, model, alone):
+            each.get_submodule("1").weight.neg_()
+        assert_same(fast(x), model(x))
+        assert_same(alone(x), model(x))
         for each in (fast, model):
-            each[1].weight.neg_()
+            each[1].weight.data.mul_(0.5)
         assert_same(fast(x), model(x))
 
 

@@ -1,7 +1,7 @@
 """Convolutions and linear layers as steps of programs, and what is expected of them in float64."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sparse_ops.ops import _native
 from sparse_ops.ops._activation import code_of, function_of
+from sparse_ops.ops._program_code import FUSED_PRELU
 from sparse_ops.ops.program import run
 from sparse_ops.program import program as P
 from tests.rounding import assert_within_rounding
@@ -111,6 +112,21 @@ def program(layer: Layer, order_in, order_out, halos=(0, 0, 0), residual=False, 
     return P.Program(
         1 + residual, (out,), tuple(values), tuple(steps), tuple(constants), next(NUMBERS), piece
     )
+
+
+def with_prelu(made: P.Program, slope: float) -> P.Program:
+    """The program, its one layer followed by a PReLU of that slope."""
+    number = len(made.constants)
+    steps = []
+    for step in made.steps:
+        if step.kind in ("conv", "linear"):
+            place = P.KINDS[step.kind].attributes.index("activation")
+            attributes = list(step.attributes)
+            attributes[place] = FUSED_PRELU
+            step = replace(step, attributes=tuple(attributes), constants=(*step.constants, number))
+        steps.append(step)
+    constants = (*made.constants, torch.tensor([slope]))
+    return replace(made, steps=tuple(steps), constants=constants, number=next(NUMBERS))
 
 
 def result(made: P.Program, isa: str, *inputs: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Convolutions as steps of programs: every order and form on every instruction set."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from tests.program.layers import (
     program,
     result,
     rows,
+    with_prelu,
 )
 from tests.program.steps import PART, step
 
@@ -108,6 +111,21 @@ def test_activations_with_and_without_a_residual(isa, path, activation):
     residual = torch.randn(y.shape)
     y = result(program(layer, order_in, order_out, (halo, 0, 1), True), isa, x, residual)
     assert_right(layer, y, x, residual)
+
+
+@pytest.mark.parametrize("path", [PATHS[0], PATHS[3], PATHS[5], PATHS[6]], ids=str)
+def test_a_prelu_of_one_slope_is_applied_as_a_leaky_relu_is(isa, path):
+    order_in, order_out, form = path
+    x, how = torch.randn(3, 18, 6, 9), {"padding": (1, 1), "activation": "leaky_relu(-0.3)"}
+    layer = layer_of(form, torch.randn(37, 18, 3, 3), torch.randn(37), **how)
+    made = program(layer, order_in, order_out, (int(order_in != PLANAR), 0, 1))
+    fused = with_prelu(made, -0.3)
+    y = result(fused, isa, x)
+    assert torch.equal(y, result(made, isa, x))
+    torch.testing.assert_close(result(fused, "reference", x), y, rtol=1e-4, atol=1e-4)
+    wrong = replace(fused, constants=(*made.constants, torch.randn(2)), number=made.number + 1)
+    with pytest.raises(RuntimeError, match="slope must have 1 value, got 2"):
+        result(wrong, isa, x)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

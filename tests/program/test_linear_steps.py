@@ -13,6 +13,7 @@ from tests.program.layers import (
     program,
     result,
     rows,
+    with_prelu,
 )
 from tests.program.steps import PART, step
 
@@ -54,6 +55,16 @@ def test_activations_with_and_without_a_residual(isa, form, batch, activation):
     assert_right(layer, result(program(layer, P.PLANAR, P.PLANAR), isa, x), x)
     made = program(layer, P.PLANAR, P.PLANAR, residual=True)
     assert_right(layer, result(made, isa, x, residual), x, residual)
+
+
+@pytest.mark.parametrize("batch", [1, 20])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_prelu_of_one_slope_is_applied_as_a_leaky_relu_is(isa, form, batch):
+    layer = layer_of(form, 35, 20, activation="leaky_relu(0.25)")
+    x, residual = torch.randn(batch, 20), torch.randn(batch, 35)
+    made = program(layer, P.PLANAR, P.PLANAR, residual=True)
+    y = result(with_prelu(made, 0.25), isa, x, residual)
+    assert torch.equal(y, result(made, isa, x, residual))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 20])
