@@ -93,8 +93,8 @@ def test_sets(capability, precision, filters):
     check(made, capability, None if precision == "fp32" else "_set_conv2d_fwd_kernel")
 
 
-@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
-def test_the_longest_activations_fit(capability, activation):
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "leaky_relu(-0.3)"])
+def test_activations_that_are_long_or_have_a_slope_fit(capability, activation):
     own, nnz = periodic(256)
     x, y = torch.zeros(2, 64, 8, 8), torch.zeros(2, 256, 8, 8)
     with compiling(capability) as made:
