@@ -31,8 +31,8 @@ inline int64_t below(int64_t limit) {
   return static_cast<int64_t>(chance()() % static_cast<uint64_t>(limit));
 }
 
-// Numbers between NaNs, on an address that is a multiple of 64 or, shifted, of 4 only. What is read outside of
-// them shows in results, what is written there when they go.
+// Numbers between NaNs, on an address that is a multiple of 64 or, shifted, of 4 only. What is read
+// outside of them shows in results, what is written there when they go.
 class Floats {
  public:
   explicit Floats(int64_t size, bool random = true, int64_t shift = 1)
@@ -103,8 +103,8 @@ inline double activated(double v, sparse_ops::Activation activation) {
   return NAN;
 }
 
-// A float32 sum of n products is off by n 2^-24 of their absolute values, to first order; activations are at most
-// 1.5 steep, and exact to eight roundings.
+// A float32 sum of n products is off by n 2^-24 of their absolute values, to first order;
+// activations are at most 1.5 steep, and exact to eight roundings.
 inline void compare(const std::string& what, float got, const Exact& exact,
                     sparse_ops::Activation activation = sparse_ops::kNone) {
   const double wanted = activated(exact.sum, activation);

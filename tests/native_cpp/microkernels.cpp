@@ -1,6 +1,9 @@
-// The microkernels' contract on raw pointers, without torch: guards of NaN on both sides of everything, float64, and
-// the portable kernels. Prints what is wrong, and for each instruction set what was compared.
+// The microkernels' contract on raw pointers, without torch: guards of NaN on both sides of
+// everything, float64, and the portable kernels. Prints what is wrong, and for each instruction set
+// what was compared.
 #include "checking.h"
+
+#include <algorithm>
 
 using namespace sparse_ops;
 using namespace checking;
@@ -132,8 +135,9 @@ void test_channels(const RowSparseKernels& kernels) {
                       exact.add(weights[(j * units + u) * kLanes + i],
                                 panel[offsets[j] + n * image + l * line + p * pixel]);
                     exact.add(1, bias[u * kLanes + i]);
-                    compare("channels", out[u * unit + n * out_image + l * out_line + p * kLanes + i],
-                            exact, work.activation);
+                    compare("channels",
+                            out[u * unit + n * out_image + l * out_line + p * kLanes + i], exact,
+                            work.activation);
                   }
         }
 }
@@ -250,8 +254,8 @@ void test_linear(const RowSparseKernels& kernels) {
   const int64_t rows = 23, width = 90, first = 1;
   const Matrix matrix(rows, width);
   Floats bias(rows);
-  const SparseWork work = {first, rows, matrix.crow.data(), matrix.columns.data(),
-                           matrix.values.data(), bias.get()};
+  const SparseWork work = {
+      first, rows, matrix.crow.data(), matrix.columns.data(), matrix.values.data(), bias.get()};
   const auto check = [&](const char* what, Floats& y, const Floats& x, int64_t batch,
                          Activation activation) {
     for (int64_t o = first; o < rows; ++o)
@@ -263,7 +267,8 @@ void test_linear(const RowSparseKernels& kernels) {
   };
   for (int again = 0; again < 8; ++again) {
     const Activation activation = any_activation();
-    Floats one(width), four(4 * width, true, 0), y(rows - first, false), y4(4 * (rows - first), false);
+    Floats one(width), four(4 * width, true, 0), y(rows - first, false),
+        y4(4 * (rows - first), false);
     kernels.gather(first, rows, matrix.crow.data(), matrix.columns.data(), matrix.values.data(),
                    bias.get(), one.get(), y.get(), activation);
     check("gather", y, one, 1, activation);
@@ -387,53 +392,59 @@ void test_moves(const RowSparseKernels& kernels) {
   }
 }
 
+// Rows of G: what three taps become at each point of F(2x2, 3x3), and of F(4x4, 3x3) at 0, +-3/4,
+// +-3/2 and infinity.
+const double kA = 0.5625, kB = 2.25, kOfA = 2 * kA * (kA - kB), kOfB = 2 * kB * (kB - kA);
+const double kTwo[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+const double kFour[6][3] = {{1 / (kA * kB), 0, 0},
+                            {1 / kOfA, 0.75 / kOfA, kA / kOfA},
+                            {1 / kOfA, -0.75 / kOfA, kA / kOfA},
+                            {1 / kOfB, 1.5 / kOfB, kB / kOfB},
+                            {1 / kOfB, -1.5 / kOfB, kB / kOfB},
+                            {0, 0, 1}};
+
 // Winograd's two ends and a product between them, against the convolution.
-void test_winograd(const RowSparseKernels& kernels) {
+void test_winograd(const RowSparseKernels& kernels, int64_t side) {
+  const double (*rows)[3] = side == 4 ? kFour : kTwo;
+  const int64_t points = side + 2;
   for (int64_t tiles = 1; tiles <= kMostTiles; ++tiles) {
-    const int64_t columns = 2 * tiles + 2, line = columns * kLanes, step = tiles * kLanes;
-    Floats x(4 * line), positions(16 * step, false), bias(kLanes), added(2 * 2 * tiles * kLanes);
-    Floats out(2 * 2 * tiles * kLanes, false);
+    const int64_t columns = side * tiles + 2, line = columns * kLanes, step = tiles * kLanes;
+    const int64_t out_line = side * tiles * kLanes;
+    Floats x(points * line), positions(points * points * step, false), bias(kLanes);
+    Floats added(side * out_line), out(side * out_line, false);
     WinogradWork work = {};
+    work.side = side;
     work.tiles = tiles;
     work.position_step = step;
-    work.lines = 2;
-    work.width = 2 * tiles - below(2);
-    work.out_line = work.added_line = 2 * tiles * kLanes;
+    work.lines = side - below(2);
+    work.width = side * tiles - below(side);
+    work.out_line = work.added_line = out_line;
     work.activation = any_activation();
-    kernels.winograd_in(work, x.get(), line, 4, columns, positions.get());
-    double g[3][3], half[4][3], u[4][4], most = 0;
+    kernels.winograd_in(work, x.get(), line, points, columns, positions.get());
+    double g[3][3], most = 0, size = 0;
     for (auto& row : g)
       for (double& each : row) each = number();
-    for (int c = 0; c < 3; ++c) {
-      half[0][c] = g[0][c];
-      half[1][c] = (g[0][c] + g[1][c] + g[2][c]) / 2;
-      half[2][c] = (g[0][c] - g[1][c] + g[2][c]) / 2;
-      half[3][c] = g[2][c];
+    for (int64_t i = 0; i < points * line; ++i) most = std::max<double>(most, std::abs(x[i]));
+    for (int64_t p = 0; p < points * points; ++p) {
+      double u = 0;
+      for (int r = 0; r < 3; ++r)
+        for (int c = 0; c < 3; ++c) u += rows[p / points][r] * g[r][c] * rows[p % points][c];
+      size += std::abs(u);
+      for (int64_t i = 0; i < step; ++i) positions[p * step + i] *= static_cast<float>(u);
     }
-    for (int r = 0; r < 4; ++r) {
-      u[r][0] = half[r][0];
-      u[r][1] = (half[r][0] + half[r][1] + half[r][2]) / 2;
-      u[r][2] = (half[r][0] - half[r][1] + half[r][2]) / 2;
-      u[r][3] = half[r][2];
-    }
-    for (int p = 0; p < 16; ++p)
-      for (int64_t i = 0; i < step; ++i)
-        positions[p * step + i] *= static_cast<float>(u[p / 4][p % 4]);
-    for (int64_t i = 0; i < 4 * line; ++i) most = std::max<double>(most, std::abs(x[i]));
     kernels.winograd_out(work, positions.get(), step, bias.get(), added.get(), out.get());
-    for (int64_t l = 0; l < 2; ++l)
+    for (int64_t l = 0; l < work.lines; ++l)
       for (int64_t p = 0; p < work.width; ++p)
         for (int64_t i = 0; i < kLanes; ++i) {
-          const int64_t at = l * work.out_line + p * kLanes + i;
+          const int64_t at = l * out_line + p * kLanes + i;
           Exact exact;
           for (int y = 0; y < 3; ++y)
             for (int c = 0; c < 3; ++c)
               exact.add(g[y][c], x[(l + y) * line + (p + c) * kLanes + i]);
           exact.add(1, bias[i]);
           exact.add(1, added[at]);
-          // Of the transforms: 16 numbers of four x each, times weights of up to nine g.
-          for (const auto& row : u)
-            for (const double each : row) exact.size += 4 * most * std::abs(each);
+          // What the transforms add up: x by up to 4, or 33, and its products by up to 1, or 12.
+          exact.size += (side == 4 ? 33 * 12 : 4) * most * size;
           compare("winograd", out[at], exact, work.activation);
         }
   }
@@ -480,7 +491,8 @@ void test_steps(const RowSparseKernels& kernels, const RowSparseKernels& portabl
       for (int64_t l = 0; l < lines; ++l)
         for (int64_t i = 0; i < length; ++i) {
           const float a = to[l * step + i], b = other[l * step + i];
-          if (!(std::abs(a - b) <= 16 * 0x1p-24 * std::abs(b) + 1e-30) && !(std::isnan(a) && std::isnan(b)))
+          if (!(std::abs(a - b) <= 16 * 0x1p-24 * std::abs(b) + 1e-30) &&
+              !(std::isnan(a) && std::isnan(b)))
             fail(what + " of " + std::to_string(from[l * step + i]));
         }
     };
@@ -516,7 +528,8 @@ void test(const char* name, const RowSparseKernels& kernels) {
   test_dots(kernels);
   test_in_range(kernels);
   test_moves(kernels);
-  test_winograd(kernels);
+  test_winograd(kernels, 2);
+  test_winograd(kernels, 4);
   test_ends(kernels, portable);
   test_steps(kernels, portable);
   std::printf("%s: %d wrong\n", name, failures);
@@ -529,7 +542,8 @@ int main() {
 #if defined(__aarch64__)
   test("neon", *row_sparse_neon());
 #elif defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) test("avx2", *row_sparse_avx2());
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    test("avx2", *row_sparse_avx2());
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
     test("avx512", *row_sparse_avx512());
