@@ -19,7 +19,7 @@ from sparse_ops.graph.layers import activation_name
 from sparse_ops.graph.trace import rewritten, trace
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import Folded
-from sparse_ops.ops._activation import leaky_relu
+from sparse_ops.ops._activation import leaky_relu, slope_of
 from sparse_ops.planning.fold import gelu_name
 
 FUNCTIONS: dict[Any, str] = {
@@ -184,7 +184,9 @@ def _activation(model: nn.Module, node: fx.Node | None) -> str | None:
     if node.kwargs.keys() - {"inplace"}:
         return None
     if node.op == "call_module":
-        return activation_name(_module(model, node))
+        name = activation_name(_module(model, node))
+        # As in `ways`: a module's slope may be set anew.
+        return name if slope_of(name) is None else None
     if node.op == "call_function":
         return FUNCTIONS.get(node.target)
     return METHODS.get(str(node.target)) if node.op == "call_method" else None

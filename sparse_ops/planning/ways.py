@@ -16,6 +16,7 @@ from sparse_ops.graph.ops import SLICED
 from sparse_ops.graph.reads import reads_of
 from sparse_ops.graph.running import first_run
 from sparse_ops.nn._folded import Folded
+from sparse_ops.ops._activation import slope_of
 from sparse_ops.passes.fold_norms import fold_norms
 from sparse_ops.passes.shrink import Shrinking, shrink
 from sparse_ops.passes.sort import sort
@@ -184,6 +185,9 @@ def _activations(masked: nn.Module, graph: Graph) -> dict[str, tuple[str, str]]:
         if after is None or after.op != "unary" or after.module is None or node.module is None:
             continue
         name = activation_name(masked.get_submodule(after.module))
+        # A slope may be set anew afterwards: only programs, which look at it in each call, take it.
+        if slope_of(name) is not None:
+            continue
         alone = called[node.module] == called[after.module] == 1
         if name is not None and alone and keeps_dense(masked, node.module) is None:
             found[node.module] = (after.module, name)

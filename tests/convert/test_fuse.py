@@ -205,18 +205,11 @@ def test_a_chain_of_blocks_is_fused_throughout():
     torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("kind", "option", "name"),
-    [
-        (nn.GELU, "none", "gelu"),
-        (nn.GELU, "tanh", "gelu_tanh"),
-        (nn.LeakyReLU, 0.1, "leaky_relu(0.1)"),
-    ],
-)
-def test_modules_with_an_option_are_folded_kept_in_files_and_undone(kind, option, name, tmp_path):
+@pytest.mark.parametrize(("approximate", "name"), [("none", "gelu"), ("tanh", "gelu_tanh")])
+def test_gelu_modules_are_folded_kept_in_files_and_undone(approximate, name, tmp_path):
     def build():
-        act = kind(option)
-        return nn.Sequential(nn.Conv2d(8, 8, 3), act, nn.Flatten(), nn.Linear(128, 8), act)
+        gelu = nn.GELU(approximate)
+        return nn.Sequential(nn.Conv2d(8, 8, 3), gelu, nn.Flatten(), nn.Linear(128, 8), gelu)
 
     model = build().eval()
     plan, fast = converted(model, progress=False)
