@@ -36,7 +36,6 @@ def leaky_relu(slope: float) -> str | None:
     return f"leaky_relu({slope!r})" if abs(slope) <= _LARGEST else None
 
 
-@torch.compiler.assume_constant_result
 def slope_of(activation: str | None) -> float | None:
     """The slope of a leaky ReLU; None of every other name."""
     found = None if activation is None else _LEAKY.fullmatch(activation)
@@ -71,7 +70,6 @@ def add_and_activate(y: Tensor, residual: Tensor | None, activation: str | None)
     return function_of(activation)(y if residual is None else y + residual)
 
 
-@torch.compiler.assume_constant_result
 def code_of(activation: str | None) -> int:
     """The kernels' number for an activation."""
     code = _CODES.get(activation)
@@ -96,3 +94,9 @@ def from_code(code: int) -> str | None:
     # As it was written: 0.1, not all the digits of the float32 beside it.
     shortest = (float(f"{slope:.{digits}g}") for digits in range(1, 10))
     return leaky_relu(next(s for s in shortest if struct.pack("<f", s) == struct.pack("<f", slope)))
+
+
+# Names are constants to whoever traces. As by torch.compiler's assume_constant_result, which would
+# import all of the compiler.
+slope_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+code_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
