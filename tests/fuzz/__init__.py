@@ -4,6 +4,7 @@
 
     draw(chance) -> case    plain data, all that `check` needs
     check(case) -> str      what came of it, to be counted; raises what is a finding
+    prepare()               optional: what is made once, before the first child
     SIMPLER                 key of a case -> values that are simpler than others, simplest first
 
 A case that cannot be, as shrinking makes some, raises `NoCase`. What is found is written to

@@ -1,5 +1,6 @@
 """Running cases of one kind in child processes, for a time; a crash or a hang is one finding."""
 
+import gc
 import hashlib
 import importlib
 import json
@@ -11,16 +12,18 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tests.fuzz import NoCase
 from tests.fuzz.shrinking import shrunk
 
-# Cases of one child: a fork costs as much as some cases, and memory that leaks goes with it.
-CASES = 100
+# Cases of one child, a fork of some milliseconds: what leaks goes with it.
+CASES = 1000
 # Longer than any case takes; where there is no end, the child is stopped.
 SECONDS_OF_A_CASE = 120.0
 SECONDS_TO_SHRINK = 90.0
@@ -48,18 +51,30 @@ def drawn(kind: str, seed: int) -> Any:
     return json.loads(json.dumps(module_of(kind).draw(random.Random(f"{kind} {seed}"))))
 
 
-def run(kind: str, seconds: float, first: int, found: Path | None, most: int = 10**9) -> Report:
-    """Cases of a kind from seed `first` on, for so long or so many; findings go to `found`."""
-    report, begun = Report(kind, first), time.monotonic()
+def prepare(kinds: Iterable[str]) -> None:
+    """Imports and makes, once, what children would each have to: to be called before the first.
+
+    With one thread, as threads do not outlive a fork; and children's collections of garbage pass
+    over what is there now.
+    """
+    torch.set_num_threads(1)
+    for kind in kinds:
+        getattr(module_of(kind), "prepare", lambda: None)()
+    gc.collect()
+    gc.freeze()
+
+
+def run(report: Report, seconds: float, found: Path | None, most: int) -> None:
+    """Goes on with a kind's cases for so long, or until there are so many; findings to `found`."""
+    begun = time.monotonic()
     while (left := begun + seconds - time.monotonic()) > 0 and report.cases < most:
-        seeds = range(first + report.cases, first + min(most, report.cases + CASES))
-        for seed, outcome in _in_child(kind, seeds, left):
+        seeds = range(report.first + report.cases, report.first + min(most, report.cases + CASES))
+        for seed, outcome in _in_child(report.kind, seeds, left):
             report.cases += 1
             report.outcomes[outcome.partition(":")[0]] += 1
             if outcome.startswith("failed"):
                 _found(report, seed, outcome, found)
-    report.seconds = time.monotonic() - begun
-    return report
+    report.seconds += time.monotonic() - begun
 
 
 def failure(kind: str, case: Any) -> str | None:

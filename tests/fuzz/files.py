@@ -39,18 +39,26 @@ def draw(chance):
     }
 
 
-@functools.cache
-def folder():
-    """Of this process; with shared memory no disk is worn."""
+def prepare():
+    for file in FILES:
+        whole(file)
+
+
+def scratch():
+    """With shared memory no disk is worn."""
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    return tempfile.TemporaryDirectory(prefix=f"fuzz-{os.getpid()}-", dir=where)
+    return tempfile.TemporaryDirectory(prefix="fuzz-", dir=where)
 
 
 @functools.cache
 def whole(file):
     """(the bytes of a good file, the model that it needs, an input)."""
     torch.manual_seed(0)
-    path = Path(folder().name) / "whole.safetensors"
+    with scratch() as folder:
+        return made(file, Path(folder) / "whole.safetensors")
+
+
+def made(file, path):
     if file == "masks":
         so.masks.save(masks_of_net(), path)
         return path.read_bytes(), net(), torch.randn(EXAMPLE)
@@ -75,12 +83,16 @@ def places(data, here=()):
 
 
 def check(case):
+    torch.set_num_threads(1)
+    with scratch() as folder:
+        return check_file(case, Path(folder) / "changed.safetensors")
+
+
+def check_file(case, path):
     data, model, x = whole(case["file"])
-    path = Path(folder().name) / "changed.safetensors"
     path.write_bytes(data)
     for change in case["changes"]:
         change_(path, change["how"], random.Random(change["seed"]))
-    torch.set_num_threads(1)
     if case["file"] == "masks":
         try:
             masks = so.masks.load(path)
