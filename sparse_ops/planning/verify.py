@@ -77,7 +77,8 @@ def _wide_part(dense: nn.Module, rows: slice) -> nn.Module:
     """Some output channels of a layer, in float64; the layer's own weights are not copied whole."""
     memo: dict[int, Any] = {}
     for parameter in dense.parameters(recurse=False):
-        wide = parameter.detach()[rows].double()
+        # A copy also of what is float64 already: `exactly` writes to it.
+        wide = parameter.detach()[rows].to(torch.float64, copy=True)
         memo[id(parameter)] = nn.Parameter(wide, requires_grad=False)
     return copy.deepcopy(dense, memo)
 

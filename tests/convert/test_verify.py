@@ -28,6 +28,14 @@ def test_an_honest_layer_is_within_the_bound(dtype, activation):
     assert 0 <= layer_error(dense, packed, x) <= 1
 
 
+def test_a_layer_of_float64_is_compared_and_not_changed():
+    dense, mask = masked_conv(torch.float64)
+    before = copy.deepcopy(dense.state_dict())
+    packed = CSRConv2d.from_dense(dense, mask)
+    assert layer_error(dense, packed, torch.randn(2, 16, 9, 9).double()) <= 1
+    assert all(torch.equal(dense.state_dict()[name], held) for name, held in before.items())
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_a_dropped_weight_is_found_at_every_scale(scale):
     dense, mask = masked_conv()
