@@ -235,7 +235,8 @@ def find_ways(
         if best is not exact:
             try:
                 check_model(masked, best.model, example)
-            except Mismatch as error:
+            except Exception as error:
+                # Or it runs, and computes something else.
                 best, note = exact, f"widths were not rounded up: {error}"
         found = [best]
         if lost := _lost_patterns(masks, best.shrinking):
