@@ -1,9 +1,11 @@
 """Files that are whole or not there: everything the library writes goes through `replacing`."""
 
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -15,6 +17,8 @@ from torch import Tensor
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path beside `path` to write to, and renames it if the block ends well.
 
+    What a killed writer of `path` left behind a day ago or earlier is deleted.
+
     Raises:
         OSError: the folder does not exist or cannot be written; the message names it. Whatever
             happens, a file already at `path` stays as it was, and no temporary file is left.
@@ -24,8 +28,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise IsADirectoryError(f"cannot write {target}: it is a folder, a file name was wanted")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {target}: there is no folder {target.parent}")
+    _remove_leftovers(target)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        prefix = f".{target.name}."
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
     except OSError as error:
         raise type(error)(f"cannot write {target}: {error.strerror}") from error
     os.close(handle)
@@ -39,6 +45,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+# No writer takes as long; one that was killed left its file behind.
+LEFTOVER_S = 24 * 3600
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Deletes what killed writers of this file left behind, a day ago or earlier."""
+    # Eight letters, digits and underscores: what mkstemp puts between.
+    ours = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.tmp")
+    # Whatever cannot be read or deleted, by somebody else's doing perhaps, is no matter here.
+    with suppress(OSError), os.scandir(target.parent) as files:
+        for file in files:
+            if ours.fullmatch(file.name) and time.time() - file.stat().st_mtime > LEFTOVER_S:
+                os.unlink(file.path)
 
 
 def write_tensors(

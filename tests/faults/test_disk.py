@@ -1,6 +1,7 @@
 """No space, no permission, a cache of others: a sentence, nothing lost, nothing left over."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -154,3 +155,17 @@ print(failed)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == "3", done.stdout + done.stderr
+
+
+def test_what_a_killed_writer_left_is_deleted_a_day_later(tmp_path):
+    path = tmp_path / "masks.safetensors"
+    names = (".masks.safetensors.ab_45678.tmp", ".masks.safetensors.x.tmp", ".other.ab_45678.tmp")
+    old, short, other = (tmp_path / name for name in names)
+    new = tmp_path / ".masks.safetensors.12345678.tmp"
+    for each in (old, short, other, new):
+        each.write_bytes(b"half")
+    for each in (old, short, other):
+        os.utime(each, (1e9, 1e9))
+    so.masks.save({"weight": torch.ones(2, dtype=torch.bool)}, path)
+    # Others' files stay, and that of a writer that may still be at work.
+    assert set(tmp_path.iterdir()) == {path, short, other, new}

@@ -15,6 +15,7 @@ from sparse_ops.ops.csr_linear import csr_linear
 from tests.activations import ACTIVATION_NAMES
 from tests.cases import ConvCase, random_mask
 from tests.fuzz import NoCase
+from tests.guarded import SIDES, guarded
 from tests.ops.test_conv2d import EVERY, OPERATORS, exact, problem, terms
 from tests.ops.test_out import assert_guarded, part_of, whole_for
 from tests.program.hostile import MOST_BYTES, NUMBERS, changed_constants, changed_numbers
@@ -31,6 +32,7 @@ SIMPLER = {
     "layout": ["contiguous", "channels_last", "strided"],
     "out": ["new", "planar", "last"],
     "isa": ISAS[::-1],
+    "guard": ["none", *SIDES],
     "operator": [],
     "backend": list(BACKENDS),
     "name": [],
@@ -60,7 +62,7 @@ def draw(chance):
     if kind == "lie":
         operator = chance.choice(list(ARGUMENTS))
         names = list(ARGUMENTS[operator]())
-        case |= {"operator": operator}
+        case |= {"operator": operator, "guard": chance.choice(SIMPLER["guard"])}
         return case | {
             "changes": [
                 {
@@ -283,11 +285,16 @@ def _lie(case):
         name = change["name"]
         if name not in arguments or arguments[name] is None:
             raise NoCase
-        arguments[name] = _changed(arguments[name], change, name)
+        arguments[name] = changed(arguments[name], change, name)
     sizes = [t.numel() for t in arguments.values() if isinstance(t, torch.Tensor)]
     if max(sizes) > LARGEST:
         raise NoCase
     operator = getattr(torch.ops.sparse_ops, f"{case['operator']}_{case['isa']}")
+    if case["guard"] in SIDES:
+        arguments = {
+            name: guarded(each, case["guard"]) if isinstance(each, torch.Tensor) else each
+            for name, each in arguments.items()
+        }
     try:
         with threads(case):
             operator(*arguments.values())
@@ -297,7 +304,7 @@ def _lie(case):
     return "ran"
 
 
-def _changed(value, change, name):
+def changed(value, change, name):
     how, chance, to = change["how"], random.Random(change["at"]), change["to"]
     if isinstance(value, bool):
         return not value
