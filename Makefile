@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: demo test test-portable test-all test-gpu-interpreter fuzz faults lint bench claims gpu data docs wheel dev sanitize clean
+.PHONY: demo test test-portable test-all test-gpu-interpreter fuzz faults lint bench claims gpu data docs wheel dev sanitize sanitize-quick tsan clean
 
 demo: $(VENV)/ready
 	$(BIN)/sparse-ops demo --out demo
@@ -86,16 +86,29 @@ $(VENV)/docs: $(VENV)/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[docs]"
 	@touch $@
 
-# The compiled code again, with AddressSanitizer and UndefinedBehaviorSanitizer, under the operators' tests.
-SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
-sanitize: $(VENV)/ready
-	rm -rf build/sanitize
+# The compiled code again, with AddressSanitizer and UndefinedBehaviorSanitizer: under the operators'
+# and programs' tests; `quick`, for .ci/run, under those of them that lie, and files that do.
+SANITIZE := -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SANITIZED := tests/ops tests/program tests/nn/test_blocked.py
+QUICKLY := -m "not slow and not portable" tests/ops/test_guard_pages.py tests/ops/test_compiled_safety.py \
+  tests/ops/test_csr_linear.py tests/ops/test_linear_out.py tests/ops/test_blocked.py tests/program/test_hostile.py \
+  tests/program/test_hostile_file.py tests/program/test_damaged.py tests/program/test_threads.py tests/program/test_file.py
+# Compiled in half the time; the tests are few.
+sanitize-quick: SANITIZE += -O0
+sanitize-quick: SANITIZED = $(QUICKLY)
+sanitize: SANITIZE += -O1
+sanitize sanitize-quick: $(VENV)/ready
+	rm -rf build/$@
 	SPARSE_OPS_NATIVE=1 SPARSE_OPS_CXXFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build \
-	  --build-base build/sanitize-objects --build-lib build/sanitize
+	  --build-base build/$@-objects --build-lib build/$@
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:new_delete_type_mismatch=0:allocator_may_return_null=1:max_allocation_size_mb=4096 \
-	  PYTHONSAFEPATH=1 PYTHONPATH=build/sanitize:. \
-	  $(BIN)/python -m pytest -q -n auto --dist worksteal -o "pythonpath=build/sanitize ." tests/ops tests/program tests/nn/test_blocked.py
+	  PYTHONSAFEPATH=1 PYTHONPATH=build/$@:. \
+	  $(BIN)/python -m pytest -q -n auto --dist worksteal -o "pythonpath=build/$@ ." $(SANITIZED)
+
+# Many callers of kernels and programs under ThreadSanitizer, without Python: tests/threads.
+tsan: $(VENV)/ready
+	$(BIN)/python -m tests.threads
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache demo sparse_ops/_C*.so

@@ -2,7 +2,8 @@
 
     python -m tests.support ROOT SESSION RESULTS [COMPILER [FLAGS]]
 
-ROOT is the checkout, RESULTS pytest's report (`--junit-xml`) in the Python that this runs in. Rows are kept in tests/support.json, one of each session, with the day on which it last ran.
+ROOT is the checkout, RESULTS pytest's report (`--junit-xml`) in the Python that this runs in. Rows
+are kept in tests/support.json, one of each session, with the day on which it last ran.
 """
 
 import datetime

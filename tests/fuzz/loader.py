@@ -22,11 +22,13 @@ MOST_BYTES = 1 << 17
 
 
 def check(data):
-    """As `files` checks: a file is refused in words, or it loads and runs, or refuses its input."""
-    files.check_loading(data, FILE)
-
-
-FILE = "layers"
+    """A file is refused in words, or it loads and runs; with a model and without."""
+    with files.scratch() as folder:
+        path = Path(folder) / "any.safetensors"
+        path.write_bytes(data)
+        _, model, x = files.whole("layers")
+        files.read(path, model, x)
+        files.read(path, None, x)
 
 
 def main(seconds, folder="build/loader"):

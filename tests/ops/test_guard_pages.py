@@ -30,7 +30,9 @@ def run(what):
 
 @pytest.mark.parametrize("side", SIDES)
 def test_what_stands_next_to_a_tensor_cannot_be_read(side):
-    assert run(side).returncode == -signal.SIGSEGV
+    done = run(side)
+    # AddressSanitizer catches the signal and says so.
+    assert done.returncode == -signal.SIGSEGV or "SEGV" in done.stderr
 
 
 def test_operators_stay_within_their_tensors():
