@@ -78,6 +78,8 @@ def write(path):
 def build():
     sources = [*ROOT.glob("csrc/cpu/*.cpp"), *ROOT.glob("csrc/program/*.cpp")]
     sources = [source for source in sorted(sources) if source.stem not in LEFT_OUT]
+    # A build that was killed has left its lock, which would be waited for without end.
+    (BUILD / "lock").unlink(missing_ok=True)
     cpp_extension.load(
         "callers",
         [str(source) for source in [Path(__file__).with_name("callers.cpp"), *sources]],
