@@ -31,7 +31,10 @@ def assert_within_rounding(
     """
     assert actual.shape == exact.shape
     assert exact.dtype == magnitude.dtype == torch.float64
-    bound = slope * terms * 2.0**-24 * magnitude + 4 * UNIT[actual.dtype] * exact.abs() + 1e-30
+    about = torch.finfo(actual.dtype)
+    # Denormals of float16 are as far apart as the smallest of them.
+    least = max(1e-30, about.smallest_normal * about.eps / 2)
+    bound = slope * terms * 2.0**-24 * magnitude + 4 * UNIT[actual.dtype] * exact.abs() + least
     worst = ((actual.double() - exact).abs() / bound).nan_to_num(nan=float("inf"))
     if worst.numel() and (times := float(worst.max())) > 1:
         where = tuple(int(i) for i in torch.unravel_index(worst.argmax(), worst.shape))
