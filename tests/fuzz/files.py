@@ -153,7 +153,12 @@ def change_(path, how, chance):
 
 
 def is_code(name, tensor):
-    return "_code_" in name and tensor.dtype == torch.int64 and tensor.numel() > 0
+    return (
+        "_code_" in name
+        and tensor.dtype == torch.int64
+        and tensor.numel() > 0
+        and tensor.dim() == 1
+    )
 
 
 def _contents(path):
