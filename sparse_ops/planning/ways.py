@@ -108,8 +108,9 @@ def shrunk_way(
         way = replace(_written(masked, own, done, fold), sorts=sorts)
         if verify:
             check_model(masked, way.model, example)
-    except (ValueError, RuntimeError) as error:
-        # The model's own code works with the widths of its layers, say; or a `Mismatch`.
+    except Exception as error:
+        # The model's own code works with the widths of its layers, say, and raises whatever it
+        # does then; or a `Mismatch`.
         note = f"no channel was removed: the model does not run without them ({error})"
         return Way(masked, None, Shrinking(masks=masks, note=note), failed=True)
     return way
@@ -230,8 +231,12 @@ def find_ways(
             if not other.shrinking.changes:
                 other = plain
             same = other.shrinking.same_as(best.shrinking)
-            if not same and faster is not None and faster(best, other):
-                best = other
+            try:
+                if not same and faster is not None and faster(best, other):
+                    best = other
+            except Exception:
+                # As in `shrunk_way`; a width that fits the model's code may not when rounded up.
+                continue
         if best is not exact:
             try:
                 check_model(masked, best.model, example)
