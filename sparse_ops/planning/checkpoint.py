@@ -214,7 +214,14 @@ def _run_as_programs_(
     # One image is enough to see what follows what.
     example = tuple(torch.zeros(1, *shape[1:]) for shape in shapes)
     modes = {name: module.training for name, module in fast.named_modules()}
-    with_programs_(fast.eval(), decisions, example, shapes, given_out=True)
+    try:
+        with_programs_(fast.eval(), decisions, example, shapes, given_out=True)
+    except RuntimeError as error:
+        # Of torch: the model cannot be called so.
+        sizes = [tuple(x.shape) for x in example]
+        raise ValueError(
+            f"the model does not run on inputs {sizes}, as the file has them: {error}"
+        ) from error
     for name, module in fast.named_modules():
         module.training = modes[name]
 

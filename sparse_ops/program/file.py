@@ -183,6 +183,8 @@ def _part(
     program = decoded(tensors[code_name(number)], constants, steps or ())
     if len(program.steps) != len(steps or ()):
         raise ValueError(f"{len(program.steps)} steps must have names, got {len(steps or ())}")
+    if program.inputs != len(shapes):
+        raise ValueError(f"a program of {program.inputs} inputs is given {len(shapes)}")
     validate(program, shapes)
     program = replace(program, constants=(), number=secrets.randbits(62))
     return Part(program, sources, formulas(program, [len(shape) for shape in shapes]))
