@@ -24,7 +24,6 @@ from sparse_ops.passes.write_back import write_back_
 from sparse_ops.patterns import Periodic
 from sparse_ops.planning.columns import some
 from sparse_ops.planning.copies import sharing_copy
-from sparse_ops.planning.differences import Mismatch
 from sparse_ops.planning.fold import Folding, without_norm
 from sparse_ops.planning.masked import MARK, keeps_dense, replaced
 from sparse_ops.planning.resize import own_sizes
