@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, help="write the rows there as JSON")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="", help="rows whose text has this")
+    parser.add_argument(
+        "--only", action="append", default=[], help='rows like "resnet18 95%% 16"; with * and ?'
+    )
     parser.add_argument("--plan-s", type=float, default=12.0)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--python", action="append", default=[], help="engine=its python")
@@ -234,7 +237,9 @@ def main() -> None:
     dense: dict[tuple[str, int], Any] = {}
     for case in ROWS:
         known = [(r["network"], r["masks"], r["batch"]) for r in rows]
-        if options.only not in " ".join(map(str, case)) or case in known:
+        text = " ".join(map(str, case))
+        wanted = not options.only or any(fnmatchcase(text, each) for each in options.only)
+        if not wanted or case in known:
             continue
         found = row(case, options.plan_s, options.seconds, pythons, dense)
         rows.append(found)
