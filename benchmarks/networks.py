@@ -14,7 +14,6 @@ are random: masks decide how fast a network is, not what it has learned.
 import argparse
 import copy
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -219,6 +218,13 @@ def kept_rows(results: Path | None, threads: int) -> list[dict[str, Any]]:
     return [r for r in data["rows"] if same and r["threads"] == threads]
 
 
+def _command(options: argparse.Namespace) -> str:
+    """What measures rows so; which ones is up to `--only`, and to be seen in the file."""
+    told = {"results": options.results, "threads": options.threads}
+    told |= {"plan-s": options.plan_s, "seconds": options.seconds}
+    return "python -m benchmarks.networks " + " ".join(f"--{k} {v}" for k, v in told.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, help="write the rows there as JSON")
@@ -254,7 +260,7 @@ def main() -> None:
             flush=True,
         )
         if options.results:
-            command = " ".join(["python -m benchmarks.networks", *sys.argv[1:]])
+            command = _command(options)
             rows.sort(key=lambda r: ROWS.index((r["network"], r["masks"], r["batch"])))
             data = {"command": command, "machine": asdict(machine()), "rows": rows}
             with replacing(options.results) as temporary:

@@ -125,7 +125,8 @@ SECTIONS = (
         "Planned and applied as a user would: what a call takes from images to logits, against the "
         "fastest form of the masked network that torch has here (eager, channels_last, "
         "`torch.compile` with frozen weights), and against the fastest of ONNX Runtime, OpenVINO "
-        "and MNN, dense; of networks that lost channels these run what is left.",
+        "and MNN, dense; of networks that lost channels these run what is left. *F(4×4)*: planned "
+        'with `winograd="4x4"`.',
     ),
     ("networks_two_threads.json", "Whole networks on two threads", "The same with two threads."),
     (
@@ -208,6 +209,7 @@ WHOLE_NETWORKS = (
     ("resnet18", "95%", 1),
     ("resnet18", "95%", 64),
     ("resnet18", "ERK 90%", 16),
+    ("resnet18", "ERK 90%, F(4×4)", 16),
     ("resnet18", "PSD2_P8", 16),
     ("vgg16", "95%", 16),
 )
