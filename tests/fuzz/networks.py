@@ -69,7 +69,7 @@ def prepare():
 def choose_convolutions(onednn):
     """PyTorch's own: those of oneDNN compile code for every shape, which takes most of a case.
 
-    Those of NNPACK, from 16 images on without oneDNN, are off by more than the sums explain.
+    Those from 16 images on without oneDNN are off by more than the sums explain.
     """
     torch._C._set_mkldnn_enabled(onednn)
     torch.backends.nnpack.set_flags(False)
