@@ -58,7 +58,7 @@ def _operator(row: dict[str, Any], source: str) -> Timing:
 
 def _network(row: dict[str, Any], source: str) -> Timing:
     """A row of `benchmarks.networks`; masks of one kind at several levels are one line."""
-    words = [word for word in row["masks"].split() if not word[0].isdigit()]
+    words = [word.strip(",") for word in row["masks"].split() if not word[0].isdigit()]
     kind = " ".join(words).removeprefix("of ") or "single weights"
     return Timing(
         source,

@@ -230,7 +230,8 @@ def test_all_committed_results_are_understood_or_passed_over_in_words():
     assert list(found.passed_over) == ["results/training.json"]
     networks = [t for t in found.timings if t.source == "results/networks.json"]
     lines = {t.format for t in networks if t.group == "resnet18, batch 16, threads: 1"}
-    assert lines == {"filters", "single weights", "ERK", "PSD2_P8"}
+    plain = {"filters", "single weights", "ERK", "PSD2_P8"}
+    assert lines == plain | {"filters F(4×4)", "ERK F(4×4)"}
     for figure in figures(found):
         ElementTree.fromstring(svg(figure))
 
