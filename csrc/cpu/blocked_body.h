@@ -113,7 +113,7 @@ void single_tile(const BlockedWork& w, int64_t line, int64_t column) {
 #pragma GCC unroll 8
   for (int l = 0; l < L; ++l)
 #pragma GCC unroll 32
-    for (int t = 0; t < T; ++t) {
+    for (int t = 0; t < T; t += kVectors) {
       __builtin_prefetch(w.out[0] + (line + l) * w.out_step + (column + t) * LANES, 1);
       if (w.added[0])
         __builtin_prefetch(w.added[0] + (line + l) * w.added_step + (column + t) * LANES);
