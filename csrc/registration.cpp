@@ -116,6 +116,7 @@ void poison_programs(bool on) { program::poison_programs(on); }
   SPARSE_OPS_CALL("run_program", isa, program::run_program)                          \
   SPARSE_OPS_CALL("rerun_program", isa, program::rerun_program)                      \
   SPARSE_OPS_CALL("profile_program", isa, program::profile_program)                  \
+  SPARSE_OPS_CALL("describe_program", isa, program::describe_program)                \
   SPARSE_OPS_CALL("step", isa, test_step)
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CPU, m) {
@@ -123,7 +124,6 @@ STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CPU, m) {
   SPARSE_OPS_REGISTER(avx2)
   SPARSE_OPS_REGISTER(avx512)
   SPARSE_OPS_REGISTER(neon)
-  m.impl("describe_program", TORCH_BOX((&With<row_sparse_scalar, program::describe_program>::call)));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CompositeExplicitAutograd, m) {

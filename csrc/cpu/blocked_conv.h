@@ -1,8 +1,10 @@
 // Convolutions of images that are blocked, once prepared, on raw pointers; see blocked.h.
 #pragma once
+#include <memory>
 #include <vector>
 
 #include "blocked.h"
+#include "conv_code.h"
 
 namespace sparse_ops {
 
@@ -50,19 +52,45 @@ struct ChannelParts {
   ChannelParts(const Groups& groups, const std::vector<int32_t>& columns, int64_t channels, int64_t taps);
 };
 
-// A convolution whose arguments are checked: what they point at has to stay.
-struct BlockedConvolution {
-  const RowSparseKernels& kernels;
-  const Groups& groups;
+// What images a convolution goes from and to.
+struct BlockedImages {
   Blocks x, y, added;  // x with its halo as pixels
-  const int32_t* offsets;
-  const float *values, *bias;
   int64_t stride_l, stride_p;
   int64_t reach_l, reach_p;  // lines and pixels that one pixel reads
+
+  int64_t origin(const Cell& cell) const {
+    return cell.block * x.step + cell.top * stride_l * x.line() + cell.left * stride_p * kLanes;
+  }
+  // Where a filter's cell begins in y, and in what is added to it.
+  int64_t in_y(const Cell& cell, int64_t filter) const {
+    return y.inside(cell.block, filter) + cell.top * y.line() + cell.left * kLanes;
+  }
+  int64_t in_added(const Cell& cell, int64_t filter) const {
+    return added.inside(cell.block, filter) + cell.top * added.line() + cell.left * kLanes;
+  }
+  // The halo around a filter's cell.
+  void clear(float* to, const Cell& cell, int64_t filter) const {
+    if (cell.left == 0) y.clear(to + y.inside(cell.block, filter), cell.top, cell.top + cell.lines);
+  }
+};
+
+// A convolution whose arguments are checked: what they point at has to stay. residual may be null; runs write y
+// and its halo.
+struct BlockedConvolution : BlockedImages {
+  const RowSparseKernels& kernels;
+  const Groups& groups;
+  const int32_t* offsets;
+  const float *values, *bias;
   Activation activation;
   ChannelParts parts;
 
-  // residual may be null. Writes y and its halo.
+  void run(const float* from, const float* residual, float* to) const;
+};
+
+// One whose filters are code.
+struct CodedConvolution : BlockedImages {
+  const ConvCode& code;
+
   void run(const float* from, const float* residual, float* to) const;
 };
 

@@ -3,7 +3,7 @@
 #include <limits>
 #include <vector>
 
-#include "blocked_conv.h"
+#include "blocked_cells.h"
 #include "second_cache.h"
 
 namespace sparse_ops {
@@ -16,8 +16,6 @@ int64_t most_in_lines() { return second_cache() / 2; }
 // Channels of a part, so that 4 x 10 lines of each are about a first cache, and how many weights of a filter
 // pay for the way of 16 sums to memory and back: benchmarks/NOTES.md.
 constexpr int64_t kPartChannels = 16, kPartWeights = 16;
-// About how many multiply-accumulates are worth a thread.
-constexpr int64_t kGrain = 1 << 19;
 
 }  // namespace
 
@@ -104,9 +102,6 @@ struct Job : BlockedConvolution {
   const float *from, *residual;
   float* to;
 
-  int64_t origin(const Cell& cell) const {
-    return cell.block * x.step + cell.top * stride_l * x.line() + cell.left * stride_p * kLanes;
-  }
   void run(const Cell& cell, int64_t g, int64_t part) const;
 };
 
@@ -131,45 +126,14 @@ void Job::run(const Cell& cell, int64_t g, int64_t part) const {
   work.activation = last ? activation : kNone;
   for (int r = 0; r < rows; ++r) {
     const int64_t f = groups.filters[groups.first[g] + r];
-    float* plane = to + y.inside(cell.block, f);
-    if (first && cell.left == 0) y.clear(plane, cell.top, cell.top + cell.lines);
+    if (first) clear(to, cell, f);
     work.bias[r] = last && bias ? bias[f] : 0.0f;
-    work.out[r] = plane + cell.top * y.line() + cell.left * kLanes;
-    const float* more = residual ? residual + added.inside(cell.block, f) + cell.top * added.line() +
-                                       cell.left * kLanes
-                                 : nullptr;
+    work.out[r] = to + in_y(cell, f);
+    const float* more = residual ? residual + in_added(cell, f) : nullptr;
     work.added[r] = first ? more : work.out[r];
   }
   kernels.blocked(rows, work);
 }
-
-// Asks for what a cell reads and the one before it did not, a part at a time: while that is computed.
-class Ahead {
- public:
-  Ahead(const Job& job, const Cell& now, const Cell& next, int64_t parts)
-      : channel_(job.x.plane()), line_(job.x.line()) {
-    const int64_t last = (next.lines - 1) * job.stride_l + job.reach_l;
-    const bool under = next.block == now.block && next.left == now.left && next.top > now.top;
-    const int64_t known =
-        under ? (now.lines - 1) * job.stride_l + job.reach_l - (next.top - now.top) * job.stride_l : 0;
-    first_ = job.from + job.origin(next) + std::max<int64_t>(0, known) * line_;
-    width_ = (next.width - 1) * job.stride_p + job.reach_p;
-    lines_ = std::max<int64_t>(0, last - std::max<int64_t>(0, known));
-    left_ = job.x.channels * lines_;
-    share_ = (left_ + parts - 1) / parts;
-  }
-  void some() {
-    for (int64_t i = 0; i < share_ && left_ > 0; ++i, --left_) {
-      const float* p = first_ + at_ / lines_ * channel_ + at_ % lines_ * line_;
-      for (int64_t w = 0; w < width_; ++w) __builtin_prefetch(p + w * kLanes, 0, 2);
-      ++at_;
-    }
-  }
-
- private:
-  const float* first_;
-  int64_t channel_, line_, width_, lines_, left_, share_, at_ = 0;
-};
 
 }  // namespace
 
@@ -177,30 +141,13 @@ void BlockedConvolution::run(const float* from, const float* residual, float* to
   const bool whole = parts.count == 1;
   const Cells cells = whole ? Cells(x, y, stride_l, stride_p, reach_l, reach_p) : Cells(y);
   const Job job{*this, from, residual, to};
-  // With few cells a thread, filters are dealt out as well.
-  const int64_t threads = torch::stable::get_num_threads(), count = y.blocks * cells.count();
-  const int64_t shares = threads == 1 || count >= 8 * threads
-                            ? 1
-                            : std::min(groups.count, (4 * threads + count - 1) / count);
-  const auto bound = [&](int64_t i) {
-    const int64_t share = groups.cost[groups.count] * i / shares;
-    return std::lower_bound(groups.cost.begin(), groups.cost.end(), share) - groups.cost.begin();
-  };
-  const int64_t work = y.blocks * y.height * y.width * kLanes * groups.cost[groups.count];
-  const int64_t grain = std::max<int64_t>(1, shares * count * kGrain / std::max<int64_t>(1, work));
-  torch::stable::parallel_for(0, shares * count, grain, [&](int64_t i0, int64_t i1) {
-    for (int64_t i = i0; i < i1; ++i) {
-      const Cell cell = cells.at(i % count);
-      const int64_t g0 = bound(i / count), g1 = bound(i / count + 1);
-      const bool goes_on = whole && i + 1 < i1 && (i + 1) % count != 0;
-      const Cell next = goes_on ? cells.at((i + 1) % count) : cell;
-      Ahead ahead(job, cell, next, std::max<int64_t>(1, g1 - g0));
-      for (int64_t p = 0; p < parts.count; ++p)
-        for (int64_t g = g0; g < g1; ++g) {
-          if (goes_on) ahead.some();
-          job.run(cell, g, p);
-        }
-    }
+  deal_out(cells, y, groups.cost, [&](const Cell& cell, const Cell* next, int64_t g0, int64_t g1) {
+    Ahead ahead(*this, from, cell, whole ? next : nullptr, g1 - g0);
+    for (int64_t p = 0; p < parts.count; ++p)
+      for (int64_t g = g0; g < g1; ++g) {
+        ahead.some();
+        job.run(cell, g, p);
+      }
   });
 }
 
@@ -247,13 +194,15 @@ Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const T
 
   const Tensor y = to.empty(x);
   if (from.blocks == 0 || to.channels == 0) return y;
-  const BlockedConvolution conv{kernels,    groups,    from,
-                                to,         added,     index_data(offsets),
-                                data(values), data(bias), stride[0],
-                                stride[1],  from.height - (to.height - 1) * stride[0],
-                                from.width - (to.width - 1) * stride[1],
-                                activation_from(activation),
-                                {}};
+  const BlockedImages images{from,
+                             to,
+                             added,
+                             stride[0],
+                             stride[1],
+                             from.height - (to.height - 1) * stride[0],
+                             from.width - (to.width - 1) * stride[1]};
+  const BlockedConvolution conv{images,       kernels,    groups, index_data(offsets),
+                                data(values), data(bias), activation_from(activation), {}};
   conv.run(data(x), data(residual), y.mutable_data_ptr<float>());
   return y;
 }

@@ -238,6 +238,9 @@ struct RowSparseKernels {
   // The most units that `stretch` takes at once.
   int max_stretch;
 
+  // Whether machine code that is made at run time may stand beside them: conv_code.h.
+  bool code;
+
   // By Element.
   EndKernels ends[3];
 

@@ -23,6 +23,7 @@
   X(1, 1, 1)
 #define TILE_SIZES_2(X)
 #define STRETCH_UNITS 4
+#define MACHINE_CODE false
 #define HALF_CONVERSIONS 1
 #define KEEP_APART(sum) asm("" : "+x"(sum))
 #define TILE_TABLE kTilesAVX2

@@ -26,6 +26,7 @@
   X(2, 14, 1) X(2, 8, 1) X(2, 7, 2) X(2, 7, 1) X(2, 4, 3) X(2, 4, 2) X(2, 4, 1) X(2, 2, 6) \
   X(2, 2, 4) X(2, 2, 2) X(2, 2, 1) X(2, 1, 8) X(2, 1, 4) X(2, 1, 1)
 #define STRETCH_UNITS 4
+#define MACHINE_CODE true
 #define HALF_CONVERSIONS 1
 #define KEEP_APART(sum) asm("" : "+v"(sum))
 #define TILE_TABLE kTilesAVX512

@@ -8,6 +8,7 @@
 //   MAX_ROWS  4 or 8
 //   MAX_UNITS, TILE_SIZES_1, TILE_SIZES_2  for channels_body.h
 //   STRETCH_UNITS  cache lines of positions whose sums linear_body.h keeps in registers: 1, 2 or 4
+//   MACHINE_CODE  true where conv_code.cpp knows the instructions, or false
 //   KEEP_APART  a statement that keeps a scalar sum in a register of its own
 //   TILE_TABLE  its table of tiles.h
 //   HALF_CONVERSIONS  1 where <immintrin.h> is included and the F16C instructions may be used, or 0
@@ -16,7 +17,7 @@
 #if !defined(LANES) || !defined(REGISTERS) || !defined(TILES) || !defined(MAX_ROWS) ||        \
     !defined(MAX_UNITS) || !defined(TILE_SIZES_1) || !defined(TILE_SIZES_2) ||                \
     !defined(STRETCH_UNITS) || !defined(KEEP_APART) || !defined(TILE_TABLE) ||                \
-    !defined(HALF_CONVERSIONS)
+    !defined(HALF_CONVERSIONS) || !defined(MACHINE_CODE)
 #error "row_sparse_body.h: define what its first lines list before including it"
 #endif
 
@@ -264,6 +265,7 @@ constexpr RowSparseKernels row_sparse_kernels() {
   kernels.max_rows = MAX_ROWS;
   kernels.max_units = MAX_UNITS;
   kernels.max_stretch = STRETCH_UNITS;
+  kernels.code = MACHINE_CODE;
   kernels.ends[kFloat] = end_kernels<float>();
   kernels.ends[kHalf] = end_kernels<Half>();
   kernels.ends[kBFloat] = end_kernels<BFloat>();

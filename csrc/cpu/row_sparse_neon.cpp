@@ -15,6 +15,7 @@
   X(1, 6, 1) X(1, 4, 1) X(1, 3, 2) X(1, 2, 3) X(1, 2, 2) X(1, 2, 1) X(1, 1, 6) X(1, 1, 4) X(1, 1, 1)
 #define TILE_SIZES_2(X)
 #define STRETCH_UNITS 4
+#define MACHINE_CODE false
 #define HALF_CONVERSIONS 0
 #define KEEP_APART(sum) asm("" : "+w"(sum))
 #define TILE_TABLE kTilesNEON

@@ -12,6 +12,7 @@
   X(1, 2, 1) X(1, 1, 2) X(1, 1, 1)
 #define TILE_SIZES_2(X)
 #define STRETCH_UNITS 2
+#define MACHINE_CODE false
 #define HALF_CONVERSIONS 0
 #define KEEP_APART(sum)
 #define TILE_TABLE kTilesScalar

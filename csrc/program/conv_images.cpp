@@ -1,6 +1,7 @@
 // Convolutions in IMAGES order, sparse or dense: filters in groups that read the same columns.
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "../cpu/blocked_conv.h"
 #include "conv.h"
@@ -131,6 +132,57 @@ struct Grouped {
   std::vector<int64_t> firsts_;  // by filter: where its values start
 };
 
+// What images a convolution goes from and to, and where each column is among them.
+struct Geometry {
+  BlockedImages images;
+  int64_t corner;  // what the first pixel reads first
+
+  Geometry(const Layer& layer, const Spec& in, const Spec& out, const Spec* added)
+      : images{blocks(in, 0),
+               blocks(out, out.halo),
+               added ? blocks(*added, added->halo) : blocks(out, out.halo),
+               layer.stride[0],
+               layer.stride[1],
+               layer.dilation[0] * (layer.kernel[0] - 1) + 1,
+               layer.dilation[1] * (layer.kernel[1] - 1) + 1},
+        corner((in.halo - layer.padding[0]) * in.line() + (in.halo - layer.padding[1]) * kLanes) {
+    STD_TORCH_CHECK(layer.stride[1] <= 2, "in IMAGES order, the stride along lines is 1 or 2, got ",
+                    layer.stride[1]);
+  }
+
+  static Blocks blocks(const Spec& s, int64_t halo) {
+    const int64_t more = 2 * (s.halo - halo);
+    return Blocks(s.blocks(), s.shape.c, s.shape.h + more, s.shape.w + more, halo);
+  }
+
+  static std::vector<int32_t> offsets(const Layer& layer, const Spec& in, const std::vector<int32_t>& columns) {
+    const int64_t kW = layer.kernel[1], taps = layer.taps();
+    std::vector<int32_t> found;
+    found.reserve(columns.size() + kSpareOffsets);
+    for (const int32_t c : columns) {
+      const int64_t y = c % taps / kW * layer.dilation[0], x = c % kW * layer.dilation[1];
+      found.push_back(static_cast<int32_t>(c / taps * in.plane() + y * in.line() + x * kLanes));
+    }
+    found.insert(found.end(), kSpareOffsets, 0);
+    return found;
+  }
+};
+
+// Runs a convolution for memory that may be a part of the channels of something else's.
+template <class Convolution>
+void run_at(Convolution conv, int64_t corner, bool residual, const View* in, const View& out) {
+  conv.x.step = in[0].block_step;
+  conv.y.step = out.block_step;
+  if (residual) conv.added.step = in[1].block_step;
+  if (conv.y.blocks > 0) conv.run(in[0].data + corner, residual ? in[1].data : nullptr, out.data);
+}
+
+std::vector<float> biases(const Shared& conv, int64_t filters) {
+  std::vector<float> bias(filters);
+  if (conv.weights.bias) std::copy_n(data(conv.weights.bias), filters, bias.begin());
+  return bias;
+}
+
 class ImagesConv : public Ready {
  public:
   ImagesConv(const Whole& conv, const Spec& in, const Spec& out, const Spec* added)
@@ -138,38 +190,17 @@ class ImagesConv : public Ready {
         grouped_(conv->layer, conv->weights),
         groups_(conv->layer.kernels, static_cast<int64_t>(grouped_.rows.size()),
                 grouped_.starts.data(), grouped_.rows.data(), grouped_.filters.data(), out.shape.c),
-        bias_(out.shape.c) {
+        bias_(biases(*conv, out.shape.c)),
+        offsets_(Geometry::offsets(conv->layer, in, grouped_.columns)),
+        geometry_(conv->layer, in, out, added) {
     const Layer& layer = conv->layer;
-    STD_TORCH_CHECK(layer.stride[1] <= 2, "in IMAGES order, the stride along lines is 1 or 2, got ",
-                    layer.stride[1]);
-    if (conv->weights.bias) std::copy_n(data(conv->weights.bias), out.shape.c, bias_.get());
-    const int64_t kW = layer.kernel[1], taps = layer.taps();
-    for (const int32_t c : grouped_.columns) {
-      const int64_t y = c % taps / kW * layer.dilation[0], x = c % kW * layer.dilation[1];
-      offsets_.push_back(static_cast<int32_t>(c / taps * in.plane() + y * in.line() + x * kLanes));
-    }
-    offsets_.insert(offsets_.end(), kSpareOffsets, 0);
-    const auto blocks = [](const Spec& s, int64_t halo) {
-      const int64_t more = 2 * (s.halo - halo);
-      return Blocks(s.blocks(), s.shape.c, s.shape.h + more, s.shape.w + more, halo);
-    };
-    const Blocks to = blocks(out, out.halo);
-    ready_.reset(new BlockedConvolution{layer.kernels, groups_, blocks(in, 0), to,
-                                        added ? blocks(*added, added->halo) : to, offsets_.data(),
-                                        grouped_.values.data(), bias_.get(), layer.stride[0],
-                                        layer.stride[1], layer.dilation[0] * (layer.kernel[0] - 1) + 1,
-                                        layer.dilation[1] * (kW - 1) + 1, layer.activation,
+    ready_.reset(new BlockedConvolution{geometry_.images, layer.kernels, groups_, offsets_.data(),
+                                        grouped_.values.data(), bias_.data(), layer.activation,
                                         parts_of(layer)});
-    corner_ = (in.halo - layer.padding[0]) * in.line() + (in.halo - layer.padding[1]) * kLanes;
   }
 
   void run(const View* in, const View& out, float*) const override {
-    BlockedConvolution conv = *ready_;
-    conv.x.step = in[0].block_step;
-    conv.y.step = out.block_step;
-    const bool residual = conv_->layer.residual;
-    if (residual) conv.added.step = in[1].block_step;
-    if (conv.y.blocks > 0) conv.run(in[0].data + corner_, residual ? in[1].data : nullptr, out.data);
+    run_at(*ready_, geometry_.corner, conv_->layer.residual, in, out);
   }
 
  private:
@@ -182,15 +213,65 @@ class ImagesConv : public Ready {
   Whole conv_;
   Grouped grouped_;
   Groups groups_;
-  Memory bias_;
+  std::vector<float> bias_;
   std::vector<int32_t> offsets_;
-  int64_t corner_;  // what the first pixel reads first
+  Geometry geometry_;
   std::unique_ptr<BlockedConvolution> ready_;
 };
+
+// The same, each filter's weights being code.
+class CodedConv : public Ready {
+ public:
+  CodedConv(const Whole& conv, std::unique_ptr<const ConvCode> code, const Geometry& geometry)
+      : conv_(conv), code_(std::move(code)), corner_(geometry.corner), ready_{geometry.images, *code_} {}
+
+  void run(const View* in, const View& out, float*) const override {
+    run_at(ready_, corner_, conv_->layer.residual, in, out);
+  }
+  int64_t code() const override { return code_->bytes(); }
+
+ private:
+  Whole conv_;
+  std::unique_ptr<const ConvCode> code_;
+  int64_t corner_;
+  CodedConvolution ready_;
+};
+
+// Filters with columns of their own; none where some are equal, which other kernels take together.
+std::optional<SparseFilters> filters_alone(const Layer& layer, const Weights& weights) {
+  if (weights.form != kRows || weights.classes() != layer.filters || !weights.values) return std::nullopt;
+  std::set<std::vector<int32_t>> seen;
+  SparseFilters found;
+  for (int64_t f = 0; f < layer.filters; ++f) {
+    const int64_t group = f / layer.group_filters() * layer.columns();
+    std::vector<int32_t> own(weights.col.begin() + weights.crow[f], weights.col.begin() + weights.crow[f + 1]);
+    for (const int32_t c : own) found.columns.push_back(static_cast<int32_t>(group + c));
+    found.starts.push_back(static_cast<int64_t>(found.columns.size()));
+    if (!own.empty() && !seen.insert(std::move(own)).second && layer.groups == 1) return std::nullopt;
+  }
+  const float* values = data(weights.values);
+  found.values.assign(values, values + found.columns.size());
+  return found;
+}
+
+std::unique_ptr<Ready> ready_coded(const Whole& conv, const Spec& in, const Spec& out, const Spec* added) {
+  const Layer& layer = conv->layer;
+  if (!layer.kernels.code || !ConvCode::takes(layer.activation)) return nullptr;
+  const std::optional<SparseFilters> filters = filters_alone(layer, conv->weights);
+  if (!filters || !ConvCode::pays(*filters)) return nullptr;
+  const Geometry geometry(layer, in, out, added);
+  const std::vector<int32_t> offsets = Geometry::offsets(layer, in, filters->columns);
+  const CodePlanes planes{offsets.data(), layer.stride[1] * kLanes, geometry.images.y.plane(),
+                          geometry.images.added.plane()};
+  auto code = ConvCode::of(*filters, planes, layer.residual,
+                           biases(*conv, layer.filters).data(), layer.activation);
+  return code ? std::make_unique<CodedConv>(conv, std::move(code), geometry) : nullptr;
+}
 
 }  // namespace
 
 std::unique_ptr<Ready> ready_images(const Whole& conv, const Spec& in, const Spec& out, const Spec* added) {
+  if (auto coded = ready_coded(conv, in, out, added)) return coded;
   return std::make_unique<ImagesConv>(conv, in, out, added);
 }
 

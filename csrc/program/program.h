@@ -63,6 +63,8 @@ class Ready {
   virtual ~Ready() = default;
   // How many floats, on a cache line, `run` may use beside its values.
   virtual int64_t scratch() const { return 0; }
+  // How many bytes of machine code, and what stands beside it, were made.
+  virtual int64_t code() const { return 0; }
   // Writes all of `out`, its halo, as zeros, included. `in` are the step's inputs in order. Parallel
   // inside. The result does not depend on the number of threads.
   virtual void run(const View* in, const View& out, float* scratch) const = 0;

@@ -229,8 +229,11 @@ Tensor describe_program(const RowSparseKernels& kernels, const Tensor& program,
   const Tensor result = torch::stable::new_zeros(program, {1 + values, 8});
   int64_t* row = result.mutable_data_ptr<int64_t>();
   const int64_t pieces = (plan->batch + plan->piece - 1) / plan->piece;
+  int64_t code = 0;
+  for (const Prepared& step : layout.steps)
+    if (step.ready) code += step.ready->code();
   const int64_t head[] = {layout.arena * 4, pieces, plan->piece, plan->last->specs[0].shape.n,
-                          static_cast<int64_t>(layout.steps.size())};
+                          static_cast<int64_t>(layout.steps.size()), code};
   std::copy(std::begin(head), std::end(head), row);
   for (int64_t v = 0; v < values; ++v) {
     const Spec& spec = layout.specs[v];

@@ -5,6 +5,7 @@ The schemas and the shapes of the compiled operators are defined here, in Python
 (for torch.export, say) even where no compiled code does.
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -77,7 +78,6 @@ STEP = (
 )
 LANES = 16
 
-LIBRARY.define("describe_program(Tensor program, Tensor[] constants, int[] sizes) -> Tensor")
 LIBRARY.define("release_program(int number) -> ()")
 # How many sizes of programs are prepared; and, for tests: memory and outputs begin as NaN.
 LIBRARY.define("kept_programs() -> int")
@@ -225,6 +225,9 @@ for _isa in ISAS:
         torch.library.register_fake(f"sparse_ops::{_name}_{_isa}", _fake, lib=LIBRARY)
     LIBRARY.define(f"rerun_program_{_isa}(Tensor[] inputs, int number) -> Tensor[]")
     LIBRARY.define(f"profile_program_{_isa}{PROFILE_PROGRAM}")
+    LIBRARY.define(
+        f"describe_program_{_isa}(Tensor program, Tensor[] constants, int[] sizes) -> Tensor"
+    )
     LIBRARY.define(f"step_{_isa}{STEP}")
 
 
@@ -239,12 +242,22 @@ def _load() -> str | None:
 # None if the extension is loaded, else the reason, in the import error's own words.
 MISSING: str | None = _load()
 
+# The best instruction set to use, though the CPU may have better ones: to compare them.
+MOST: str = os.environ.get("SPARSE_OPS_ISA", ISAS[0])
+if MOST not in ISAS:
+    raise ValueError(f"SPARSE_OPS_ISA must be one of {', '.join(ISAS)}, got {MOST!r}")
+
+
+def _refuses(isa: str) -> str | None:
+    if ISAS.index(isa) < ISAS.index(MOST):
+        return f"SPARSE_OPS_ISA={MOST} leaves {isa} out"
+    if torch.ops.sparse_ops.cpu_supports(isa):
+        return None
+    return f"this CPU does not have {isa}"
+
+
 # Why kernels for an instruction set cannot run here, or None if they can.
-REFUSES: dict[str, str | None] = {
-    isa: MISSING
-    or (None if torch.ops.sparse_ops.cpu_supports(isa) else f"this CPU does not have {isa}")
-    for isa in ISAS
-}
+REFUSES: dict[str, str | None] = {isa: MISSING or _refuses(isa) for isa in ISAS}
 
 # The best instruction set that kernels have here, or None.
 BEST: str | None = next((isa for isa in ISAS if REFUSES[isa] is None), None)

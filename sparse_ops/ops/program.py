@@ -183,6 +183,7 @@ class Description:
         pieces: in how many parts the batch runs.
         piece: images in each, but maybe the last.
         last: images in the last.
+        code: bytes of machine code that is made of weights for images of this size.
         values: in a piece.
     """
 
@@ -190,13 +191,20 @@ class Description:
     pieces: int
     piece: int
     last: int
+    code: int
     values: tuple[ValueInfo, ...]
 
 
 def describe(
-    program: Tensor, constants: Sequence[Tensor], shapes: Sequence[Sequence[int]]
+    program: Tensor,
+    constants: Sequence[Tensor],
+    shapes: Sequence[Sequence[int]],
+    isa: str | None = None,
 ) -> Description:
     """Where the values of a program would lie, for inputs of these shapes.
+
+    Args:
+        isa: by which kernels, a name in `ISAS`; None: the best that run here.
 
     Raises:
         RuntimeError: nothing is compiled here, or this is no program for such inputs.
@@ -204,12 +212,13 @@ def describe(
     if _native.MISSING:
         raise RuntimeError(_native.MISSING)
     sizes = [n for shape in shapes for n in (len(shape), *shape, *[1] * (4 - len(shape)))]
-    table: list[Any] = torch.ops.sparse_ops.describe_program(program, constants, sizes).tolist()
-    arena, pieces, piece, last = table[0][:4]
+    operator = getattr(torch.ops.sparse_ops, f"describe_program_{isa or _native.BEST}")
+    table: list[Any] = operator(program, constants, sizes).tolist()
+    arena, pieces, piece, last, _, code = table[0][:6]
     values = tuple(
         ValueInfo(tuple(row[1 : 1 + row[0]]), row[5], row[6], row[7]) for row in table[1:]
     )
-    return Description(arena, pieces, piece, last, values)
+    return Description(arena, pieces, piece, last, code, values)
 
 
 def release(number: int) -> None:

@@ -25,6 +25,7 @@ class Memory:
         largest: the largest of these values, for one piece of the batch.
         piece: images that run at a time in the program of the largest arena.
         programs: how many there are; 0: the model does not run as programs.
+        code: machine code that is made of weights, at the example's size.
     """
 
     dense: int = 0
@@ -33,6 +34,7 @@ class Memory:
     largest: int = 0
     piece: int = 0
     programs: int = 0
+    code: int = 0
 
     def __str__(self) -> str:
         text = f"weights {size(self.dense)} dense, {size(self.packed)} packed"
@@ -41,7 +43,7 @@ class Memory:
         images = f"{self.piece} image" + "s" * (self.piece != 1)
         return (
             f"{text}; values inside {size(self.arena)} a call, {images} at a time, "
-            f"the largest {size(self.largest)}"
+            f"the largest {size(self.largest)}" + f"; code {size(self.code)}" * (self.code > 0)
         )
 
 
@@ -62,7 +64,8 @@ def memory_of(dense: nn.Module, fast: nn.Module) -> Memory:
     arena = sum(each.arena for each in found)
     inside = [value for each in found for value in each.values if value.offset >= 0]
     largest = max((value.bytes for value in inside), default=0)
-    return Memory(*weights, arena, largest, biggest.piece, len(found))
+    code = sum(each.code for each in found)
+    return Memory(*weights, arena, largest, biggest.piece, len(found), code)
 
 
 def _bytes(model: nn.Module) -> int:

@@ -1,0 +1,189 @@
+#include "conv_code.h"
+
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
+namespace sparse_ops {
+namespace {
+
+// As many products of a sum as elsewhere come one after the other: vector_body.h.
+constexpr int64_t kPiece = 256;
+// Up to how many reads a weight: benchmarks/NOTES.md.
+constexpr double kMostReads = 0.8;
+constexpr int64_t kFar = std::numeric_limits<int32_t>::max() / 8;
+
+// Filters in as few parts as it takes, of equal size or nearly.
+std::vector<int64_t> bounds(int64_t filters) {
+  const int64_t parts = std::max<int64_t>(1, (filters + ConvCode::kMost - 1) / ConvCode::kMost);
+  std::vector<int64_t> found;
+  for (int64_t p = 0; p <= parts; ++p) found.push_back(filters * p / parts);
+  return found;
+}
+
+// A weight, in the order that code multiplies: by columns, then filters.
+struct Use {
+  int32_t column, filter;
+  int64_t weight;
+};
+
+std::vector<Use> uses(const SparseFilters& filters, int64_t first, int64_t end) {
+  std::vector<Use> found;
+  for (int64_t f = first; f < end; ++f)
+    for (int64_t j = filters.starts[f]; j < filters.starts[f + 1]; ++j)
+      found.push_back({filters.columns[j], static_cast<int32_t>(f - first), j});
+  std::sort(found.begin(), found.end(), [](const Use& a, const Use& b) {
+    return a.column != b.column ? a.column < b.column : a.filter < b.filter;
+  });
+  return found;
+}
+
+// The function of some filters: a sum in the register of its filter's number.
+class Writer {
+ public:
+  using A = Assembler;
+
+  Writer(const CodePlanes& planes, Assembler& to, std::vector<float>& table)
+      : planes_(planes), to_(to), table_(table), table_start_(static_cast<int64_t>(table.size())) {}
+
+  // Where the function starts. The table gets the biases, a six, and the weights in the order of their use.
+  size_t write(const std::vector<Use>& uses, const SparseFilters& filters, int64_t first, int64_t count,
+               bool residual, const float* bias, Activation activation) {
+    count_ = static_cast<int>(count);
+    made_.assign(count, 0);
+    aside_.assign(count, false);
+    table_.insert(table_.end(), bias + first, bias + first + count);
+    table_.push_back(6.0f);
+    const size_t start = to_.begin(), again = to_.label();
+    for (int f = 0; f < count_; ++f) to_.zero(f);
+    for (size_t i = 0, end; i < uses.size(); i = end) {
+      bool full = false;
+      for (end = i; end < uses.size() && uses[end].column == uses[i].column; ++end)
+        full |= made_[uses[end].filter] == kPiece;
+      if (full) set_aside();
+      to_.load(kX, in_x(planes_.offsets[uses[i].weight]));
+      for (size_t j = i; j < end; ++j) {
+        to_.multiply_add(uses[j].filter, kX, next_in_table());
+        table_.push_back(filters.values[uses[j].weight]);
+        ++made_[uses[j].filter];
+      }
+    }
+    finish(residual, activation);
+    to_.move(A::kRDI, planes_.pixel_step * kFloatBytes - x_moved_);
+    to_.move(A::kRSI, kLanes * kFloatBytes);
+    if (residual) to_.move(A::kRCX, kLanes * kFloatBytes);
+    to_.move(A::kRDX, -table_moved_);
+    to_.repeat(A::kR9, again);
+    to_.end();
+    return start;
+  }
+
+ private:
+  static constexpr int64_t kFloatBytes = sizeof(float);
+  static constexpr int kX = 31, kZero = 31, kSix = 30, kBias = 29;
+
+  // Pointers go along with what is read, so that one byte says where.
+  A::Place next_in_table() {
+    int64_t at = (static_cast<int64_t>(table_.size()) - table_start_) * kFloatBytes - table_moved_;
+    if (at > A::kFloatReach) {
+      to_.move(A::kRDX, at + A::kFloatReach);
+      table_moved_ += at + A::kFloatReach;
+      at = -A::kFloatReach;
+    }
+    return {A::kRDX, at};
+  }
+  A::Place in_x(int64_t offset) {
+    int64_t at = offset * kFloatBytes - x_moved_;
+    if (at > A::kVectorReach) {
+      to_.move(A::kRDI, at + A::kVectorReach);
+      x_moved_ += at + A::kVectorReach;
+      at = -A::kVectorReach;
+    }
+    return {A::kRDI, at};
+  }
+  A::Place in_table(int64_t i) const { return {A::kRDX, i * kFloatBytes - table_moved_}; }
+  A::Place of_sum(int f) const { return {A::kR8, f * kLanes * kFloatBytes}; }
+
+  // Sums that have become long go to memory, and begin again.
+  void set_aside() {
+    for (int f = 0; f < count_; ++f) {
+      if (made_[f] == 0) continue;
+      if (aside_[f]) to_.add(f, of_sum(f));
+      to_.store(f, of_sum(f));
+      to_.zero(f);
+      aside_[f] = true;
+      made_[f] = 0;
+    }
+  }
+
+  void finish(bool residual, Activation activation) {
+    if (activation.kind != kNone) to_.zero(kZero);
+    if (activation.kind == kReLU6) to_.splat(kSix, in_table(count_));
+    for (int f = 0; f < count_; ++f) {
+      if (aside_[f]) to_.add(f, of_sum(f));
+      if (residual) to_.add(f, A::Place{A::kRCX, f * planes_.added * kFloatBytes});
+      to_.splat(kBias, in_table(f));
+      to_.add(f, kBias);
+      if (activation.kind != kNone) to_.largest(f, kZero);
+      if (activation.kind == kReLU6) to_.smallest(f, kSix);
+      to_.store(f, A::Place{A::kRSI, f * planes_.out * kFloatBytes});
+    }
+  }
+
+  const CodePlanes& planes_;
+  Assembler& to_;
+  std::vector<float>& table_;
+  const int64_t table_start_;
+  int count_ = 0;
+  int64_t x_moved_ = 0, table_moved_ = 0;
+  std::vector<int64_t> made_;  // by filter: products in its register
+  std::vector<bool> aside_;    // and whether there are some in memory
+};
+
+}  // namespace
+
+double ConvCode::reads(const SparseFilters& filters) {
+  const std::vector<int64_t> bound = bounds(filters.count());
+  int64_t read = 0;
+  for (size_t p = 0; p + 1 < bound.size(); ++p) {
+    const auto at = [&](int64_t f) { return filters.columns.begin() + filters.starts[f]; };
+    std::vector<int32_t> all(at(bound[p]), at(bound[p + 1]));
+    std::sort(all.begin(), all.end());
+    read += std::unique(all.begin(), all.end()) - all.begin();
+  }
+  return filters.columns.empty() ? 1.0 : static_cast<double>(read) / static_cast<double>(filters.columns.size());
+}
+
+bool ConvCode::pays(const SparseFilters& filters) { return reads(filters) <= kMostReads; }
+
+std::unique_ptr<const ConvCode> ConvCode::of(const SparseFilters& filters, const CodePlanes& planes,
+                                             bool residual, const float* bias, Activation activation) {
+  if (!takes(activation) || filters.count() == 0) return nullptr;
+  const int64_t weights = static_cast<int64_t>(filters.columns.size());
+  const int64_t far = weights ? *std::max_element(planes.offsets, planes.offsets + weights) : 0;
+  const int64_t apart = std::max(planes.out, residual ? planes.added : 0);
+  if (weights > kFar || far > kFar || apart > kFar / kMost) return nullptr;
+  std::unique_ptr<ConvCode> made(new ConvCode);
+  Assembler assembler;
+  const std::vector<int64_t> bound = bounds(filters.count());
+  std::vector<size_t> starts, tables;
+  for (size_t p = 0; p + 1 < bound.size(); ++p) {
+    tables.push_back(made->tables_.size());
+    Writer writer(planes, assembler, made->tables_);
+    starts.push_back(writer.write(uses(filters, bound[p], bound[p + 1]), filters, bound[p],
+                                  bound[p + 1] - bound[p], residual, bias, activation));
+  }
+  made->code_ = Executable::of(assembler.code());
+  if (!made->code_) return nullptr;
+  made->bytes_ = static_cast<int64_t>(assembler.code().size() + made->tables_.size() * sizeof(float));
+  for (size_t p = 0; p < starts.size(); ++p) {
+    const int64_t first = bound[p], end = bound[p + 1];
+    made->parts_.push_back({first, end, made->code_->at<std::remove_pointer_t<decltype(Part::run)>>(starts[p]),
+                            made->tables_.data() + tables[p]});
+    // Reads count as weights do, the ends of filters as some.
+    made->cost_.push_back(made->cost_.back() + filters.starts[end] - filters.starts[first] + 8 * (end - first));
+  }
+  return made;
+}
+
+}  // namespace sparse_ops
