@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <type_traits>
 
 namespace sparse_ops {
@@ -27,14 +28,20 @@ struct Use {
   int64_t weight;
 };
 
-std::vector<Use> uses(const SparseFilters& filters, int64_t first, int64_t end) {
-  std::vector<Use> found;
+int64_t columns_of(const SparseFilters& filters) {
+  return filters.columns.empty() ? 0 : *std::max_element(filters.columns.begin(), filters.columns.end()) + 1;
+}
+
+// Of filters [first, end), by counting; `columns` is more than any.
+std::vector<Use> uses(const SparseFilters& filters, int64_t first, int64_t end, int64_t columns) {
+  const int64_t from = filters.starts[first], count = filters.starts[end] - from;
+  std::vector<int64_t> next(columns + 1);
+  for (int64_t j = from; j < from + count; ++j) ++next[filters.columns[j] + 1];
+  std::partial_sum(next.begin(), next.end(), next.begin());
+  std::vector<Use> found(count);
   for (int64_t f = first; f < end; ++f)
     for (int64_t j = filters.starts[f]; j < filters.starts[f + 1]; ++j)
-      found.push_back({filters.columns[j], static_cast<int32_t>(f - first), j});
-  std::sort(found.begin(), found.end(), [](const Use& a, const Use& b) {
-    return a.column != b.column ? a.column < b.column : a.filter < b.filter;
-  });
+      found[next[filters.columns[j]]++] = {filters.columns[j], static_cast<int32_t>(f - first), j};
   return found;
 }
 
@@ -144,13 +151,14 @@ class Writer {
 
 double ConvCode::reads(const SparseFilters& filters) {
   const std::vector<int64_t> bound = bounds(filters.count());
+  // By column: the part that read it last.
+  std::vector<int64_t> last(columns_of(filters), -1);
   int64_t read = 0;
-  for (size_t p = 0; p + 1 < bound.size(); ++p) {
-    const auto at = [&](int64_t f) { return filters.columns.begin() + filters.starts[f]; };
-    std::vector<int32_t> all(at(bound[p]), at(bound[p + 1]));
-    std::sort(all.begin(), all.end());
-    read += std::unique(all.begin(), all.end()) - all.begin();
-  }
+  for (int64_t p = 0; p + 1 < static_cast<int64_t>(bound.size()); ++p)
+    for (int64_t j = filters.starts[bound[p]]; j < filters.starts[bound[p + 1]]; ++j) {
+      read += last[filters.columns[j]] != p;
+      last[filters.columns[j]] = p;
+    }
   return filters.columns.empty() ? 1.0 : static_cast<double>(read) / static_cast<double>(filters.columns.size());
 }
 
@@ -166,11 +174,12 @@ std::unique_ptr<const ConvCode> ConvCode::of(const SparseFilters& filters, const
   std::unique_ptr<ConvCode> made(new ConvCode);
   Assembler assembler;
   const std::vector<int64_t> bound = bounds(filters.count());
+  const int64_t columns = columns_of(filters);
   std::vector<size_t> starts, tables;
   for (size_t p = 0; p + 1 < bound.size(); ++p) {
     tables.push_back(made->tables_.size());
     Writer writer(planes, assembler, made->tables_);
-    starts.push_back(writer.write(uses(filters, bound[p], bound[p + 1]), filters, bound[p],
+    starts.push_back(writer.write(uses(filters, bound[p], bound[p + 1], columns), filters, bound[p],
                                   bound[p + 1] - bound[p], residual, bias, activation));
   }
   made->code_ = Executable::of(assembler.code());

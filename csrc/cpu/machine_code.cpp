@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 
 #if defined(__x86_64__) && (defined(__linux__) || defined(__APPLE__))
 #define CAN_RUN 1
@@ -11,35 +12,37 @@
 namespace sparse_ops {
 
 void Assembler::bytes(int64_t value, int count) {
-  for (int i = 0; i < count; ++i) byte(static_cast<int>(value >> (8 * i) & 255));
+  uint8_t each[8];
+  for (int i = 0; i < count; ++i) each[i] = static_cast<uint8_t>(value >> (8 * i));
+  code_.insert(code_.end(), each, each + count);
 }
 
-// What stands before an opcode. Registers are told by bits that are turned over.
-void Assembler::prefix(Page page, int reg, int other, int last, bool splat) {
+// What stands before an opcode, and that. Registers are told by bits that are turned over.
+void Assembler::opcode(Page page, int opcode, int reg, int other, int last, bool splat) {
   const auto off = [](int value, int bit) { return ~value >> bit & 1; };
-  byte(0x62);
-  byte(off(reg, 3) << 7 | off(last, 4) << 6 | off(last, 3) << 5 | off(reg, 4) << 4 | page.map);
-  byte((~other & 15) << 3 | 1 << 2 | page.prefix);
-  byte(2 << 5 | splat << 4 | off(other, 4) << 3);
+  const uint8_t all[] = {
+      0x62,
+      static_cast<uint8_t>(off(reg, 3) << 7 | off(last, 4) << 6 | off(last, 3) << 5 | off(reg, 4) << 4 | page.map),
+      static_cast<uint8_t>((~other & 15) << 3 | 1 << 2 | page.prefix),
+      static_cast<uint8_t>(2 << 5 | splat << 4 | off(other, 4) << 3),
+      static_cast<uint8_t>(opcode),
+  };
+  code_.insert(code_.end(), std::begin(all), std::end(all));
 }
 
-void Assembler::with_memory(Page page, int opcode, int reg, int other, Place place, int size, bool splat) {
-  prefix(page, reg, other, place.base, splat);
-  byte(opcode);
+void Assembler::with_memory(Page page, int opcode_, int reg, int other, Place place, int size, bool splat) {
+  opcode(page, opcode_, reg, other, place.base, splat);
   const int operands = (reg & 7) << 3 | (place.base & 7);
   const int64_t steps = place.bytes / size;
   if (place.bytes % size == 0 && steps >= -128 && steps <= 127) {
-    byte(1 << 6 | operands);
-    bytes(steps, 1);
+    bytes((1 << 6 | operands) | (steps & 255) << 8, 2);
   } else {
-    byte(2 << 6 | operands);
-    bytes(place.bytes, 4);
+    bytes((2 << 6 | operands) | (place.bytes & 0xFFFFFFFF) << 8, 5);
   }
 }
 
-void Assembler::between(Page page, int opcode, int reg, int other, int last) {
-  prefix(page, reg, other, last, false);
-  byte(opcode);
+void Assembler::between(Page page, int opcode_, int reg, int other, int last) {
+  opcode(page, opcode_, reg, other, last, false);
   byte(3 << 6 | (reg & 7) << 3 | (last & 7));
 }
 

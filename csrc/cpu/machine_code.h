@@ -55,7 +55,7 @@ class Assembler {
   // `size`: of what is in memory, in bytes; a float may stand for all lanes.
   void with_memory(Page page, int opcode, int reg, int other, Place place, int size, bool splat = false);
   void between(Page page, int opcode, int reg, int other, int last);
-  void prefix(Page page, int reg, int other, int last, bool splat);
+  void opcode(Page page, int opcode, int reg, int other, int last, bool splat);
   void byte(int value) { code_.push_back(static_cast<uint8_t>(value)); }
   void bytes(int64_t value, int count);
 
