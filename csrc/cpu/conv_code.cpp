@@ -87,7 +87,7 @@ class Writer {
 
  private:
   static constexpr int64_t kFloatBytes = sizeof(float);
-  static constexpr int kX = 31, kZero = 31, kSix = 30, kBias = 29;
+  static constexpr int kX = 31, kZero = 31, kSix = 30;
 
   // Pointers go along with what is read, so that one byte says where.
   A::Place next_in_table() {
@@ -129,8 +129,7 @@ class Writer {
     for (int f = 0; f < count_; ++f) {
       if (aside_[f]) to_.add(f, of_sum(f));
       if (residual) to_.add(f, A::Place{A::kRCX, f * planes_.added * kFloatBytes});
-      to_.splat(kBias, in_table(f));
-      to_.add(f, kBias);
+      to_.add_splat(f, in_table(f));
       if (activation.kind != kNone) to_.largest(f, kZero);
       if (activation.kind == kReLU6) to_.smallest(f, kSix);
       to_.store(f, A::Place{A::kRSI, f * planes_.out * kFloatBytes});

@@ -29,7 +29,8 @@ class Assembler {
   // sum += factor * (the float there, in all lanes).
   void multiply_add(int sum, int factor, Place from) { with_memory(kLong, 0xB8, sum, factor, from, 4, true); }
   void add(int to, Place from) { with_memory(kPlain, 0x58, to, to, from, 64); }
-  void add(int to, int other) { between(kPlain, 0x58, to, to, other); }
+  // to += the float there, in all lanes.
+  void add_splat(int to, Place from) { with_memory(kPlain, 0x58, to, to, from, 4, true); }
   // to = a where it is the larger (smaller), else `to`, also where either is no number.
   void largest(int to, int a) { between(kPlain, 0x5F, to, a, to); }
   void smallest(int to, int a) { between(kPlain, 0x5D, to, a, to); }
