@@ -12,7 +12,7 @@ from sparse_ops.nn._blocked import Blocked, blocked_conv2d
 from sparse_ops.nn._layer import SparseLayer
 from sparse_ops.nn._node import node_of
 from sparse_ops.ops._backend import needs_gradient
-from sparse_ops.ops._native import channels_last
+from sparse_ops.ops._operators import channels_last
 from sparse_ops.ops._shapes import conv2d_output_size
 from sparse_ops.ops._transforms import is_transformed
 from sparse_ops.ops.blocked import LANES, from_blocked, to_blocked

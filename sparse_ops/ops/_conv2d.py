@@ -19,7 +19,8 @@ from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.ops._activation import add_and_activate, check_activation
 from sparse_ops.ops._backend import Backend, choose, needs_gradient, write
 from sparse_ops.ops._dense import refuses_dense, unpacked
-from sparse_ops.ops._native import channels_last, refuses_isa
+from sparse_ops.ops._native import refuses_isa
+from sparse_ops.ops._operators import channels_last
 from sparse_ops.ops._predicted import triton_conv_loses
 from sparse_ops.ops._shapes import (
     Pair,

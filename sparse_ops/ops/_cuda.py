@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_ops.formats import CSRWeight, PeriodicWeight
-from sparse_ops.ops import _cuda_calls, _native
+from sparse_ops.ops import _cuda_calls, _native, _operators
 from sparse_ops.ops._activation import slope_of
 from sparse_ops.ops._kernels import kernels
 
@@ -20,8 +20,7 @@ _OPERATORS = {
 }
 
 for _name in _OPERATORS:
-    _native.LIBRARY.define(f"{_name}_cuda{_native.CONV}", tags=[torch.Tag.pt2_compliant_tag])
-    torch.library.register_fake(f"sparse_ops::{_name}_cuda", _native.conv_fake, lib=_native.LIBRARY)
+    _operators.define(_native.LIBRARY, _name, "cuda")
 
 
 def _module(name: str) -> Any:

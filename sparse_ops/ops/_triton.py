@@ -12,67 +12,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparse_ops.ops import _native, _triton_calls
+from sparse_ops.ops import _native, _operators, _triton_calls
 from sparse_ops.ops._kernels import INTERPRETED, kernels, too_old
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-CHANNEL_PRUNED_BACKWARD = (
-    "(Tensor dy, Tensor x, Tensor values, Tensor out_channels, Tensor in_channels, "
-    "int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
-    "bool need_x, bool need_values) -> (Tensor, Tensor)"
-)
 
-
-def _backward_fake(values_at: int) -> Callable[..., tuple[Tensor, Tensor]]:
+def _backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """dx is in the layout of dy, because that is what it is computed from."""
-
-    def shaped(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        values, (need_x, need_values) = rest[values_at], rest[-2:]
-        last = torch.channels_last if _native.channels_last(dy) else torch.contiguous_format
-        dx = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=last)
-        return (
-            dx if need_x else x.new_empty(0),
-            values.new_empty(values.shape if need_values else (0,)),
-        )
-
-    return shaped
+    need_x, need_values = rest[-2:]
+    values = next(each for each in rest if isinstance(each, Tensor) and each.is_floating_point())
+    last = torch.channels_last if _operators.channels_last(dy) else torch.contiguous_format
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=last)
+    return (
+        dx if need_x else x.new_empty(0),
+        values.new_empty(values.shape if need_values else (0,)),
+    )
 
 
-# name -> what launches the kernel, its schema and its shapes: those of the compiled operators.
-_OPERATORS: dict[str, tuple[Callable[..., Any], str, Callable[..., Any]]] = {
-    "periodic_conv2d": (
-        _triton_calls.periodic_conv2d,
-        _native.CONV,
-        _native.conv_fake,
-    ),
-    "csr_conv2d": (_triton_calls.csr_conv2d, _native.CONV, _native.conv_fake),
-    "channel_pruned_conv2d": (
-        _triton_calls.channel_pruned_conv2d,
-        _native.CHANNEL_PRUNED,
-        _native.channel_pruned_fake,
-    ),
-    "csr_linear": (_triton_calls.csr_linear, _native.LINEAR, _native.linear_fake),
-    "sparse_conv2d_backward": (
-        _triton_calls.sparse_conv2d_backward,
-        _native.CONV_BACKWARD,
-        _backward_fake(2),
-    ),
-    "channel_pruned_conv2d_backward": (
-        _triton_calls.channel_pruned_conv2d_backward,
-        CHANNEL_PRUNED_BACKWARD,
-        _backward_fake(0),
-    ),
-    "csr_linear_backward": (
-        _triton_calls.csr_linear_backward,
-        _native.LINEAR_BACKWARD,
-        _backward_fake(2),
-    ),
+# name -> what launches the kernel; it takes what the compiled operator takes.
+_LAUNCH: dict[str, Callable[..., Any]] = {
+    name: getattr(_triton_calls, name)
+    for name in (
+        "periodic_conv2d",
+        "csr_conv2d",
+        "channel_pruned_conv2d",
+        "csr_linear",
+        "sparse_conv2d_backward",
+        "channel_pruned_conv2d_backward",
+        "csr_linear_backward",
+    )
 }
 
-for _name, (_, _schema, _fake) in _OPERATORS.items():
-    _native.LIBRARY.define(f"{_name}_triton{_schema}", tags=[torch.Tag.pt2_compliant_tag])
-    torch.library.register_fake(f"sparse_ops::{_name}_triton", _fake, lib=_native.LIBRARY)
+for _name in _LAUNCH:
+    _fake = _backward if _name.endswith("_backward") else None
+    _operators.define(_native.LIBRARY, _name, "triton", _fake)
 
 
 def _load() -> str | None:
@@ -87,7 +61,7 @@ def _load() -> str | None:
             kernels(name)
     except ImportError as error:
         return f"the Triton kernels are not here ({error})"
-    for name, (launcher, _, _) in _OPERATORS.items():
+    for name, launcher in _LAUNCH.items():
         for key in ("CUDA", "CPU") if INTERPRETED else ("CUDA",):
             _native.LIBRARY.impl(f"{name}_triton", launcher, key)
     return None

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparse_ops.ops._native import LANES, channels_last, compiled_operators
+from sparse_ops.ops._native import compiled_operators
+from sparse_ops.ops._operators import LANES, channels_last
 from sparse_ops.ops._transforms import is_transformed
 
 # Compiled operators by backend; none without the extension.
