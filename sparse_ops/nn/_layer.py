@@ -38,6 +38,8 @@ class SparseLayer(nn.Module):
     fused: bool = False
     # The layer that this one stands for.
     DENSE: ClassVar[type[nn.Module]]
+    # Whether it can add a residual to its output.
+    ADDS: ClassVar[bool] = True
     # backend -> its compiled operator, and the one that writes to a tensor; what both are given
     # after x, and the types of x that they take.
     OPERATORS: ClassVar[dict[str, Any]] = {}
@@ -76,6 +78,10 @@ class SparseLayer(nn.Module):
 
     def mask(self) -> Tensor:
         """The mask, bool, of the dense weight's shape."""
+        return self.mask_of_rows()
+
+    def mask_of_rows(self) -> Tensor:
+        """The mask, bool, of the packed weight's shape: a row for each sum of products."""
         return self.weight.scatter(torch.ones_like(self.values.detach())) != 0
 
     def _direct(
@@ -102,7 +108,7 @@ class SparseLayer(nn.Module):
         ):
             return None
         given: list[Any] = [values if n == "values" else self._buffers[n] for n in self.ARGUMENTS]
-        given += [self._parameters["bias"], residual, *geometry, code_of(self.activation)]
+        given += [self.bias_of_rows(), residual, *geometry, code_of(self.activation)]
         try:
             if out is None:
                 return self.OPERATORS[self.backend](x, *given)
@@ -111,6 +117,10 @@ class SparseLayer(nn.Module):
         except RuntimeError:
             # Whatever is wrong, the function has the words for it.
             return None
+
+    def bias_of_rows(self) -> Tensor | None:
+        """The bias of each row of the packed weight."""
+        return self._parameters["bias"]
 
     def _runs_on(self) -> str:
         """What the operator's function is given as `backend`."""
