@@ -74,7 +74,20 @@ class SparseLayer(nn.Module):
     @property
     def sparsity(self) -> float:
         """The fraction of the dense weight that is not kept."""
-        return 1 - self.nnz / max(1, torch.Size(self.shape).numel())
+        return 1 - self.nnz / max(1, torch.Size(self.dense_shape).numel())
+
+    @property
+    def dense_shape(self) -> tuple[int, ...]:
+        """The shape of the dense weight."""
+        return self.shape
+
+    def rows_of(self, dense: Tensor) -> Tensor:
+        """A dense weight as the packed one has it."""
+        return dense
+
+    def check_weight(self) -> None:
+        """Raises ValueError unless the packed weight is a valid one."""
+        self.weight.validate()
 
     def mask(self) -> Tensor:
         """The mask, bool, of the dense weight's shape."""
@@ -151,12 +164,13 @@ class SparseLayer(nn.Module):
         if isinstance(dense, Tensor) and f"{prefix}values" not in state_dict:
             state_dict = dict(state_dict)
             del state_dict[f"{prefix}weight"]
-            if tuple(dense.shape) != self.shape:
+            if tuple(dense.shape) != (wanted := self.dense_shape):
                 error_msgs.append(
-                    f"{prefix}weight must be {self.shape} to be packed, got {tuple(dense.shape)}"
+                    f"{prefix}weight must be {wanted} to be packed, got {tuple(dense.shape)}"
                 )
                 return
-            state_dict[f"{prefix}values"] = self.weight.gather(dense.to(self.values.device))
+            rows = self.rows_of(dense.to(self.values.device))
+            state_dict[f"{prefix}values"] = self.weight.gather(rows)
             for name, buffer in self._buffers.items():
                 if name not in self._non_persistent_buffers_set:
                     state_dict[f"{prefix}{name}"] = buffer
@@ -172,6 +186,6 @@ class SparseLayer(nn.Module):
             error_msgs,
         )
         try:
-            self.weight.validate()
+            self.check_weight()
         except ValueError as error:
             error_msgs.append(f"{prefix}weight is not a valid packed weight: {error}")

@@ -1,6 +1,6 @@
 """CSRConvTranspose2d."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -54,7 +54,7 @@ class CSRConvTranspose2d(SparseLayer):
         groups: int = 1,
         bias: bool = True,
         dilation: Pair = 1,
-        padding_mode: str = "zeros",
+        padding_mode: Any = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
@@ -118,7 +118,7 @@ class CSRConvTranspose2d(SparseLayer):
         layer = cls.__new__(cls)
         SparseLayer.__init__(layer, packed, bias, activation, backend)
         layer._keep_structure(packed, like)
-        layer._check_taps()
+        layer.check_weight()
         return layer.train(like.training)
 
     @classmethod
@@ -139,13 +139,13 @@ class CSRConvTranspose2d(SparseLayer):
         packed = _packed(dense, mask)
         return cls.from_packed(packed, dense.bias, dense, activation=activation, backend=backend)
 
-    def _check_taps(self) -> None:
-        """Raises ValueError if a weight stands where its phase has no tap."""
-        weight, sizes = self.weight, (self.in_channels, self.out_channels, *self.kernel_size)
-        taps = self.phases.split(self.values.new_ones(sizes, dtype=torch.bool))
-        if weight.shape != taps.shape:
-            raise ValueError(f"weight must be {tuple(taps.shape)}, got {weight.shape}")
-        if not bool(weight.gather(taps).all()):
+    def check_weight(self) -> None:
+        """Raises ValueError unless the packed weight is a valid one, of these phases."""
+        self.weight.validate()
+        taps = self.rows_of(self.values.new_ones(self.dense_shape, dtype=torch.bool))
+        if self.shape != tuple(taps.shape):
+            raise ValueError(f"weight must be {tuple(taps.shape)}, got {self.shape}")
+        if not bool(self.weight.gather(taps).all()):
             raise ValueError("weight must be zero where its phase has no tap")
 
     @property
@@ -154,9 +154,11 @@ class CSRConvTranspose2d(SparseLayer):
         return CSRWeight(self.crow_indices, self.col_indices, self.values, self.shape)
 
     @property
-    def sparsity(self) -> float:
-        kernel = self.kernel_size[0] * self.kernel_size[1]
-        return 1 - self.nnz / (self.in_channels * self.out_channels * kernel)
+    def dense_shape(self) -> tuple[int, ...]:
+        return self.in_channels, self.out_channels, *self.kernel_size
+
+    def rows_of(self, dense: Tensor) -> Tensor:
+        return self.phases.split(dense)
 
     def mask(self) -> Tensor:
         """The mask, bool, (I, O, kH, kW)."""
@@ -230,23 +232,19 @@ class CSRConvTranspose2d(SparseLayer):
         y = self._direct(x, None, self.shape, one, padding, one, 1)
         if y is not None:
             return y
-        bias, options = self.bias_of_rows(), {"activation": self.activation}
         return F.csr_conv2d(
-            x, self.weight, bias, 1, padding, **options, backend=self._runs_on()
+            x,
+            self.weight,
+            self.bias_of_rows(),
+            1,
+            padding,
+            activation=self.activation,
+            backend=self._runs_on(),
         )
 
     def bias_of_rows(self) -> Tensor | None:
         bias = self._parameters["bias"]
         return None if bias is None else bias.repeat(self.phases.count)
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *rest: Any, **keywords: Any
-    ) -> None:
-        dense = state_dict.get(f"{prefix}weight")
-        wanted = self.in_channels, self.out_channels, *self.kernel_size
-        if isinstance(dense, Tensor) and tuple(dense.shape) == wanted:
-            state_dict = {**state_dict, f"{prefix}weight": self.phases.split(dense)}
-        super()._load_from_state_dict(state_dict, prefix, *rest, **keywords)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"

@@ -1,8 +1,8 @@
 """Sources: where the constants of a program are, or come from, in the model that it is of.
 
 A constant is a tensor of the model's, or that several times over; or what a BatchNorm multiplies
-by, or adds, which follows from its tensors; or it is nowhere in the model: indices that follow from a pattern, a layer without
-weights.
+by, or adds, which follows from its tensors; or it is nowhere in the model: indices that follow from
+a pattern, a layer without weights.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

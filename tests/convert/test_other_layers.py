@@ -66,7 +66,6 @@ def test_every_layer_with_weights_is_in_the_table_with_a_reason_if_it_is_not_pac
     # Three whole groups went.
     assert rows["up"].left[:2] == (10, 6) and rows["line"].left[:2] == (5, 6)
     for name, words in (
-        ("up", "no kernel here packs a ConvTranspose2d"),
         ("volume", "no kernel here packs a Conv3d"),
         ("attention", "from one tensor itself"),
         ("attention.out_proj", "no mask"),

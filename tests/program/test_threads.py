@@ -36,6 +36,7 @@ def every_step(batch=19):
         ("affine", [x], (5,), (numbers, numbers.flip(0))),
         ("slice", [x], (3, 35), ()),
         ("shuffle", [x], (2,), ()),
+        ("interleave", [x], (2, 2, 0, 1), ()),
         ("pad", [x], (1, 2, 3, 4, bits(0.5)), ()),
     ]
 
