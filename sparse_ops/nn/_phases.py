@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparse_ops.ops._interleave import interleave, is_pixel_by_pixel
+from sparse_ops.ops._interleave import interleave
+from sparse_ops.ops._native import channels_last
 from sparse_ops.ops._shapes import Pair
 
 
@@ -136,7 +137,7 @@ class Phases:
         less = self.cut(output_padding)
         if not any(less):
             return y
-        layout = torch.channels_last if is_pixel_by_pixel(y) else torch.contiguous_format
+        layout = torch.channels_last if channels_last(y) else torch.contiguous_format
         part = y[:, :, : y.shape[2] - less[0], : y.shape[3] - less[1]]
         return part.contiguous(memory_format=layout)
 

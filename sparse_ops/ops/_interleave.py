@@ -1,12 +1,8 @@
 """Images that are sets of channels, one for each phase of a larger image, as that image."""
 
-import torch
 from torch import Tensor
 
-
-def is_pixel_by_pixel(x: Tensor) -> bool:
-    """Whether images lie in memory as channels_last, and not channel by channel as well."""
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+from sparse_ops.ops._native import channels_last
 
 
 def interleave(x: Tensor, stride: tuple[int, int]) -> Tensor:
@@ -19,7 +15,7 @@ def interleave(x: Tensor, stride: tuple[int, int]) -> Tensor:
         return x
     n, _, h, w = x.shape
     parts = x.unflatten(1, (high, wide, -1))
-    if not is_pixel_by_pixel(x):
+    if not channels_last(x):
         return parts.permute(0, 3, 4, 1, 5, 2).reshape(n, -1, h * high, w * wide)
     pixels = parts.permute(0, 4, 1, 5, 2, 3).reshape(n, h * high, w * wide, -1)
     return pixels.permute(0, 3, 1, 2)

@@ -257,3 +257,20 @@ def test_a_form_is_possible_where_programs_could_run_it():
     model = pruned(groups=2, dead=False)
     masks = {f"{n}.weight": getattr(model, n).weight != 0 for n in "abc"}
     assert possible_forms(capture(model, (X,)), masks) == {"a": "csr", "c": "csr"}
+
+
+def test_multiply_accumulates_are_counted_alike_dense_packed_and_in_files(monkeypatch, tmp_path):
+    all_packed(monkeypatch)
+    model = pruned(dead=False)
+    fast = in_programs(model, monkeypatch).apply(model)
+    so.save(fast, tmp_path / "fast")
+    counts = [
+        {layer.name: (layer.dense, layer.kept, layer.weights, layer.nnz) for layer in found}
+        for found in map(so.report.count_macs, (model, fast, so.load(tmp_path / "fast")), [X] * 3)
+    ]
+    weight = model.b.weight
+    # 8 × 7 pixels of two images.
+    weights, nnz = weight.numel(), int((weight != 0).sum())
+    assert counts[0]["b"] == (112 * weights, 112 * nnz, weights, nnz)
+    assert counts[0] == counts[1]
+    assert counts[2]["b"] == counts[0]["b"]

@@ -156,3 +156,16 @@ def test_the_activation_is_applied():
     y = nn.functional.silu(dense(x))
     torch.testing.assert_close(packed(x), y, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(packed.to_dense()(x), y, rtol=1e-12, atol=1e-12)
+
+
+def test_transforms_of_torch_func_and_other_modes_are_the_dense_layers():
+    dense, packed = pair("DCGAN", dtype=torch.float32)
+    x = torch.randn(4, 2, 5, 3, 4)
+    mapped = [torch.func.vmap(layer)(x) for layer in (dense, packed)]
+    torch.testing.assert_close(mapped[1], mapped[0])
+    twice = []
+    for layer in (dense, packed):
+        own = x[0].clone().requires_grad_()
+        (first,) = torch.autograd.grad(layer(own).pow(3).sum(), own, create_graph=True)
+        twice.append(torch.autograd.grad(first.square().sum(), own)[0])
+    torch.testing.assert_close(twice[1], twice[0], rtol=1e-4, atol=1e-4)
