@@ -244,5 +244,5 @@ def _pad(builder, choose, v, halo):
 _GROWTHS = (
     _convert, _convert, _conv, _conv, _conv, _stem, _pool, _adaptive_pool, _unary, _binary, _gate,
     _concat, _concat, _upsample, _affine, _prelu, _slice, _shuffle, _pad,
-    _interleave,
+    _interleave, _interleave,
 )  # fmt: skip
