@@ -89,6 +89,8 @@ def graph_of(model: nn.Module, x: torch.Tensor) -> Graph | None:
         return None
 
 
+# What single weights are pruned of.
+PACKED = (nn.Conv1d, nn.ConvTranspose2d, *so.masks.PRUNABLE)
 # What has filters.
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
@@ -131,7 +133,7 @@ def half_of_filters(model: nn.Module, x: torch.Tensor) -> Masks:
 
 
 KINDS: dict[str, Callable[[nn.Module, torch.Tensor], Masks]] = {
-    "90%": lambda model, x: uniform(model, 0.9, (nn.Conv1d, *so.masks.PRUNABLE)),
+    "90%": lambda model, x: uniform(model, 0.9, PACKED),
     "50% of filters": half_of_filters,
 }
 ROWS = [(name, kind, batch) for name in NETWORKS for kind in KINDS for batch in (1, 16)]

@@ -140,7 +140,8 @@ def from_table(table: Mapping[str, Any], model: nn.Module) -> Masks:
 
     Tables may be nested, by module and then by parameter; what is None is no mask. Masks are bool,
     or numbers that are 0 or 1, also arrays. A module's name stands for its weight, `weight_mask`
-    for `weight`; a mask may have one number for each filter, (O) or (O, 1, ...).
+    for `weight`; a mask may have one number for each filter, (O) or (O, 1, ...); of a transposed
+    convolution, whose weight has its inputs first, (O) or (1, O, 1, ...).
 
     Raises:
         ValueError: it holds something else; names it.
@@ -157,7 +158,9 @@ def from_table(table: Mapping[str, Any], model: nn.Module) -> Masks:
         if mask.dtype != torch.bool and not bool((kept == mask).all()):
             raise ValueError(f"mask of {name} must be bool, or zeros and ones, got {mask.dtype}")
         meant = next((n for n in _meant(name) if n in known), name)
-        found[meant] = _of_shape(kept, known[meant]) if meant in known else kept
+        if meant in known:
+            kept = _of_shape(kept, known[meant], _filters_second(model, meant))
+        found[meant] = kept
     return found
 
 
@@ -175,8 +178,19 @@ def _meant(name: str) -> tuple[str, ...]:
     return name, plain, f"{plain}.weight" if plain else "weight"
 
 
-def _of_shape(mask: Tensor, weight: Tensor) -> Tensor:
+def _filters_second(model: nn.Module, name: str) -> bool:
+    """Whether a weight has its inputs first, and its filters as the second dimension."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    return isinstance(module, nn.modules.conv._ConvTransposeNd)
+
+
+def _of_shape(mask: Tensor, weight: Tensor, second: bool) -> Tensor:
     """A mask of filters as one of weights; another one as it is."""
+    if second:
+        shape = 1, weight.shape[1], *[1] * (weight.dim() - 2)
+        if tuple(mask.shape) in (shape, shape[1:2]):
+            return mask.reshape(shape).expand(weight.shape).contiguous()
+        return mask
     filters = mask.numel() == len(weight) == (mask.shape[0] if mask.dim() else 0)
     if filters and mask.dim() in (1, weight.dim()) and mask.shape != weight.shape:
         across = mask.reshape(-1, *[1] * (weight.dim() - 1))

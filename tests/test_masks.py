@@ -317,6 +317,15 @@ def test_tables_of_other_pruners_are_read(kind):
     M.check(net, masks)
 
 
+def test_filters_of_transposed_convolutions_are_their_weights_second_dimension():
+    net = nn.Sequential(nn.ConvTranspose2d(4, 4, 3))
+    wanted = FILTERS.reshape(1, 4, 1, 1).expand(4, 4, 3, 3)
+    for mask in (FILTERS, FILTERS.reshape(1, 4, 1, 1)):
+        assert torch.equal(M.from_table({"0": mask}, net)["0.weight"], wanted)
+    with pytest.raises(ValueError, match=r"must be \(4, 4, 3, 3\), got \(4, 1, 1, 1\)"):
+        M.check(net, M.from_table({"0": FILTERS.reshape(4, 1, 1, 1)}, net))
+
+
 @pytest.mark.parametrize(
     ("table", "match"),
     [

@@ -88,6 +88,43 @@ void repeat(bool plane, int64_t pixels, const int32_t* index, const float* from,
       store(to + p * kLanes + i, load(from + index[p] * kLanes + i));
 }
 
+#if LANES == 16
+#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#endif
+
+void interleave(bool plane, int64_t stride, int64_t pixels, const float* from, int64_t step,
+                float* to) {
+  if (!plane) {
+    for (int64_t r = 0; r < stride; ++r)
+      for (int64_t p = r, q = 0; p < pixels; p += stride, q += kLanes)
+#pragma GCC unroll 4
+        for (int i = 0; i < kLanes; i += LANES)
+          store(to + p * kLanes + i, load(from + r * step + q + i));
+    return;
+  }
+  int64_t done = 0;
+  if (stride == 2)
+    for (; done + 2 * LANES <= pixels; done += 2 * LANES) {
+      const Vec a = load(from + done / 2), b = load(from + step + done / 2);
+      store(to + done, __builtin_shufflevector(a, b, LOW));
+      store(to + done + LANES, __builtin_shufflevector(a, b, HIGH));
+    }
+  for (int64_t r = 0; r < stride; ++r) {
+    const float* own = from + r * step + done / stride;
+    for (int64_t p = done + r; p < pixels; p += stride) to[p] = *own++;
+  }
+}
+
+#undef LOW
+#undef HIGH
+
 INLINE Vec mixed(Vec a, Vec b, Vec weight) { return a * (1.0f - weight) + b * weight; }
 
 // Pixels of one number: first between the lines, into a buffer, then between its pixels.

@@ -92,6 +92,10 @@ struct StepKernels {
   // A line of pixels of another one: to[p] = from[index[p]]. `plane`: pixels of one number, else kLanes.
   void (*repeat)(bool plane, int64_t pixels, const int32_t* index, const float* from, float* to);
 
+  // A line of pixels of several: to[p] = from[p % stride * step + p / stride].
+  void (*interleave)(bool plane, int64_t stride, int64_t pixels, const float* from, int64_t step,
+                     float* to);
+
   // A line of pixels between two others: with line = (1 - weight) * upper + weight * lower,
   //     to[p] = (1 - weights[p]) * line[left[p]] + weights[p] * line[right[p]].
   // left and right never fall, and right[p] is left[p] or the pixel after it.

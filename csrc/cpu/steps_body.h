@@ -191,6 +191,7 @@ constexpr StepKernels step_kernels() {
   steps.shift = shift;
   steps.pick = pick;
   steps.repeat = repeat;
+  steps.interleave = interleave;
   steps.blend = blend;
   return steps;
 }

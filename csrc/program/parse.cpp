@@ -23,7 +23,7 @@ constexpr Kind kKinds[] = {
     {"pool", 1, 9},      {"adaptive_pool", 1, 3}, {"unary", 1, 3},   {"binary", 2, 2},
     {"concat", -1, 0},   {"flatten", 1, 0}, {"upsample", 1, 4}, {"softmax", 1, 1},
     {"affine", 1, 1},    {"slice", 1, 2},   {"shuffle", 1, 1}, {"pad", 1, 5},
-    {"prelu", 1, 0},
+    {"prelu", 1, 0},     {"interleave", 1, 4},
 };
 constexpr int64_t kConv = 2, kLinear = 3, kAffine = 12, kPReLU = 16;
 

@@ -103,6 +103,7 @@ std::unique_ptr<Step> make_upsample(const Parts& parts);
 std::unique_ptr<Step> make_softmax(const Parts& parts);
 std::unique_ptr<Step> make_affine(const Parts& parts);
 std::unique_ptr<Step> make_prelu(const Parts& parts);
+std::unique_ptr<Step> make_interleave(const Parts& parts);
 std::unique_ptr<Step> make_slice(const Parts& parts);
 std::unique_ptr<Step> make_shuffle(const Parts& parts);
 std::unique_ptr<Step> make_pad(const Parts& parts);

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from sparse_ops.graph.ir import Node
 from sparse_ops.graph.layers import given_like, plain_parameters
 from sparse_ops.graph.spelling import Meaning, Op, Spelled, Unlike, Way, tensor
+from sparse_ops.nn import CSRConvTranspose2d
+from sparse_ops.nn._phases import Axis, Phases
+from sparse_ops.ops._activation import add_and_activate
 
 _CONVOLVE: dict[str, Callable[..., Tensor]] = {"conv1d": F.conv1d, "conv3d": F.conv3d}
 
@@ -58,21 +61,40 @@ def _read_transposed(call: Spelled) -> Meaning:
     x = tensor(call.given(["input"], {})["input"])
     if x.rank != 4:
         raise Unlike(f"its input has {x.rank} dimensions")
-    about = _about(conv, tuple(conv.weight.shape))
+    packed = isinstance(conv, CSRConvTranspose2d)
+    whole = conv.in_channels, conv.out_channels, *conv.kernel_size
+    about = _about(conv, whole if packed else tuple(conv.weight.shape))
     about |= {"padding": tuple(conv.padding), "output_padding": tuple(conv.output_padding)}
+    if packed:
+        about |= {"activation": conv.activation, "packed": conv.weight}
+        return Meaning([x], about, plain_parameters(conv, "values", "bias"))
     return Meaning([x], about, plain_parameters(conv, "weight", "bias"))
+
+
+def phases_of(node: Node) -> Phases:
+    """Those of a transposed convolution."""
+    about = node.attributes
+    names = "stride", "padding", "output_padding", "dilation"
+    high, wide = zip(about["shape"][2:], *(about[name] for name in names), strict=True)
+    return Phases((Axis(*high), Axis(*wide)))
 
 
 def _evaluate_transposed(node: Node, inputs: Sequence[Tensor]) -> Tensor:
     about, x = node.attributes, inputs[0]
     sizes = about["stride"], about["padding"], about["output_padding"]
-    weight, bias = _tensors(node, x)
+    packed, bias = about["packed"], given_like(x, node.parameters.get("bias"))
+    own = node.parameters["weight"] if packed is None else phases_of(node).joined(packed.to_dense())
+    weight = given_like(x, own)
     assert weight is not None
-    return F.conv_transpose2d(x, weight, bias, *sizes, about["groups"], about["dilation"])
+    y = F.conv_transpose2d(x, weight, bias, *sizes, about["groups"], about["dilation"])
+    return add_and_activate(y, None, about["activation"])
 
 
 OPS: dict[str, Op] = {
     "conv1d": Op(_evaluate, Way(_read(3), (nn.Conv1d,))),
     "conv3d": Op(_evaluate, Way(_read(5), (nn.Conv3d,))),
-    "conv_transpose2d": Op(_evaluate_transposed, Way(_read_transposed, (nn.ConvTranspose2d,))),
+    "conv_transpose2d": Op(
+        _evaluate_transposed,
+        Way(_read_transposed, (nn.ConvTranspose2d, CSRConvTranspose2d)),
+    ),
 }

@@ -38,6 +38,8 @@ class SparseLayer(nn.Module):
     fused: bool = False
     # The layer that this one stands for.
     DENSE: ClassVar[type[nn.Module]]
+    # Whether it can add a residual to its output.
+    ADDS: ClassVar[bool] = True
     # backend -> its compiled operator, and the one that writes to a tensor; what both are given
     # after x, and the types of x that they take.
     OPERATORS: ClassVar[dict[str, Any]] = {}
@@ -72,10 +74,27 @@ class SparseLayer(nn.Module):
     @property
     def sparsity(self) -> float:
         """The fraction of the dense weight that is not kept."""
-        return 1 - self.nnz / max(1, torch.Size(self.shape).numel())
+        return 1 - self.nnz / max(1, torch.Size(self.dense_shape).numel())
+
+    @property
+    def dense_shape(self) -> tuple[int, ...]:
+        """The shape of the dense weight."""
+        return self.shape
+
+    def rows_of(self, dense: Tensor) -> Tensor:
+        """A dense weight as the packed one has it."""
+        return dense
+
+    def check_weight(self) -> None:
+        """Raises ValueError unless the packed weight is a valid one."""
+        self.weight.validate()
 
     def mask(self) -> Tensor:
         """The mask, bool, of the dense weight's shape."""
+        return self.mask_of_rows()
+
+    def mask_of_rows(self) -> Tensor:
+        """The mask, bool, of the packed weight's shape: a row for each sum of products."""
         return self.weight.scatter(torch.ones_like(self.values.detach())) != 0
 
     def _direct(
@@ -102,7 +121,7 @@ class SparseLayer(nn.Module):
         ):
             return None
         given: list[Any] = [values if n == "values" else self._buffers[n] for n in self.ARGUMENTS]
-        given += [self._parameters["bias"], residual, *geometry, code_of(self.activation)]
+        given += [self.bias_of_rows(), residual, *geometry, code_of(self.activation)]
         try:
             if out is None:
                 return self.OPERATORS[self.backend](x, *given)
@@ -111,6 +130,10 @@ class SparseLayer(nn.Module):
         except RuntimeError:
             # Whatever is wrong, the function has the words for it.
             return None
+
+    def bias_of_rows(self) -> Tensor | None:
+        """The bias of each row of the packed weight."""
+        return self._parameters["bias"]
 
     def _runs_on(self) -> str:
         """What the operator's function is given as `backend`."""
@@ -141,12 +164,13 @@ class SparseLayer(nn.Module):
         if isinstance(dense, Tensor) and f"{prefix}values" not in state_dict:
             state_dict = dict(state_dict)
             del state_dict[f"{prefix}weight"]
-            if tuple(dense.shape) != self.shape:
+            if tuple(dense.shape) != (wanted := self.dense_shape):
                 error_msgs.append(
-                    f"{prefix}weight must be {self.shape} to be packed, got {tuple(dense.shape)}"
+                    f"{prefix}weight must be {wanted} to be packed, got {tuple(dense.shape)}"
                 )
                 return
-            state_dict[f"{prefix}values"] = self.weight.gather(dense.to(self.values.device))
+            rows = self.rows_of(dense.to(self.values.device))
+            state_dict[f"{prefix}values"] = self.weight.gather(rows)
             for name, buffer in self._buffers.items():
                 if name not in self._non_persistent_buffers_set:
                     state_dict[f"{prefix}{name}"] = buffer
@@ -162,6 +186,6 @@ class SparseLayer(nn.Module):
             error_msgs,
         )
         try:
-            self.weight.validate()
+            self.check_weight()
         except ValueError as error:
             error_msgs.append(f"{prefix}weight is not a valid packed weight: {error}")

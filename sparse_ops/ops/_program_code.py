@@ -81,6 +81,9 @@ KINDS = {
     "pad": Kind(15, ("left", "right", "top", "bottom", "value")),
     # constant slopes (C), or (1) for all channels: y = x where x > 0, else x * slope.
     "prelu": Kind(16, ()),
+    # (N, phases · C, H, W) -> (N, C, H · stride_h - cut_h, W · stride_w - cut_w); channels go phase
+    # by phase, those of a line's pixels before those of the next line's. PLANAR or IMAGES.
+    "interleave": Kind(17, ("stride_h", "stride_w", "cut_h", "cut_w")),
 }
 NAMES = {kind.number: name for name, kind in KINDS.items()}
 

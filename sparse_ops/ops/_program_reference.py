@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparse_ops.ops._activation import ACTIVATIONS, from_code, function_of
+from sparse_ops.ops._interleave import interleave
 from sparse_ops.ops._program_code import (
     BILINEAR,
     FUNCTIONS,
@@ -212,6 +213,11 @@ def _shuffle(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
     return F.channel_shuffle(inputs[0], step["groups"])
 
 
+def _interleave(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
+    y = interleave(inputs[0], (step["stride_h"], step["stride_w"]))
+    return y[:, :, : y.shape[2] - step["cut_h"], : y.shape[3] - step["cut_w"]]
+
+
 def _pad(step: Step, inputs: list[Tensor], constants: Constants) -> Tensor:
     sides = (step["left"], step["right"], step["top"], step["bottom"])
     return F.pad(inputs[0], sides, value=from_bits(step["value"]))
@@ -232,6 +238,7 @@ _STEPS: dict[str, Callable[[Step, list[Tensor], Constants], Tensor]] = {
     "affine": _affine,
     "slice": _slice,
     "shuffle": _shuffle,
+    "interleave": _interleave,
     "pad": _pad,
     "prelu": _prelu,
 }

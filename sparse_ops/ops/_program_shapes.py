@@ -93,6 +93,10 @@ def infer(step: Step, inputs: Sequence[Shape]) -> Shape:
         return (x[0], x[1] * x[2] * x[3] if len(x) == 4 else x[1])
     if step.kind == "upsample":
         return (*x[:2], x[2] * step["scale_h"], x[3] * step["scale_w"])
+    if step.kind == "interleave":
+        high, wide = step["stride_h"], step["stride_w"]
+        height, width = x[2] * high - step["cut_h"], x[3] * wide - step["cut_w"]
+        return (x[0], x[1] // (high * wide), height, width)
     if step.kind == "slice":
         return (x[0], step["count"], *x[2:])
     if step.kind == "pad":
@@ -102,7 +106,7 @@ def infer(step: Step, inputs: Sequence[Shape]) -> Shape:
 
 
 # What needs images.
-_IMAGES = ("conv", "pool", "adaptive_pool", "upsample", "pad")
+_IMAGES = ("conv", "pool", "adaptive_pool", "upsample", "pad", "interleave")
 
 
 def _conv_size(step: Step, x: Shape, axis: str) -> Any:

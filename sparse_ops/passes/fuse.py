@@ -9,7 +9,7 @@ from sparse_ops.ops._activation import is_activation, leaky_relu
 
 LAYERS = ("conv2d", "linear")
 # What can apply an activation to what it gives.
-ACTIVATED = (*LAYERS, "binary", "batch_norm")
+ACTIVATED = (*LAYERS, "conv_transpose2d", "binary", "batch_norm")
 
 
 def fuse(graph: Graph) -> None:

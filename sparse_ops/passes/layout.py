@@ -12,6 +12,7 @@ from sparse_ops.ops._program_code import CHANNELS, FUNCTIONS, IMAGES, LANES, OPE
 Orders = Mapping[str, int]
 # Images are put innermost if the blocks hold at most this many times as many.
 ROOM = 1.5
+UNPACKED = "programs run transposed convolutions only packed"
 # A convolution of so few channels reads images as they come, and gives channels innermost.
 FEW_CHANNELS = 4
 
@@ -34,6 +35,13 @@ def refuses(node: Node) -> str | None:
     return "it is not known to programs" if own is None else own(node)
 
 
+def may_be_packed(node: Node) -> bool:
+    """Whether a program cannot run a node as it is, and could once it is packed."""
+    if node.op != "conv_transpose2d" or node.attributes["packed"] is not None:
+        return False
+    return refuses(node) == UNPACKED
+
+
 def _reads_gate(node: Node) -> bool:
     """Whether all that is the same for every batch is one number a plane."""
     if node.op != "binary":
@@ -53,6 +61,14 @@ def _conv(node: Node) -> str | None:
     if any(size < 1 for size in node.output.shape or ()):
         return "nothing comes out of it"
     return None
+
+
+def _transposed(node: Node) -> str | None:
+    if node.attributes["groups"] != 1:
+        return f"its groups are {node.attributes['groups']}, not 1"
+    if any(size < 1 for size in node.output.shape or ()):
+        return "nothing comes out of it"
+    return UNPACKED if node.attributes["packed"] is None else None
 
 
 def _linear(node: Node) -> str | None:
@@ -103,6 +119,7 @@ def _images(node: Node) -> str | None:
 
 _REFUSES: dict[str, Any] = {
     "conv2d": _conv,
+    "conv_transpose2d": _transposed,
     "linear": _linear,
     "constant": _constant,
     "batch_norm": _nothing,
@@ -131,6 +148,8 @@ def allowed(node: Node) -> tuple[int, ...]:
         orders.append(IMAGES)
     if node.op == "constant":
         return (PLANAR,)
+    if node.op == "conv_transpose2d":
+        orders.remove(CHANNELS)
     if node.op == "conv2d":
         about = node.attributes
         if about["packed"] is not None or not _groups_fill_lanes(node):

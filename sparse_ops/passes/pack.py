@@ -6,12 +6,14 @@ from torch import Tensor
 
 from sparse_ops.formats import CSRWeight, PackedWeight, PeriodicWeight
 from sparse_ops.graph.ir import Graph, Node
+from sparse_ops.graph.more_layers import phases_of
 
 FORMS: dict[str, type[CSRWeight] | type[PeriodicWeight]] = {
     "periodic": PeriodicWeight,
     "csr": CSRWeight,
 }
 DENSE = "dense"
+LAYERS = ("conv2d", "linear", "conv_transpose2d")
 
 
 def pack(graph: Graph, forms: Mapping[str, str], masks: Mapping[str, Tensor]) -> None:
@@ -24,7 +26,7 @@ def pack(graph: Graph, forms: Mapping[str, str], masks: Mapping[str, Tensor]) ->
     packed: dict[tuple[int, str], PackedWeight] = {}
     for node in graph:
         form = forms.get(node.module or "", DENSE)
-        if form == DENSE or node.op not in ("conv2d", "linear"):
+        if form == DENSE or node.op not in LAYERS:
             continue
         weight = node.parameters.get("weight")
         if weight is None:
@@ -44,4 +46,8 @@ def packed_weight(node: Node, form: str, mask: Tensor | None) -> PackedWeight:
         ValueError: its mask has not that form.
     """
     weight = node.parameters["weight"]
-    return FORMS[form].pack(weight, weight != 0 if mask is None else mask.to(weight.device))
+    mask = weight != 0 if mask is None else mask.to(weight.device)
+    if node.op == "conv_transpose2d":
+        phases = phases_of(node)
+        weight, mask = phases.split(weight), phases.split(mask)
+    return FORMS[form].pack(weight, mask)

@@ -170,14 +170,15 @@ def _mask(
     names = [weight_name(name) for name in layer.names]
     given = [masks[name] for name in names if name in masks]
     weight = layer.weight.detach()
-    if layer.nodes[0].op not in (*PRUNED, "conv1d"):
+    if layer.nodes[0].op not in (*PRUNED, "conv1d", "conv_transpose2d"):
         return None
     if given:
-        mask = kept.of(given[0], groups)
-        return mask if mask is given[0] else mask.to(weight.device) | (weight != 0)
+        turned = layer.turn(given[0])
+        mask = kept.of(turned, groups)
+        return given[0] if mask is turned else layer.turn(mask).to(weight.device) | (weight != 0)
     # What was put back is masked; what was not, is not.
-    mask = kept.of(torch.ones(before, dtype=torch.bool, device=weight.device), groups)
-    mask = mask | (weight != 0)
+    every = torch.ones(before, dtype=torch.bool, device=weight.device)
+    mask = layer.turn(kept.of(layer.turn(every), groups)) | (weight != 0)
     return None if bool(mask.all()) else mask
 
 

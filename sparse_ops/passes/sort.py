@@ -95,7 +95,7 @@ def sort(graph: Graph, masks: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
             outputs, inputs, torch.zeros(len(outputs)).bool(), torch.zeros(len(inputs)).bool()
         )
         for name in _weights(layer, masks):
-            new_masks[name] = kept.of(masks[name], layer.groups)
+            new_masks[name] = layer.turn(kept.of(layer.turn(masks[name]), layer.groups))
         slice_layer_(layer, kept)
     for rows, order in all_rows:
         slice_rows_(rows, order)
@@ -150,7 +150,7 @@ def _sides(analysis: Analysis, layer: Layer, masks: Mapping[str, Tensor]) -> lis
     if not names:
         return []
     mask = masks[names[0]].cpu()
-    parts = as_groups(mask, layer.groups)
+    parts = as_groups(layer.turn(mask), layer.groups)
     weight, of = int(mask.sum()), analysis.classes.of
     both = (layer.outputs, parts), (layer.inputs or (), parts.transpose(1, 2))
     return [

@@ -20,7 +20,7 @@ class LayerPlan:
 
     Attributes:
         name: in `model.named_modules()`.
-        kind: "Conv2d", "Conv1d" or "Linear".
+        kind: "Conv2d", "Conv1d", "ConvTranspose2d" or "Linear".
         shape: of the dense weight.
         nnz: how many weights are kept.
         macs: dense multiply-accumulates for the example; of them nnz / weights are kept.

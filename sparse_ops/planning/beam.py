@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sparse_ops.graph.ir import Graph, Node, Value
 from sparse_ops.ops._program_code import PLANAR
-from sparse_ops.passes.layout import allowed, reads, refuses
+from sparse_ops.passes.layout import allowed, may_be_packed, reads, refuses
 from sparse_ops.planning.costs import Choice, Costs
 
 WIDTH = 64
@@ -51,7 +51,7 @@ def choose(graph: Graph, costs: Costs, orders: Sequence[int]) -> dict[str, Choic
 
 
 def _choices(node: Node, costs: Costs, orders: Sequence[int]) -> list[Choice]:
-    if refuses(node) is not None:
+    if refuses(node) is not None and not may_be_packed(node):
         return [("", PLANAR)]
     able = set(allowed(node))
     known = costs.steps.get(node.name, {})
@@ -63,7 +63,7 @@ def _after(path: _Path, node: Node, choice: Choice, costs: Costs, is_given: bool
     order = choice[1] if node.output.rank == 4 else PLANAR
     cost = path.cost + (costs.of(node.name, choice) or 0.0)
     there, first = dict(path.there), path.first
-    if refuses(node) is None:
+    if refuses(node) is None or choice[0] == "csr":
         for value in node.inputs:
             wanted = reads(node, order) if value is node.inputs[0] else order
             if node.op in ("flatten", "mean") or value.rank != 4:

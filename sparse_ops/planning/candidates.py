@@ -14,6 +14,7 @@ from sparse_ops.nn import (
     ChannelPrunedConv2d,
     CSRConv1d,
     CSRConv2d,
+    CSRConvTranspose2d,
     CSRLinear,
     PeriodicConv1d,
     PeriodicConv2d,
@@ -45,6 +46,7 @@ LAYERS = (
     Entry(PeriodicConv1d, "periodic", periodic_conv2d.BACKENDS),
     Entry(ChannelPrunedConv1d, "channel_pruned", channel_pruned_conv2d.BACKENDS),
     Entry(CSRConv1d, "csr", csr_conv2d.BACKENDS),
+    Entry(CSRConvTranspose2d, "csr", csr_conv2d.BACKENDS),
 )
 
 # It unpacks to a dense weight at every call: the definition, never the faster one.
@@ -90,6 +92,10 @@ def operator_arguments(layer: SparseLayer, x: Tensor) -> tuple[Any, ...]:
         geometry = Geometry(stride, layer._inner, dilation, layer.groups)
         batched = x if x.dim() == 4 else x[None]
         return layer.padded(batched), layer.weight, layer.bias, geometry, layer.activation, None
+    if isinstance(layer, CSRConvTranspose2d):
+        geometry = Geometry((1, 1), layer.phases.padding, (1, 1), 1)
+        batched, bias = x if x.dim() == 4 else x[None], layer.bias_of_rows()
+        return batched, layer.weight, bias, geometry, layer.activation, None
     return x.reshape(-1, x.shape[-1]), layer.weight, layer.bias, layer.activation, None
 
 
@@ -107,7 +113,7 @@ def find(
     """The candidates for a layer whose weight is masked already, and why the others are none.
 
     Args:
-        dense: the masked Conv2d, Conv1d or Linear.
+        dense: the masked convolution or Linear.
         mask: bool, of its weight's shape.
         x: an input of it.
         activation: what follows it, if the sparse layer is to apply that too.

@@ -16,7 +16,7 @@ from sparse_ops.planning.assemble import LayerPlan, weight_name
 from sparse_ops.planning.candidates import Candidate
 from sparse_ops.planning.context import Context, about_tensor
 from sparse_ops.planning.copies import sharing_copy
-from sparse_ops.planning.describe import GEOMETRY
+from sparse_ops.planning.describe import GEOMETRY, TRANSPOSED
 from sparse_ops.planning.forms import Call as Run
 from sparse_ops.planning.layout import in_channels_last, take_channels_last_
 from sparse_ops.planning.masked import Call
@@ -105,11 +105,15 @@ def _about(
         "mask": context.mask_digest(weight_name(layer.name)),
         "weight": [layer.kind, list(layer.shape), str(dense.get_parameter("weight").dtype)],
         "bias": getattr(dense, "bias", None) is not None,
-        "geometry": [str(getattr(dense, name, None)) for name in GEOMETRY],
+        "geometry": [str(getattr(dense, name, None)) for name in _geometry(dense)],
         "x": about_tensor(x),
         "activation": activation,
         "channels_last": channels_last,
     }
+
+
+def _geometry(dense: nn.Module) -> tuple[str, ...]:
+    return TRANSPOSED if isinstance(dense, nn.ConvTranspose2d) else GEOMETRY
 
 
 @torch.inference_mode()

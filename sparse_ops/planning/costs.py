@@ -18,6 +18,8 @@ from sparse_ops.graph.ir import Graph, Value
 from sparse_ops.ops import program as programs
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR, Program, Step
 from sparse_ops.ops._program_code import Value as Place
+from sparse_ops.passes.layout import may_be_packed
+from sparse_ops.passes.pack import LAYERS
 from sparse_ops.program.segments import Item, Segment
 
 # A first run prepares and warms; then as many count as there is time for, so many at least and at
@@ -86,9 +88,12 @@ def measure(
     modules = {node.name: node.module or "" for node in graph.nodes}
     found = {}
     for node in graph.nodes:
-        if node.name in times and node.name in orders:
+        if node.name in times and may_be_packed(node):
+            # PyTorch does it, between programs.
+            found[node.name] = (("dense", PLANAR), times[node.name])
+        elif node.name in times and node.name in orders:
             form = forms.get(modules[node.name], "dense")
-            layer = node.op in ("conv2d", "linear")
+            layer = node.op in LAYERS
             found[node.name] = ((form if layer else "", orders[node.name]), times[node.name])
     totals = [sum(column) for column in zip(*times.values(), strict=False)]
     return found, totals

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PackedWeight, PeriodicWeight
-from sparse_ops.nn import PeriodicConv2d, SparseLayer
+from sparse_ops.nn import CSRConvTranspose2d, PeriodicConv2d, SparseLayer
 from sparse_ops.nn._conv import SparseConv2d
 from sparse_ops.nn._folded import Folded
 from sparse_ops.nn._height_one import HeightOne, as_conv2d
+from sparse_ops.nn._phases import Phases
 from sparse_ops.ops._activation import check_activation
 from sparse_ops.patterns import Periodic
 from sparse_ops.planning.candidates import LAYERS, Entry, entry_of
@@ -21,6 +22,7 @@ from sparse_ops.planning.compiled import Input
 from sparse_ops.planning.masked import MARK, is_plain
 from sparse_ops.planning.resize import shrunk_size
 
+TRANSPOSED = ("kernel_size", "stride", "padding", "output_padding", "dilation", "groups")
 GEOMETRY = ("stride", "padding", "dilation", "groups", "padding_mode")
 # A longer period than any pattern needs; a file that names one is not worth its memory.
 LONGEST_PERIOD = 4096
@@ -43,6 +45,8 @@ def describe(layer: SparseLayer) -> dict[str, Any]:
     }
     if isinstance(layer, SparseConv2d):
         about |= {name: _plain(getattr(layer, name)) for name in GEOMETRY}
+    if isinstance(layer, CSRConvTranspose2d):
+        about |= {name: _plain(getattr(layer, name)) for name in TRANSPOSED}
     if isinstance(layer, PeriodicConv2d):
         about["supports"] = [list(support) for support in layer.pattern.supports]
         about["kernel_size"] = list(layer.pattern.kernel_size)
@@ -111,6 +115,9 @@ def _weight_of(module: nn.Module) -> tuple[tuple[int, ...], Tensor]:
     if isinstance(module, SparseLayer):
         return module.shape, module.values
     weight = module.get_parameter("weight")
+    if isinstance(module, nn.ConvTranspose2d):
+        phases = Phases.of(module)
+        return (phases.count * module.out_channels, module.in_channels, *phases.window), weight
     return tuple(weight.shape), weight
 
 
@@ -141,6 +148,8 @@ def check_layer_fits(module: nn.Module, about: Mapping[str, Any]) -> Entry:
     }
     if issubclass(entry.layer, SparseConv2d):
         wanted |= {name: _plain(getattr(module, name)) for name in GEOMETRY}
+    if issubclass(entry.layer, CSRConvTranspose2d):
+        wanted |= {name: _plain(getattr(module, name)) for name in TRANSPOSED}
     if isinstance(module, SparseLayer):
         wanted["activation"] = module.activation
     for name, value in wanted.items():
@@ -183,12 +192,13 @@ def packed_from(
     if packed.values.dtype != weight.dtype:
         raise ValueError(f"values must be {weight.dtype}, got {packed.values.dtype}")
     bias = _take(tensors, "bias") if about["bias"] else None
-    if bias is not None and (tuple(bias.shape) != shape[:1] or bias.dtype != weight.dtype):
+    outputs = module.out_channels if entry.layer is CSRConvTranspose2d else shape[0]
+    if bias is not None and (tuple(bias.shape) != (outputs,) or bias.dtype != weight.dtype):
         raise ValueError(
-            f"bias must be {weight.dtype} ({shape[0]}), got {bias.dtype} {tuple(bias.shape)}"
+            f"bias must be {weight.dtype} ({outputs}), got {bias.dtype} {tuple(bias.shape)}"
         )
     options = {"activation": about["activation"], "backend": about["backend"]}
-    like = (module,) if issubclass(entry.layer, SparseConv2d) else ()
+    like = (module,) if issubclass(entry.layer, SparseConv2d | CSRConvTranspose2d) else ()
     layer: SparseLayer = entry.layer.from_packed(packed, bias, *like, **options)
     layer.requires_grad_(weight.requires_grad)
     return layer.to(weight.device)
@@ -232,5 +242,8 @@ def smallest_input(layer: SparseLayer) -> Tensor:
     if isinstance(layer, SparseConv2d):
         size = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         size = size[1:] if isinstance(layer, HeightOne) else size
+        return layer.values.new_ones(1, layer.in_channels, *size, requires_grad=False).detach()
+    if isinstance(layer, CSRConvTranspose2d):
+        size = [axis.least for axis in layer.phases.axes]
         return layer.values.new_ones(1, layer.in_channels, *size, requires_grad=False).detach()
     return torch.ones(1, layer.shape[1], dtype=layer.values.dtype, device=layer.values.device)

@@ -205,7 +205,9 @@ def _site(
     while (after := _only_user(last)) is not None and _is_nothing(model, after):
         last = after
     residual = False
-    if after is not None and (other := _added(after, last)) is not None:
+    layer = _module(model, node)
+    adds = isinstance(layer, SparseLayer) and layer.ADDS
+    if adds and after is not None and (other := _added(after, last)) is not None:
         alike = shapes is None or shapes.get(other.name) == shapes.get(node.name) is not None
         if alike:
             residual, last = True, after

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from sparse_ops.graph.ir import Graph
 from sparse_ops.passes.shrink import Shrinking
 from sparse_ops.planning.assemble import LayerPlan, weight_name
-from sparse_ops.planning.masked import Call, keeps_dense
+from sparse_ops.planning.masked import PACKED, Call, keeps_dense
 from sparse_ops.planning.recognise import describe_zeros
 
+# The nodes that are calls of layers that have rows.
+CALLED = ("conv2d", "conv1d", "conv_transpose2d", "linear")
 NOTHING = "no weight that is left is zero"
 NO_MASK = "it has no mask: no weight of it is zero"
 NOT_GIVEN = "no mask was given for it"
@@ -32,9 +34,10 @@ def row_of(
     """
     weight, mask = module.get_parameter("weight"), masks.get(weight_name(name))
     nnz = weight.numel() if mask is None else int(mask.sum())
-    kind = next(k.__name__ for k in (nn.Linear, nn.Conv2d, nn.Conv1d) if isinstance(module, k))
-    zeros = "" if mask is None else describe_zeros(mask)
-    macs = 0 if call is None else call.outputs * (weight.numel() // weight.shape[0])
+    kind = next(k.__name__ for k in PACKED if isinstance(module, k))
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    zeros = "" if mask is None else describe_zeros(mask.transpose(0, 1) if transposed else mask)
+    macs = 0 if call is None else call.macs(weight, transposed)
     row = LayerPlan(name, kind, tuple(weight.shape), nnz, macs, None, None, None, None, "")
     reason = "" if mask is not None else NOT_GIVEN if given else NO_MASK
     return replace(row, zeros=zeros, reason=reason)
@@ -44,7 +47,7 @@ def calls_of(graph: Graph) -> dict[str, Call]:
     """What the layers of a graph are given and give, without running it; x has no memory."""
     found: dict[str, Call] = {}
     for node in graph.nodes:
-        if node.op not in ("conv2d", "conv1d", "linear") or node.module is None:
+        if node.op not in CALLED or node.module is None:
             continue
         x, y = node.inputs[0], node.output
         assert x.shape is not None and y.shape is not None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from sparse_ops.nn import CSRConvTranspose2d
 from sparse_ops.nn._conv import SparseConv2d
 from sparse_ops.ops._transforms import is_transformed
 
@@ -79,5 +80,5 @@ def _add_entrance_(model: fx.GraphModule) -> None:
 def has_images(model: nn.Module, example: tuple[Any, ...]) -> bool:
     """Whether channels_last means anything to the model."""
     images = any(isinstance(x, Tensor) and x.dim() == 4 for x in example)
-    convolutions = (nn.Conv2d, SparseConv2d)
+    convolutions = (nn.Conv2d, SparseConv2d, nn.ConvTranspose2d, CSRConvTranspose2d)
     return images and any(isinstance(module, convolutions) for module in model.modules())

@@ -23,7 +23,7 @@ from sparse_ops.planning.plain import make_plain_
 # What is smaller slows a dense CPU down and changes no result: it counts as zero.
 DENORMAL = torch.finfo(torch.float32).tiny
 # The layers that there are packed ones for.
-PACKED = (*masks_.PRUNABLE, nn.Conv1d)
+PACKED = (*masks_.PRUNABLE, nn.Conv1d, nn.ConvTranspose2d)
 # On modules that were shrunk: the size of what they were, (O, I / groups, ...) or (channels).
 MARK = "shrunk_from"
 
@@ -91,7 +91,7 @@ def check_initialised(model: nn.Module) -> None:
 
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The Conv2d, Conv1d and Linear layers of a plain model, by name."""
+    """The layers of a plain model that there are packed ones for, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -161,6 +161,16 @@ class Call:
     outputs: int = 0
     calls: int = 0
 
+    def macs(self, weight: Tensor, transposed: bool) -> int:
+        """Multiply-accumulates of a layer with this weight, over all calls.
+
+        Args:
+            transposed: whether its inputs are the weight's first dimension.
+        """
+        if transposed:
+            return self.calls * self.x.numel() // weight.shape[0] * weight.numel()
+        return self.outputs * (weight.numel() // weight.shape[0])
+
 
 def watch(
     model: nn.Module, names: Mapping[str, nn.Module], example: tuple[Any, ...]
@@ -224,6 +234,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 _HELD = {
     nn.Conv1d: vars(nn.Conv1d(1, 1, 1)).keys() | {MARK},
     nn.Conv2d: vars(nn.Conv2d(1, 1, 1)).keys() | {MARK},
+    nn.ConvTranspose2d: vars(nn.ConvTranspose2d(1, 1, 1)).keys() | {MARK},
     nn.Linear: vars(nn.Linear(1, 1)).keys() | {MARK},
 }
 
@@ -235,8 +246,8 @@ def keeps_dense(model: nn.Module, name: str) -> str | None:
         return f"its {method} was exchanged on this very layer"
     if not any(is_plain(module, kind) for kind in PACKED):
         return (
-            f"it is a {type(module).__name__}: only Conv2d, Conv1d, Linear and subclasses that "
-            "compute and hold nothing else, are replaced"
+            f"it is a {type(module).__name__}: only Conv2d, Conv1d, ConvTranspose2d, Linear and "
+            "subclasses that compute and hold nothing else, are replaced"
         )
     places = [n for n, m in model.named_modules(remove_duplicate=False) if m is module]
     if len(places) > 1:

@@ -284,7 +284,7 @@ def check_folding(model: nn.Module, about: Description) -> None:
 
 
 def _check_norm(name: str, norm: nn.Module, layer: nn.Module) -> None:
-    if isinstance(layer, SparseLayer):
+    if isinstance(layer, SparseLayer) and layer.ADDS:
         width = layer.shape[0]
     elif type(layer) in (nn.Conv2d, nn.Linear):
         # A BatchNorm that is folded away is as wide as its layer was before it was shrunk.

@@ -18,8 +18,9 @@ from sparse_ops.graph.inputs import calling
 from sparse_ops.graph.ir import Graph
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR
 from sparse_ops.passes.fuse import fuse
-from sparse_ops.passes.layout import has_room, uniform
+from sparse_ops.passes.layout import has_room, may_be_packed, uniform
 from sparse_ops.passes.layout import refuses as refuses_node
+from sparse_ops.passes.pack import LAYERS
 from sparse_ops.passes.winograd import allow_tiles
 from sparse_ops.planning.assemble import LayerPlan, assemble_
 from sparse_ops.planning.choose import with_floor
@@ -48,6 +49,7 @@ KINDS = {
     ("conv2d", "periodic"): "PeriodicConv2d",
     ("conv2d", "csr"): "CSRConv2d",
     ("linear", "csr"): "CSRLinear",
+    ("conv_transpose2d", "csr"): "CSRConvTranspose2d",
 }
 SEARCH_SHARE, LEAST_SHARE, WHOLE_SHARE = 0.5, 0.1, 0.2
 # Of the dense model, as long as it takes to check what was found and to compare it, at least.
@@ -72,10 +74,11 @@ def refuses(context: Context, graph: Graph) -> str | None:
     """Why a graph cannot run as programs, or None if it can, in part at least."""
     if (reason := refuses_programs(context)) is not None:
         return reason
-    layers = [node for node in graph.nodes if node.op in ("conv2d", "linear")]
+    layers = [node for node in graph.nodes if node.op in LAYERS]
     if not layers:
         return "it has no layer that is known"
-    reasons = [words for node in layers if (words := refuses_node(node)) is not None]
+    wrong = [node for node in layers if not may_be_packed(node)]
+    reasons = [words for node in wrong if (words := refuses_node(node)) is not None]
     return f"no layer of it can: {reasons[0]}" if len(reasons) == len(layers) else None
 
 

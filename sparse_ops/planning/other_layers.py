@@ -9,7 +9,7 @@ from sparse_ops.passes.shrink import Cut
 from sparse_ops.planning.assemble import LayerPlan
 
 # The layers that lose channels like those that are packed.
-FOLLOWED = (nn.Conv3d, nn.ConvTranspose2d)
+FOLLOWED = (nn.Conv3d,)
 # Kind -> why nothing packs it; the first that fits.
 REASONS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     (FOLLOWED, "dead channels go, other zeros stay: no kernel here packs a {kind}"),

@@ -104,7 +104,7 @@ def _is_traced(module: nn.Module, inputs: Inputs) -> bool:
         graph = capture(module, inputs)
     except Uncaptured:
         return False
-    return any(node.op in ("conv2d", "linear") for node in graph.nodes)
+    return any(node.op in ("conv2d", "linear", "conv_transpose2d") for node in graph.nodes)
 
 
 def masks_of(masks: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

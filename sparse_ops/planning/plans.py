@@ -42,7 +42,7 @@ class Plan:
     """What conversion does to a model; `apply` does it.
 
     Attributes:
-        layers: every Conv2d, Conv1d and Linear, in order of definition.
+        layers: every Conv2d, Conv1d, ConvTranspose2d and Linear, in order of definition.
         whole: the converted model against the masked dense one, each in its fastest form; None if
             nothing changes.
         notes: what else there is to know, in words.

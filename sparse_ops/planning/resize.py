@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from sparse_ops.nn import SparseLayer
+from sparse_ops.nn import CSRConvTranspose2d, SparseLayer
 from sparse_ops.nn._constant import Constant
 from sparse_ops.nn._height_one import HeightOne
 from sparse_ops.planning.masked import MARK, replaced
@@ -36,7 +36,7 @@ def shrunk_size(module: Any) -> dict[str, Any]:
     """What a file says of a module that channels were removed from."""
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return {"shape": [module.num_features]}
-    if isinstance(module, HeightOne):
+    if isinstance(module, HeightOne | CSRConvTranspose2d):
         return own_sizes(module.without_activation())
     if not isinstance(module, Constant | SparseLayer | nn.Conv2d | nn.Linear):
         return own_sizes(module)

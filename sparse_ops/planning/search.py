@@ -19,8 +19,8 @@ from sparse_ops.graph.inputs import Inputs
 from sparse_ops.graph.ir import Graph, Node
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, LANES, PLANAR
 from sparse_ops.passes.fuse import fuse
-from sparse_ops.passes.layout import allowed, has_room, refuses, uniform
-from sparse_ops.passes.pack import DENSE, pack
+from sparse_ops.passes.layout import allowed, has_room, may_be_packed, refuses, uniform
+from sparse_ops.passes.pack import DENSE, LAYERS, pack
 from sparse_ops.passes.winograd import tiles_of
 from sparse_ops.patterns import Periodic
 from sparse_ops.planning import beam, costs
@@ -74,13 +74,15 @@ def possible_forms(
     forms: dict[str, str] = {}
     for node in graph.nodes:
         name = node.module
-        if name is None or node.op not in ("conv2d", "linear") or name in fixed:
+        if name is None or node.op not in LAYERS or name in fixed:
             continue
         mask = masks.get(f"{name}.weight" if name else "weight")
-        plain = "weight" in node.parameters and refuses(node) is None
+        runs = refuses(node) is None or may_be_packed(node)
+        plain = "weight" in node.parameters and runs
         if mask is None or not plain or bool(mask.all()) or not bool(mask.any()):
             continue
-        periodic = mask.dim() == 4 and Periodic.recognise(mask.cpu()) is not None
+        rows = mask.dim() == 4 and node.op != "conv_transpose2d"
+        periodic = rows and Periodic.recognise(mask.cpu()) is not None
         forms[name] = "periodic" if periodic else "csr"
     return forms
 

@@ -83,7 +83,7 @@ def sentence(plan: "Plan") -> str:
 def _why_nothing(layers: Sequence[LayerPlan]) -> str:
     reasons = {layer.reason for layer in layers}
     if not layers:
-        return "the model has no Conv2d, no Conv1d and no Linear"
+        return "the model has no Conv2d, no Conv1d, no ConvTranspose2d and no Linear"
     if reasons == {NO_MASK}:
         return "no weight of the model is zero"
     if len(reasons) == 1:

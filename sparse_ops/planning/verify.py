@@ -55,9 +55,9 @@ class Exact:
 
 @torch.no_grad()
 def exactly(dense: nn.Module, x: Tensor) -> Exact:
-    """Runs a Conv2d or Linear in float64, some output channels at a time."""
-    outputs = len(dense.get_parameter("weight"))
-    groups = dense.groups if isinstance(dense, nn.Conv2d | nn.Conv1d) else 1
+    """Runs a convolution or Linear in float64, some output channels at a time."""
+    outputs = dense.get_parameter("weight").shape[_axis_of_outputs(dense)]
+    groups = getattr(dense, "groups", 1)
     each = outputs
     if groups == 1 and dense.get_parameter("weight").numel() > MOST_WIDE_WEIGHTS:
         each = max(1, MOST_WIDE_WEIGHTS * outputs // dense.get_parameter("weight").numel())
@@ -69,7 +69,8 @@ def exactly(dense: nn.Module, x: Tensor) -> Exact:
         for parameter in part.parameters():
             parameter.abs_()
         absolute.append(part(wide_x.abs()))
-    channels = -3 if isinstance(dense, nn.Conv2d) else -2 if isinstance(dense, nn.Conv1d) else -1
+    images = isinstance(dense, nn.Conv2d | nn.ConvTranspose2d)
+    channels = -3 if images else -2 if isinstance(dense, nn.Conv1d) else -1
     return Exact(x, torch.cat(signed, channels), torch.cat(absolute, channels))
 
 
@@ -77,10 +78,17 @@ def _wide_part(dense: nn.Module, rows: slice) -> nn.Module:
     """Some output channels of a layer, in float64; the layer's own weights are not copied whole."""
     memo: dict[int, Any] = {}
     for parameter in dense.parameters(recurse=False):
+        axis = _axis_of_outputs(dense) if parameter.dim() > 1 else 0
+        own = parameter.detach()[(slice(None),) * axis + (rows,)]
         # A copy also of what is float64 already: `exactly` writes to it.
-        wide = parameter.detach()[rows].to(torch.float64, copy=True)
+        wide = own.to(torch.float64, copy=True)
         memo[id(parameter)] = nn.Parameter(wide, requires_grad=False)
     return copy.deepcopy(dense, memo)
+
+
+def _axis_of_outputs(dense: nn.Module) -> int:
+    """Which dimension of a layer's weight its outputs are."""
+    return int(isinstance(dense, nn.ConvTranspose2d) and dense.groups == 1)
 
 
 @torch.no_grad()
@@ -88,7 +96,7 @@ def layer_error(dense: nn.Module, packed: SparseLayer, x: Tensor | Exact) -> flo
     """The largest error of a packed layer on x, as a multiple of the bound; honest is up to 1.
 
     Args:
-        dense: the masked Conv2d or Linear, without the activation that `packed` may apply.
+        dense: the masked convolution or Linear, without the activation that `packed` may apply.
         packed: the sparse layer.
         x: an input of both, or what `exactly` says of it, where several are compared. What is not
             finite in float64, or too large for the dtype, is left out.
@@ -99,7 +107,7 @@ def layer_error(dense: nn.Module, packed: SparseLayer, x: Tensor | Exact) -> flo
 
     info = torch.finfo(y.dtype)
     # Some filters at a time: a sum of bools takes eight bytes for each of them.
-    parts = packed.mask().flatten(1).split(64)
+    parts = packed.mask_of_rows().flatten(1).split(64)
     terms = 1 + max((int(part.sum(1).max()) for part in parts if part.numel()), default=0)
     bound = steepest(packed.activation) * terms * 2.0**-24 * exact.magnitude
     ulps = 1 if packed.activation is None else ACTIVATION_ULPS

@@ -33,6 +33,8 @@ from sparse_ops.planning.verify_model import check_model
 MULTIPLES = (8, 16)
 # The devices whose kernels gain by sorted channels.
 SORTING = "cuda"
+# The layers whose packed ones do the activation after them.
+ACTIVATED = ("conv2d", "linear", "conv_transpose2d")
 # What layers say of their sizes.
 SIZES = {
     "in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels",
@@ -181,7 +183,7 @@ def _activations(masked: nn.Module, graph: Graph) -> dict[str, tuple[str, str]]:
             called[node.module] = called.get(node.module, 0) + 1
     found = {}
     for node in graph.nodes:
-        after = graph.only_user(node.output) if node.op in ("conv2d", "linear") else None
+        after = graph.only_user(node.output) if node.op in ACTIVATED else None
         if after is None or after.op != "unary" or after.module is None or node.module is None:
             continue
         name = activation_name(masked.get_submodule(after.module))

@@ -49,6 +49,8 @@ _ATTRIBUTES = {
     "width": (1, MOST - 1),
     "function": (1, max(FUNCTIONS.values())),
     "operator": (0, max(OPERATORS.values())),
+    "cut_h": (0, MOST - 1),
+    "cut_w": (0, MOST - 1),
     "scale_h": (1, MOST - 1),
     "scale_w": (1, MOST - 1),
     "align_corners": _FLAG,
@@ -80,6 +82,10 @@ def check_attributes(step: Step, names: Sequence[str]) -> None:
             raise ValueError(f"groups must divide the channels, got {groups}")
         if step["kernel_h"] * step["kernel_w"] >= MOST or columns_of(step) > LARGEST_INT - 1:
             raise ValueError("a filter must have fewer than 2^31 weights")
+    if step.kind == "interleave":
+        for axis in "hw":
+            if step[f"cut_{axis}"] >= step[f"stride_{axis}"]:
+                raise ValueError("what is cut off must be less than the stride")
     if step.kind == "pool":
         for axis in "hw":
             if 2 * step[f"padding_{axis}"] > step[f"kernel_{axis}"]:
@@ -173,6 +179,10 @@ def check_orders(step: Step, inputs: Sequence[Value], out: Value) -> None:
         _one_order(step, inputs[1:], out.order)
     elif step.kind == "binary":
         _one_order(step, [x], out.order)
+    elif step.kind == "interleave":
+        _one_order(step, [x], out.order)
+        if out.order == CHANNELS:
+            raise ValueError("it must be planar, or have images innermost")
     else:
         _one_order(step, inputs, out.order)
 

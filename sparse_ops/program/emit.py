@@ -9,6 +9,7 @@ from torch import Tensor
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
 from sparse_ops.graph.ir import Node, Value
 from sparse_ops.graph.layers import scale_and_shift
+from sparse_ops.graph.more_layers import phases_of
 from sparse_ops.ops import _program_code as code
 from sparse_ops.ops._activation import code_of
 from sparse_ops.ops._program_code import PLANAR, bits
@@ -43,7 +44,15 @@ class Lowering(Protocol):
         """Adds what gives the node's output."""
 
     def between(
-        self, kind: str, value: Value, order: int, source: int, name: str, /, **attributes: int
+        self,
+        kind: str,
+        value: Value,
+        order: int,
+        source: int,
+        name: str,
+        constants: Sequence[Tensor | None] = (),
+        /,
+        **attributes: int,
     ) -> int:
         """Adds a step whose output no node gives; returns that."""
 
@@ -127,6 +136,37 @@ def _add_linear(self: Lowering, node: Node, order: int) -> None:
         activation=_activation(node),
         residual=about["residual"],
     )
+
+
+def _add_transposed(self: Lowering, node: Node, order: int) -> None:
+    """A convolution that gives its phases, and an image made of them."""
+    about, phases = node.attributes, phases_of(node)
+    rows, channels, height, width = about["packed"].shape
+    form, constants = _weights(node)
+    if constants[-1] is not None:
+        constants[-1] = constants[-1].detach().repeat(phases.count)
+    convolved = self.between(
+        "conv",
+        Value(None),
+        order,
+        self.value(node.inputs[0], order),
+        node.name,
+        constants,
+        form=form,
+        out_channels=rows,
+        in_channels=channels,
+        kernel_h=height,
+        kernel_w=width,
+        **_pair("stride", (1, 1)),
+        **_pair("padding", phases.padding),
+        **_pair("dilation", (1, 1)),
+        groups=1,
+        activation=_activation(node),
+        residual=0,
+        kernel=code.KERNELS["auto"],
+    )
+    cut = _pair("cut", phases.cut(about["output_padding"]))
+    self.step("interleave", node, order, [convolved], **_pair("stride", about["stride"]), **cut)
 
 
 def _add_constant(self: Lowering, node: Node, order: int) -> None:
@@ -258,6 +298,7 @@ def _add_shuffle(self: Lowering, node: Node, order: int) -> None:
 
 EMIT: dict[str, Any] = {
     "conv2d": _add_conv,
+    "conv_transpose2d": _add_transposed,
     "linear": _add_linear,
     "constant": _add_constant,
     "batch_norm": _add_norm,

@@ -24,6 +24,7 @@ from sparse_ops.program.sources import (
     NORM_TENSORS,
     Extra,
     Held,
+    Repeated,
     Source,
     as_data,
     from_data,
@@ -37,6 +38,7 @@ __all__ = ["described", "kept_by", "read", "validate"]
 
 # More than any network is made of.
 MOST_CONSTANTS = 2**17
+MOST_REPEATED = 2**24
 
 
 def described(model: nn.Module) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
@@ -195,10 +197,18 @@ def _constant(source: Source, state: Mapping[str, Tensor], extras: Sequence[Tens
         if source.number >= len(extras):
             raise ValueError(f"constant {source.number} is not there, there are {len(extras)}")
         return extras[source.number]
-    if isinstance(source, Held):
+    if isinstance(source, Held | Repeated):
         if source.name not in state:
             raise ValueError(f"its constant {source.name!r:.80} is missing")
-        return state[source.name]
+        tensor = state[source.name]
+        if isinstance(source, Held):
+            return tensor
+        if tensor.dim() != 1 or tensor.numel() * source.times > MOST_REPEATED:
+            raise ValueError(
+                f"{source.name} must be a vector to be repeated {source.times} times, "
+                f"got {tuple(tensor.shape)}"
+            )
+        return tensor.repeat(source.times)
     prefix = f"{source.module}." if source.module else ""
     own = {name: state[prefix + name] for name in NORM_TENSORS if prefix + name in state}
     for name, tensor in own.items():

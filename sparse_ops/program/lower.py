@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from sparse_ops.graph.ir import Node, Value
+from sparse_ops.graph.more_layers import phases_of
 from sparse_ops.ops import _program_code as code
 from sparse_ops.ops._program_code import CHANNELS, LANES, PLANAR, Program, Step
 from sparse_ops.passes.layout import reads
@@ -134,14 +135,23 @@ class _Lowering:
         self.steps.append(Step(kind, out, tuple(inputs), held, numbers, node.name))
 
     def between(
-        self, kind: str, value: Value, order: int, source: int, name: str, /, **attributes: int
+        self,
+        kind: str,
+        value: Value,
+        order: int,
+        source: int,
+        name: str,
+        constants: Sequence[Tensor | None] = (),
+        /,
+        **attributes: int,
     ) -> int:
         """A step whose output no node gives."""
         numbers = tuple(int(attributes[key]) for key in code.KINDS[kind].attributes)
+        held = tuple(self.constant(tensor) for tensor in constants)
         halo = 0 if order == PLANAR else self.halos.get((id(value), order), 0)
         self.values.append(code.Value(order, halo))
         out = len(self.values) - 1
-        self.steps.append(Step(kind, out, (source,), (), numbers, name))
+        self.steps.append(Step(kind, out, (source,), held, numbers, name))
         return out
 
 
@@ -170,10 +180,12 @@ def _halos(nodes: Sequence[Node], orders: Mapping[str, int]) -> dict[tuple[int, 
     """(value, order) -> the widest padding that a convolution reads around it."""
     halos: dict[tuple[int, int], int] = {}
     for node in nodes:
-        if node.op != "conv2d" or node.output.rank != 4:
+        if node.op not in ("conv2d", "conv_transpose2d") or node.output.rank != 4:
             continue
         key = id(node.inputs[0]), reads(node, orders[node.name])
-        halos[key] = max(halos.get(key, 0), *node.attributes["padding"])
+        transposed = node.op == "conv_transpose2d"
+        padding = phases_of(node).padding if transposed else node.attributes["padding"]
+        halos[key] = max(halos.get(key, 0), *padding)
     # The parts of a concatenation, and all of it, have the same.
     for node in reversed(nodes):
         if node.op == "concat" and node.output.rank == 4:

@@ -26,7 +26,7 @@ from sparse_ops.ops._program_code import Program
 from sparse_ops.ops._transforms import is_transformed, is_watched
 from sparse_ops.program.packing import packed
 from sparse_ops.program.parts import Network
-from sparse_ops.program.sources import Extra, OfNorm, found_in
+from sparse_ops.program.sources import Extra, OfNorm, Repeated, found_in
 from sparse_ops.program.watch import (
     Watched,
     code_name,
@@ -247,11 +247,11 @@ class ProgramModel(nn.Module):
         return _Ready(tuple(encoded), numbers, constants, now, runs)
 
     def _derive(self) -> None:
-        """Keeps what follows from BatchNorms as they are now."""
+        """Keeps what follows from the model's tensors as they are now."""
         with torch.no_grad():
             for part in self._network.parts:
                 for source in part.sources:
-                    if isinstance(source, OfNorm):
+                    if isinstance(source, OfNorm | Repeated):
                         keep_(self, name_of(source), found_in(self, source, ()).detach())
 
     def __getstate__(self) -> dict[str, Any]:

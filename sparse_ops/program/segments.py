@@ -16,7 +16,7 @@ from sparse_ops.passes.layout import refuses
 from sparse_ops.program.lower import lower
 from sparse_ops.program.watch import tensor_at
 
-LAYERS = ("conv2d", "linear", "constant")
+LAYERS = ("conv2d", "linear", "conv_transpose2d", "constant")
 _COMPILED = _native.compiled_operators("run_program").get("auto")
 # By the program's number alone: no constants go through the dispatcher.
 _AGAIN = _native.compiled_operators("rerun_program").get("auto")

@@ -81,6 +81,12 @@ def _shuffle_sizes(step: Step, inputs: Sequence[Shape], out: Shape) -> None:
         raise ValueError(f"groups must divide {inputs[0][1]} channels, got {step['groups']}")
 
 
+def _interleave_sizes(step: Step, inputs: Sequence[Shape], out: Shape) -> None:
+    phases = step["stride_h"] * step["stride_w"]
+    if inputs[0][1] % phases:
+        raise ValueError(f"{phases} phases must divide {inputs[0][1]} channels")
+
+
 _SIZES: dict[str, _SizeCheck] = {
     "conv": _conv_sizes,
     "linear": _linear_sizes,
@@ -89,4 +95,5 @@ _SIZES: dict[str, _SizeCheck] = {
     "pad": _pad_sizes,
     "slice": _slice_sizes,
     "shuffle": _shuffle_sizes,
+    "interleave": _interleave_sizes,
 }

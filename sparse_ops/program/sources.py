@@ -1,8 +1,8 @@
 """Sources: where the constants of a program are, or come from, in the model that it is of.
 
-A constant is a tensor of the model's; or what a BatchNorm multiplies by, or adds, which follows
-from its tensors; or it is nowhere in the model: indices that follow from a pattern, a layer without
-weights.
+A constant is a tensor of the model's, or that several times over; or what a BatchNorm multiplies
+by, or adds, which follows from its tensors; or it is nowhere in the model: indices that follow from
+a pattern, a layer without weights.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparse_ops.graph.ir import Graph
+from sparse_ops.graph.ir import Graph, Node
 from sparse_ops.graph.layers import scale_and_shift_of
-from sparse_ops.ops._program_code import Program
+from sparse_ops.ops._program_code import Program, Step
 
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 PARTS = ("scale", "shift")
@@ -46,6 +46,19 @@ class OfNorm:
 
 
 @dataclass(frozen=True)
+class Repeated:
+    """A vector of the model several times, one after the other.
+
+    Attributes:
+        name: in its state dict.
+        times: how often.
+    """
+
+    name: str
+    times: int
+
+
+@dataclass(frozen=True)
 class Extra:
     """A tensor that the model has not.
 
@@ -56,7 +69,9 @@ class Extra:
     number: int
 
 
-Source = Held | OfNorm | Extra
+Source = Held | OfNorm | Repeated | Extra
+# More phases than any network has.
+MOST_TIMES = 2**12
 
 
 def tensor_named(root: nn.Module, name: str) -> Tensor | None:
@@ -82,11 +97,11 @@ def found_in(root: nn.Module, source: Source, extras: Sequence[Tensor]) -> Tenso
     """
     if isinstance(source, Extra):
         return extras[source.number]
-    if isinstance(source, Held):
+    if isinstance(source, Held | Repeated):
         tensor = tensor_named(root, source.name)
         if tensor is None:
             raise ValueError(f"the model has no tensor {source.name!r}")
-        return tensor
+        return tensor if isinstance(source, Held) else tensor.repeat(source.times)
     return norm_part(norm_tensors(root, source.module), source)
 
 
@@ -117,10 +132,12 @@ def sources_of(
         names.setdefault(id(tensor), name)
     derived: dict[int, Source] = {}
     for step in program.steps:
-        if step.kind != "affine":
+        if step.kind not in ("affine", "conv"):
             continue
         node = graph.named(step.name)
-        if node.op == "batch_norm" and node.module is not None:
+        if step.kind == "conv":
+            derived |= _repeated(step, node)
+        elif node.op == "batch_norm" and node.module is not None:
             for number, part in zip(step.constants, PARTS, strict=True):
                 derived[number] = OfNorm(node.module, part, float(node.attributes["eps"]))
     found: list[Source] = []
@@ -132,6 +149,15 @@ def sources_of(
         else:
             found.append(Extra(_number_of(constant, extras)))
     return tuple(found)
+
+
+def _repeated(step: Step, node: Node) -> dict[int, Source]:
+    """The bias of a transposed convolution's phases."""
+    own = node.parameters.get("bias")
+    if node.op != "conv_transpose2d" or own is None or node.module is None:
+        return {}
+    name = f"{node.module}.bias" if node.module else "bias"
+    return {step.constants[-1]: Repeated(name, step["out_channels"] // len(own))}
 
 
 def _number_of(constant: Tensor, extras: list[Tensor]) -> int:
@@ -150,6 +176,8 @@ def as_data(source: Source) -> Any:
         return source.name
     if isinstance(source, Extra):
         return source.number
+    if isinstance(source, Repeated):
+        return {"repeated": source.name, "times": source.times}
     return {"norm": source.module, "part": source.part, "eps": source.eps}
 
 
@@ -163,11 +191,15 @@ def from_data(data: Any) -> Source:
         return Held(data)
     if type(data) is int and data >= 0:
         return Extra(data)
+    if isinstance(data, Mapping) and data.keys() == {"repeated", "times"}:
+        name, times = data["repeated"], data["times"]
+        if type(name) is str and type(times) is int and 1 <= times <= MOST_TIMES:
+            return Repeated(name, times)
     if isinstance(data, Mapping) and data.keys() == {"norm", "part", "eps"}:
         module, part, eps = data["norm"], data["part"], data["eps"]
         if type(module) is str and part in PARTS and type(eps) is float and 0 <= eps < 1e6:
             return OfNorm(module, part, eps)
     raise ValueError(
-        "a constant must be a tensor's name, a number, or what is made of a BatchNorm, "
-        f"got {data!r:.80}"
+        "a constant must be a tensor's name, a number, what is made of a BatchNorm, or a tensor "
+        f"repeated, got {data!r:.80}"
     )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from sparse_ops.graph.running import OF_PROGRAMS
-from sparse_ops.program.sources import Extra, Held, Source
+from sparse_ops.program.sources import Extra, Held, Repeated, Source
 
 PREFIX = OF_PROGRAMS
 
@@ -60,9 +60,14 @@ def name_of(source: Source) -> str:
         return source.name
     if isinstance(source, Extra):
         return f"{PREFIX}_extra_{source.number}"
-    # Two modules never come to the same.
-    module = source.module.replace("_", "_u").replace(".", "_d")
-    return f"{PREFIX}_{source.part}_{module}"
+    if isinstance(source, Repeated):
+        return f"{PREFIX}_times{source.times}_{_in_one_word(source.name)}"
+    return f"{PREFIX}_{source.part}_{_in_one_word(source.module)}"
+
+
+def _in_one_word(name: str) -> str:
+    """A dotted name without dots; two never come to the same."""
+    return name.replace("_", "_u").replace(".", "_d")
 
 
 def tensor_at(root: nn.Module, name: str) -> Tensor:

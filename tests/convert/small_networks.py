@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 import sparse_ops as so
+from sparse_ops.planning.masked import PACKED
 
 IMAGES = 16
 SIZE = (3, 12, 12)
@@ -101,7 +102,22 @@ class Gates(nn.Module):
         return self.d(F.avg_pool2d(self.c(x), 2)).flatten(1)
 
 
-MODELS = (Residual, Vgg, Branches, Twice, Gates)
+class Upward(nn.Module):
+    """A U-Net of one step down and up, and its output twice as large."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.down, self.last = conv(3, 8), conv(8, 16, 3, 2), conv(16, 6)
+        self.up = nn.ConvTranspose2d(16, 8, 2, 2)
+        self.large = nn.ConvTranspose2d(6, 3, 3, 2, 1, 1, bias=False)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        y = F.relu(self.up(F.relu(self.down(x))))
+        return self.large(F.relu(self.last(torch.cat([y, x], 1))))
+
+
+MODELS = (Residual, Vgg, Branches, Twice, Gates, Upward)
 
 
 def images(count=IMAGES):
@@ -122,7 +138,7 @@ def masks_of(model, dense=()):
     """Random masks; those named keep everything."""
     return {
         name: torch.rand_like(weight) > 0.6
-        for name, weight in so.masks.weights(model).items()
+        for name, weight in so.masks.weights(model, PACKED).items()
         if name.removesuffix(".weight") not in dense
     }
 

@@ -32,15 +32,21 @@ def linear(**keywords):
     return snn.CSRLinear(20, 5, mask=mask, **keywords)
 
 
+def transposed(**keywords):
+    mask = torch.rand(8, 4, 3, 3, generator=torch.Generator().manual_seed(3)) > 0.7
+    return snn.CSRConvTranspose2d(8, 4, 3, 2, 1, 1, mask=mask, **keywords)
+
+
 def layers():
     return [(conv(kind, padding=1), torch.randn(2, 8, 7, 6)) for kind in CONVS] + [
-        (linear(), torch.randn(3, 20))
+        (linear(), torch.randn(3, 20)),
+        (transposed(), torch.randn(2, 8, 5, 4)),
     ]
 
 
-LAYERS = range(len(CONVS) + 1)
-NAMES = [kind.__name__ for kind in CONVS] + ["CSRLinear"]
-every_layer = pytest.mark.parametrize("which", LAYERS, ids=NAMES)
+NAMES = [kind.__name__ for kind in CONVS] + ["CSRLinear", "CSRConvTranspose2d"]
+every_layer = pytest.mark.parametrize("which", range(len(NAMES)), ids=NAMES)
+every_layer_that_adds = pytest.mark.parametrize("which", range(len(NAMES) - 1), ids=NAMES[:-1])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,7 @@ def test_training_stays_on_the_mask_and_learns(which, optimizer):
     for _ in range(5):
         steps.step(closure)
     assert losses[-1] < losses[0]
-    dense = layer.weight.to_dense()
+    dense = layer.to_dense().weight
     assert not dense[~mask].any() and torch.equal(layer.mask(), mask)
 
 
@@ -155,13 +161,13 @@ def test_a_dense_checkpoint_can_be_loaded(which):
     dense = layer.to_dense()
     nn.init.normal_(dense.weight)
     layer.load_state_dict(dense.state_dict())
-    assert torch.equal(layer.weight.to_dense(), dense.weight * layer.mask())
+    assert torch.equal(layer.to_dense().weight, dense.weight * layer.mask())
     wrong = {"weight": dense.weight[:-1], "bias": dense.bias}
     with pytest.raises(RuntimeError, match="to be packed, got"):
         layer.load_state_dict(wrong)
 
 
-@pytest.mark.parametrize("which", [1, 2, 3], ids=NAMES[1:])
+@pytest.mark.parametrize("which", [1, 2, 3, 4], ids=NAMES[1:])
 def test_a_checkpoint_with_indices_out_of_range_is_refused(which):
     layer, _ = layers()[which]
     state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
@@ -270,7 +276,7 @@ def test_a_pattern_without_any_tap_is_its_bias():
     torch.testing.assert_close(y, layer.bias[:, None, None].expand(2, 6, 3, 3))
 
 
-@every_layer
+@every_layer_that_adds
 def test_a_residual_is_added_before_the_activation(which):
     layer, x = layers()[which]
     before = layer(x)
@@ -307,8 +313,10 @@ def test_a_call_without_gradient_gives_the_same_and_refuses_the_same(which):
         for backend in ("auto", "scalar"):
             layer.backend = backend
             torch.testing.assert_close(layer(x), y)
-            torch.testing.assert_close(layer(x, residual), y + residual)
-        with pytest.raises(ValueError, match="residual must be"):
-            layer(x, residual[:1])
+            if layer.ADDS:
+                torch.testing.assert_close(layer(x, residual), y + residual)
+        if layer.ADDS:
+            with pytest.raises(ValueError, match="residual must be"):
+                layer(x, residual[:1])
         with pytest.raises(ValueError, match="x must be"):
             layer(x[:, :1])

@@ -50,6 +50,7 @@ KINDS = (
     "part",
     "mix",
     "more",
+    "upward",
 )
 
 
@@ -94,6 +95,22 @@ class Random(nn.Module):
             conv.weight[torch.rand(after) < self._of(0, 0.3, 0.6, 1.0)] = 0
             conv.weight[:, torch.rand(before // groups) < self._of(0, 0.3)] = 0
         self.layers.append(nn.Sequential(conv, self._norm(after)))
+        self.plan.append(("layer", len(self.layers) - 1, source))
+        return after
+
+    def _upward(self, widths):
+        """A transposed convolution, and back to the size that there was."""
+        source = self._source(widths)
+        before, after, stride = widths[source], self._of(4, 6, 8), self._of(1, 2)
+        # Kernel, padding, output padding.
+        sizes = self._of((2, 0, 0), (3, 1, 1), (4, 1, 0)) if stride == 2 else (3, 1, 0)
+        bias = self.chance.random() < 0.5
+        conv = nn.ConvTranspose2d(before, after, sizes[0], stride, sizes[1], sizes[2], bias=bias)
+        with torch.no_grad():
+            conv.weight[:, torch.rand(after) < self._of(0, 0.3, 0.6, 1.0)] = 0
+            conv.weight[torch.rand(before) < self._of(0, 0.3)] = 0
+        back = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.layers.append(nn.Sequential(conv, back, self._norm(after)))
         self.plan.append(("layer", len(self.layers) - 1, source))
         return after
 

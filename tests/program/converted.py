@@ -13,6 +13,11 @@ from sparse_ops.program.program import CHANNELS, IMAGES, PLANAR
 from tests.convert.small_networks import images, masks_of, model_of
 
 DENSE = ("stem", "0", "gate")
+KINDS = {
+    nn.Conv2d: so.nn.CSRConv2d,
+    nn.ConvTranspose2d: so.nn.CSRConvTranspose2d,
+    nn.Linear: so.nn.CSRLinear,
+}
 
 
 def converted(kind, order=CHANNELS, count=16, piece=0):
@@ -29,8 +34,7 @@ def packed(model):
             continue
         parent = model.get_submodule(owner)
         layer = getattr(parent, last)
-        made = so.nn.CSRConv2d if isinstance(layer, nn.Conv2d) else so.nn.CSRLinear
-        setattr(parent, last, made.from_dense(layer, mask))
+        setattr(parent, last, KINDS[type(layer)].from_dense(layer, mask))
     return model.eval()
 
 

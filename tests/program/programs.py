@@ -126,7 +126,7 @@ def run_on(program: Program, inputs, backend) -> list[Tensor]:
 
 
 # What is computed without rounding, or rounded once as torch does.
-_EXACT = {"convert", "concat", "flatten", "slice", "shuffle", "pad"}
+_EXACT = {"convert", "concat", "flatten", "slice", "shuffle", "interleave", "pad"}
 _EXACT_FUNCTIONS = {
     FUNCTIONS[name] for name in ("relu", "relu6", "abs", "neg", "add", "mul", "clamp")
 }

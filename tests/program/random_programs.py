@@ -226,6 +226,16 @@ def _shuffle(builder, choose, v, halo):
     builder.add("shuffle", [v], {"groups": groups}, halo=halo)
 
 
+def _interleave(builder, choose, v, halo):
+    C, H, W = builder.shapes[v][1:]
+    stride = choose.choice(((2, 2), (1, 2), (2, 1), (3, 2)))
+    if C % (stride[0] * stride[1]) or max(H, W) > 12 or builder.values[v].order == CHANNELS:
+        return
+    attributes = {"stride_h": stride[0], "stride_w": stride[1]}
+    attributes |= {"cut_h": choose.randrange(stride[0]), "cut_w": choose.randrange(stride[1])}
+    builder.add("interleave", [v], attributes, halo=halo)
+
+
 def _pad(builder, choose, v, halo):
     sides = {side: choose.randint(0, 2) for side in ("left", "right", "top", "bottom")}
     builder.add("pad", [v], {**sides, "value": bits(choose.choice((0.0, -1.5)))}, halo=halo)
@@ -234,4 +244,5 @@ def _pad(builder, choose, v, halo):
 _GROWTHS = (
     _convert, _convert, _conv, _conv, _conv, _stem, _pool, _adaptive_pool, _unary, _binary, _gate,
     _concat, _concat, _upsample, _affine, _prelu, _slice, _shuffle, _pad,
+    _interleave, _interleave,
 )  # fmt: skip

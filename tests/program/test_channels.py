@@ -74,6 +74,22 @@ def test_channels_are_shuffled_as_by_torch(layout, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layout", [each for each in LAYOUTS if "channels" not in each.id])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 2), (1, 4), (2, 3)], ids=str)
+def test_phases_become_pixels(stride, layout, isa):
+    high, wide = stride
+    for N, C, H, W in ((1, 1, 1, 1), (2, 5, 3, 40), (17, 3, 4, 5), (16, 2, 3, 33)):
+        x = torch.randn(N, high * wide * C, H, W)
+        whole = torch.empty(N, C, H * high, W * wide)
+        for phase in range(high * wide):
+            own = x[:, phase * C : (phase + 1) * C]
+            whole[:, :, phase // wide :: high, phase % wide :: wide] = own
+        for cut in ((0, 0), (high - 1, wide - 1)):
+            y = step("interleave", [x], (*stride, *cut), isa=isa, layout=layout)
+            assert torch.equal(y, whole[:, :, : H * high - cut[0], : W * wide - cut[1]])
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_values_of_two_dimensions_have_channels_too(isa):
     a, b = torch.randn(3, 37), torch.randn(3, 5)
     for more in (0, PART):
@@ -142,6 +158,9 @@ def test_what_cannot_be_moved_is_refused_in_words(isa):
         ("slice", (-1, 4), "from 0 and at least one, got -1 and 4"),
         ("shuffle", (4,), "by 4 groups must read a multiple"),
         ("shuffle", (0,), "at least one group, got 0"),
+        ("interleave", (2, 2, 0, 0), "of 4 phases must read a multiple"),
+        ("interleave", (0, 2, 0, 0), "by 1 to 2.*got 0"),
+        ("interleave", (3, 2, 3, 0), "by 3 must cut off 0 to 2, got 3"),
         ("pad", (-5, 9, 0, 0, 0), "must read larger images"),
         ("pad", (2**40, 0, 0, 0, 0), "by less than 2"),
         ("pad", (-3, -3, 0, 0, 0), "which is nothing"),
@@ -153,5 +172,7 @@ def test_what_cannot_be_moved_is_refused_in_words(isa):
             step(kind, [x], attributes, isa=isa)
     with pytest.raises(RuntimeError, match=r"channels only, got \(2, 6, 4, 5\) and \(2, 3, 4, 4\)"):
         step("concat", [x, torch.randn(2, 3, 4, 4)], isa=isa)
+    with pytest.raises(RuntimeError, match="must be planar, or of images innermost"):
+        step("interleave", [x], (1, 2, 0, 0), isa=isa, layout=((1,), (0,), 1, 0))
     with pytest.raises(RuntimeError, match="in one order"):
         step("concat", [x, x], isa=isa, layout=((0, 1), (0, 0), 0, 0))
