@@ -32,6 +32,9 @@ class Tracer(fx.Tracer):
         live: whether buffers that code reads are read in each call.
     """
 
+    # What `nn.SplitMultiheadAttention` asks: others take it as one node.
+    enters_attention = True
+
     def __init__(
         self,
         opaque: Collection[str] = (),

@@ -6,6 +6,7 @@ from sparse_ops.nn.conv1d import ChannelPrunedConv1d, CSRConv1d, PeriodicConv1d
 from sparse_ops.nn.csr_conv2d import CSRConv2d
 from sparse_ops.nn.csr_linear import CSRLinear
 from sparse_ops.nn.periodic_conv2d import PeriodicConv2d
+from sparse_ops.nn.split_attention import SplitMultiheadAttention
 from sparse_ops.nn.swap import Swaps, swap_
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "PeriodicConv1d",
     "PeriodicConv2d",
     "SparseLayer",
+    "SplitMultiheadAttention",
     "Swaps",
     "swap_",
 ]

@@ -80,7 +80,8 @@ def find_masks(model: nn.Module, threshold: float = 0.0) -> masks_.Masks:
     """The masks of a model's zeros; what is denormal in float32 counts as zero."""
     if threshold < 0:
         raise ValueError(f"threshold must be 0 or more, got {threshold}")
-    return masks_.from_zeros(model, max(threshold, DENORMAL), PACKED)
+    kinds = (*PACKED, nn.MultiheadAttention)
+    return masks_.from_zeros(model, max(threshold, DENORMAL), kinds)
 
 
 def check_initialised(model: nn.Module) -> None:

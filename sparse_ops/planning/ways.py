@@ -52,6 +52,7 @@ class Way:
         sorts: whether channels were put in another order, too (`passes.sort`).
         pieces: whether parts of it were planned by themselves and are fast already.
         failed: whether something was removed, and the model did not run without it.
+        split: whether attentions in it have their projections apart.
     """
 
     model: nn.Module
@@ -61,11 +62,12 @@ class Way:
     sorts: bool = False
     pieces: bool = False
     failed: bool = False
+    split: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether the model is another than the masked one, but for folding."""
-        return self.sorts or self.pieces or self.shrinking.changes
+        return self.sorts or self.pieces or self.split or self.shrinking.changes
 
 
 def plain_way(
