@@ -7,6 +7,7 @@ from sparse_ops.nn.csr_conv2d import CSRConv2d
 from sparse_ops.nn.csr_linear import CSRLinear
 from sparse_ops.nn.periodic_conv2d import PeriodicConv2d
 from sparse_ops.nn.split_attention import SplitMultiheadAttention
+from sparse_ops.nn.split_encoder import SplitTransformerEncoder
 from sparse_ops.nn.swap import Swaps, swap_
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "PeriodicConv2d",
     "SparseLayer",
     "SplitMultiheadAttention",
+    "SplitTransformerEncoder",
     "Swaps",
     "swap_",
 ]

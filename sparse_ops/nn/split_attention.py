@@ -47,8 +47,8 @@ class SplitMultiheadAttention(nn.Module):
         whole = dense.in_proj_bias
         weight = dense.in_proj_weight if dense._qkv_same_embed_dim else dense.q_proj_weight
         learns = weight.requires_grad, whole is not None and whole.requires_grad
-        for name, weight, bias in _parts(dense):
-            self.add_module(name, _linear(weight, bias, learns))
+        for name, part, bias in _parts(dense):
+            self.add_module(name, _linear(part, bias, learns))
         self.out_proj = dense.out_proj
         self.bias_k, self.bias_v = dense.bias_k, dense.bias_v
         for module in (self, self.q_proj, self.k_proj, self.v_proj):
@@ -69,7 +69,7 @@ class SplitMultiheadAttention(nn.Module):
         )
         if any(hooks):
             return "it has hooks, which another module would lose"
-        names = ("in_proj_weight",)
+        names: tuple[str, ...] = ("in_proj_weight",)
         if not dense._qkv_same_embed_dim:
             names = tuple(f"{name}_weight" for name in PROJECTIONS)
         for name in names:
@@ -106,9 +106,9 @@ class SplitMultiheadAttention(nn.Module):
             dense.out_proj.weight.copy_(weight)
             if dense.out_proj.bias is not None:
                 dense.out_proj.bias.copy_(parts[-1].bias)
-            if self.bias_k is not None and self.bias_v is not None:
-                dense.bias_k.copy_(self.bias_k)
-                dense.bias_v.copy_(self.bias_v)
+            for mine, theirs in ((self.bias_k, dense.bias_k), (self.bias_v, dense.bias_v)):
+                if mine is not None and theirs is not None:
+                    theirs.copy_(mine)
         return dense.train(self.training)
 
     def _dense_of(self, name: str) -> Any:
@@ -144,14 +144,14 @@ class SplitMultiheadAttention(nn.Module):
                 options = (key_padding_mask, need_weights, attn_mask, average_attn_weights)
                 given = (query, key, value, *options, is_causal)
                 path = tracer.path_of_module(self)
-                return tracer.create_proxy("call_module", path, given, {})  # type: ignore[no-any-return]
+                return tracer.create_proxy("call_module", path, given, {})
         else:
             self._check(query, key, attn_mask, key_padding_mask)
         batched = query.dim() == 3
         if not batched:
             query, key, value = query[None], key[None], value[None]
             key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
-        # (N, heads, L, E / heads)
+        # Each by its head: (N, heads, L, E / heads).
         q = self._heads(self.q_proj(query), batched)
         k = self._heads(self.k_proj(key), batched)
         v = self._heads(self.v_proj(value), batched)

@@ -13,18 +13,16 @@ from torch import Tensor, nn
 from sparse_ops.masks import ATTENTION
 from sparse_ops.nn import SplitMultiheadAttention
 from sparse_ops.nn.split_attention import PROJECTIONS, split_state
+from sparse_ops.nn.split_encoder import SplitTransformerEncoder
 from sparse_ops.planning.copies import sharing_copy
-from sparse_ops.planning.masked import replaced
+from sparse_ops.planning.masked import NESTED, makes_nested, replaced
 from sparse_ops.planning.verify_model import check_model
-
-NESTED = (
-    "{encoder} makes nested tensors of padded batches, which only PyTorch's own attention takes: "
-    "give it enable_nested_tensor=False"
-)
 
 
 def to_split(
-    model: nn.Module, masks: Mapping[str, Tensor], example: tuple[Any, ...]
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    example: tuple[Any, ...],
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """The attentions of a model that are to be split, and the others that have zeros, with reasons.
 
@@ -60,11 +58,9 @@ def refuses(model: nn.Module, name: str) -> str | None:
         held = [] if other is module else [p for p in other._parameters.values() if p is not None]
         if any(p is q for p in own for q in held):
             return f"it shares a weight or bias with {other_name}"
-    while name:
-        name = name.rpartition(".")[0]
-        outer: Any = model.get_submodule(name)
-        if isinstance(outer, nn.TransformerEncoder) and getattr(outer, "use_nested_tensor", False):
-            return NESTED.format(encoder=name or "the model")
+    encoder = makes_nested(model, name)
+    if encoder is not None and type(_at(model, encoder)) is not nn.TransformerEncoder:
+        return NESTED.format(encoder=encoder)
     return None
 
 
@@ -85,7 +81,20 @@ def split_(model: nn.Module, names: Collection[str]) -> nn.Module:
         reason = "there is none" if module is None else refuses(model, name)
         if reason is not None or not isinstance(module, nn.MultiheadAttention):
             raise ValueError(f"it splits the attention {name!r}, which cannot be: {reason}")
+        encoder = makes_nested(model, name)
         model = replaced(model, name, SplitMultiheadAttention(module))
+        if encoder is not None:
+            SplitTransformerEncoder.from_dense_(_at(model, encoder))
+    return model
+
+
+def joined_(model: nn.Module) -> nn.Module:
+    """The model with nn.MultiheadAttention where attentions were split, in place."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, SplitMultiheadAttention):
+            model = replaced(model, name, module.to_dense())
+        elif isinstance(module, SplitTransformerEncoder):
+            module.to_dense_()
     return model
 
 
@@ -103,7 +112,8 @@ def projection_shapes(model: nn.Module, names: Collection[str]) -> dict[str, tup
     Raises:
         ValueError: one of them is not there.
     """
-    known, found = dict(model.named_modules()), {}
+    known = dict(model.named_modules())
+    found: dict[str, tuple[int, ...]] = {}
     for name in names:
         module = known.get(name)
         if not isinstance(module, nn.MultiheadAttention):
@@ -112,6 +122,11 @@ def projection_shapes(model: nn.Module, names: Collection[str]) -> dict[str, tup
         for projection, width in zip(PROJECTIONS, columns, strict=True):
             found[f"{name}.{projection}" if name else projection] = (module.embed_dim, width)
     return found
+
+
+def _at(model: nn.Module, name: str) -> Any:
+    """A module by the name that `makes_nested` gives."""
+    return model if name == "the model" else model.get_submodule(name)
 
 
 def is_of_split(name: str, names: Collection[str]) -> bool:

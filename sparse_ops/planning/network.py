@@ -5,6 +5,7 @@ times that were taken inside of the running network. With somebody else's, layer
 decided one by one, and it is asked which uniform order of values is the fastest.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from sparse_ops.graph.capture import Uncaptured, capture
 from sparse_ops.graph.inputs import calling
-from sparse_ops.graph.ir import Graph
+from sparse_ops.graph.ir import Graph, Node
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR
 from sparse_ops.passes.fuse import fuse
 from sparse_ops.passes.layout import has_room, uniform
@@ -49,6 +50,8 @@ KINDS = {
     ("conv2d", "csr"): "CSRConv2d",
     ("linear", "csr"): "CSRLinear",
 }
+# What programs run of a network's work, at least, to be worth the search.
+LEAST_WORK = 0.1
 SEARCH_SHARE, LEAST_SHARE, WHOLE_SHARE = 0.5, 0.1, 0.2
 # Of the dense model, as long as it takes to check what was found and to compare it, at least.
 CALLS_AFTER = 6
@@ -75,8 +78,23 @@ def refuses(context: Context, graph: Graph) -> str | None:
     layers = [node for node in graph.nodes if node.op in ("conv2d", "linear")]
     if not layers:
         return "it has no layer that is known"
-    reasons = [words for node in layers if (words := refuses_node(node)) is not None]
-    return f"no layer of it can: {reasons[0]}" if len(reasons) == len(layers) else None
+    reasons = {node.name: words for node in layers if (words := refuses_node(node)) is not None}
+    if len(reasons) == len(layers):
+        return f"no layer of it can: {next(iter(reasons.values()))}"
+    most = sum(map(_macs, layers))
+    able = sum(_macs(node) for node in layers if node.name not in reasons)
+    if able < LEAST_WORK * most:
+        words = next(iter(reasons.values()))
+        return f"{1 - able / most:.0%} of its work is in layers that cannot: {words}"
+    return None
+
+
+def _macs(node: Node) -> int:
+    """The multiply-accumulates of a layer on the example."""
+    weight = node.parameters.get("weight")
+    if not isinstance(weight, Tensor):
+        return 0
+    return math.prod(node.output.shape or ()) * weight.numel() // max(1, len(weight))
 
 
 def planned(

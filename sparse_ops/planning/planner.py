@@ -196,7 +196,8 @@ def _as_it_is(
         graph, note = captured(masked, inputs, given)
         notes += [note] if note else []
     plain = dense = plain_way(masked, graph, masks, fold)
-    user_masks, split, reasons = masks, (), dict(reasons or {})
+    user_masks, reasons = masks, dict(reasons or {})
+    split: tuple[str, ...] = ()
     if splits:
         split, refused = to_split(masked, masks, inputs)
         reasons |= refused

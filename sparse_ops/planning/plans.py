@@ -12,8 +12,8 @@ from sparse_ops.graph.capture import Uncaptured, capture
 from sparse_ops.graph.layers import activation_name
 from sparse_ops.nn import SparseLayer
 from sparse_ops.passes.shrink import Shrinking
-from sparse_ops.planning.attention import projection_shapes, split_copy, split_masks
 from sparse_ops.planning.assemble import LayerPlan, assemble_
+from sparse_ops.planning.attention import projection_shapes, split_copy, split_masks
 from sparse_ops.planning.compiled import compile_
 from sparse_ops.planning.concat import Concatenation, joined
 from sparse_ops.planning.copies import free_cycles, sharing_copy

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from sparse_ops._files import replacing
-from sparse_ops.nn import SparseLayer, SplitMultiheadAttention
+from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._conv import placed
 from sparse_ops.ops._activation import add_and_activate
+from sparse_ops.planning.attention import joined_
 from sparse_ops.planning.concat import concatenations_of
 from sparse_ops.planning.copies import copied
 from sparse_ops.planning.masked import example_tuple, replaced
@@ -32,10 +33,7 @@ def to_dense(model: nn.Module) -> nn.Module:
             unpacked: Any = module
             new = Unfused(unpacked) if module.fused or name in concatenated else unpacked.to_dense()
             plain = replaced(plain, name, new)
-    for name, module in list(plain.named_modules()):
-        if isinstance(module, SplitMultiheadAttention):
-            plain = replaced(plain, name, module.to_dense())
-    return plain
+    return joined_(plain)
 
 
 class Unfused(nn.Module):

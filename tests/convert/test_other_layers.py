@@ -68,7 +68,7 @@ def test_every_layer_with_weights_is_in_the_table_with_a_reason_if_it_is_not_pac
     for name, words in (
         ("up", "no kernel here packs a ConvTranspose2d"),
         ("volume", "no kernel here packs a Conv3d"),
-        ("attention", "from one tensor itself"),
+        ("attention", "no weight of it is zero"),
         ("attention.out_proj", "no mask"),
         ("memory", "runs a GRU as one operation"),
     ):

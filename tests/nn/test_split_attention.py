@@ -67,7 +67,9 @@ def test_it_gives_what_the_dense_one_gives_with_any_masks(name, packed):
         if with_padding:
             kind = None if attn_mask is None else attn_mask.dtype
             given["key_padding_mask"] = (
-                padding if kind in (None, torch.bool) else torch.zeros(3, 7).masked_fill(padding, -9)
+                padding
+                if kind in (None, torch.bool)
+                else torch.zeros(3, 7).masked_fill(padding, -9)
             )
         x = inputs(dense)
         same(split(*x, **given), dense(*x, **given))
@@ -153,7 +155,7 @@ def test_a_checkpoint_inside_of_a_model_is_read_too_and_what_is_missing_is_told(
 
 
 def test_dropout_is_that_of_the_mode():
-    dense, split = pair(dropout=0.5)
+    _, split = pair(dropout=0.5)
     x = torch.randn(5, 3, 8)
     assert torch.equal(split(x, x, x)[0], split(x, x, x)[0])
     split.train()
