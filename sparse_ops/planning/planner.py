@@ -18,7 +18,7 @@ from sparse_ops.planning import network
 from sparse_ops.planning.attention import is_of_split, split_copy, split_masks, to_split
 from sparse_ops.planning.cache import Cache, folder
 from sparse_ops.planning.columns import some
-from sparse_ops.planning.context import Context, Measure
+from sparse_ops.planning.context import Context, Measure, tell_of
 from sparse_ops.planning.copies import free_cycles
 from sparse_ops.planning.copy_check import check_copy
 from sparse_ops.planning.floors import floors
@@ -242,8 +242,9 @@ def _as_it_is(
         # Programs have whole vectors of channels anyway.
         rounds = cache is None or runs_layer_by_layer(plain, inputs, masks)
         ways, note = find_ways(
-            plain, masked, graph, masks, inputs, fold, faster if rounds else None
-        )
+            plain, masked, graph, masks, inputs, fold, faster if rounds else None,
+            partial(tell_of, failed),
+        )  # fmt: skip
         notes += [note] if note else []
     way_planner = WayPlanner(
         dense.model,
@@ -347,7 +348,7 @@ def captured(
 ) -> tuple[Graph | None, str | None]:
     """The graph of a model, and what is not as it should be with it; or None and why."""
     try:
-        graph = capture(masked, inputs, given)
+        graph = capture(masked, inputs, given, keep_unused=True)
     except Uncaptured as error:
         return None, str(error)
     return graph, "; ".join(graph.notes) or None

@@ -176,7 +176,7 @@ class Plan:
         if not (folds or self.shrinking.changes or self.sorts):
             return plain_way(masked, None, masks, False)
         try:
-            graph = capture(masked, self.example)
+            graph = capture(masked, self.example, keep_unused=True)
         except Uncaptured as error:
             raise ValueError(f"the plan is for a model that can be traced: {error}") from error
         way = again(masked, graph, masks, self.example, folds, self.shrinking, self.sorts)
