@@ -1,4 +1,4 @@
-"""What a model's code works out and does not use runs all the same, with the widths that are left."""
+"""What a model's code works out and does not use runs all the same, with narrower layers."""
 
 import pytest
 import torch
@@ -65,7 +65,11 @@ def test_programs_do_not_compute_it():
     names = [node.name for node in capture(model, (X,)).nodes]
     assert names == ["first", "relu", "head"]
     kept = [node.name for node in capture(model, (X,), keep_unused=True).nodes]
-    assert [name for name in kept if name in ("apart", "norm", "other")] == ["apart", "norm", "other"]
+    assert [name for name in kept if name in ("apart", "norm", "other")] == [
+        "apart",
+        "norm",
+        "other",
+    ]
     way = ways.plain_way(model, capture(model, (X,), keep_unused=True), find_masks(model), True)
     assert [node.name for node in way.graph.nodes] == ["first", "relu", "head"]
 
