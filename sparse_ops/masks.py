@@ -25,6 +25,8 @@ Masks = dict[str, Tensor]
 
 # The layers whose weights are pruned. Their transposed and 1-D/3-D relatives are left alone.
 PRUNABLE = (nn.Conv2d, nn.Linear)
+# What nn.MultiheadAttention calls its weights, beside that of its out_proj.
+ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -42,13 +44,14 @@ def weights(model: nn.Module, kinds: tuple[type[nn.Module], ...] = PRUNABLE) -> 
     """The effective weight of every Conv2d and Linear: pruned or parametrized ones as computed.
 
     Args:
-        kinds: other layers than those.
+        kinds: other layers than those; nn.MultiheadAttention has up to three weights.
     """
     return {
-        f"{prefix}.weight" if prefix else "weight": weight.detach()
+        f"{prefix}.{key}" if prefix else key: weight.detach()
         for prefix, module in model.named_modules()
         if isinstance(module, kinds)
-        and isinstance(weight := getattr(module, "weight", None), Tensor)
+        for key in (ATTENTION if isinstance(module, nn.MultiheadAttention) else ("weight",))
+        if isinstance(weight := getattr(module, key, None), Tensor)
     }
 
 
@@ -72,7 +75,8 @@ def from_zeros(
     modules = dict(model.named_modules())
     masks = {}
     for name, weight in weights(model, kinds).items():
-        left = _left_mask(modules[name.rpartition(".")[0]])
+        owner, _, key = name.rpartition(".")
+        left = _left_mask(modules[owner], key)
         # What is not a number is kept: it must not become a zero.
         mask = ~(weight.abs() <= threshold)
         if left is not None:
@@ -82,11 +86,11 @@ def from_zeros(
     return masks
 
 
-def _left_mask(module: nn.Module) -> Tensor | None:
+def _left_mask(module: nn.Module, key: str) -> Tensor | None:
     """The mask that a pruning tool of torch's has left on a layer's weight, if one has."""
-    left = getattr(module, "weight_mask", None)
-    if parametrize.is_parametrized(module, "weight"):
-        steps = module.parametrizations["weight"]  # type: ignore[index]
+    left = getattr(module, f"{key}_mask", None)
+    if parametrize.is_parametrized(module, key):
+        steps = module.parametrizations[key]  # type: ignore[index]
         # torch.ao.pruning's FakeSparsity multiplies by its buffer `mask`.
         masks = [getattr(step, "mask", None) for step in steps]
         if len(masks) == 1 and type(steps[0]).__name__ == "FakeSparsity":

@@ -80,13 +80,21 @@ def _about(result: Any) -> Value:
     return Value(None, None, result if plain else None)
 
 
-def capture(model: nn.Module, example: Sequence[Any], known: Run | None = None) -> Graph:
+def capture(
+    model: nn.Module,
+    example: Sequence[Any],
+    known: Run | None = None,
+    *,
+    keep_unused: bool = False,
+) -> Graph:
     """The graph of a model in eval mode.
 
     Args:
         model: not changed; the graph's layers have its tensors.
         example: its positional arguments.
         known: a run of the model with them; without, it runs once more.
+        keep_unused: whether what the model's code works out and does not use is in the graph, too:
+            it runs all the same, and has to when layers have other widths.
 
     Raises:
         Uncaptured: it cannot be traced, or its graph does not run or gives something else.
@@ -121,6 +129,7 @@ def capture(model: nn.Module, example: Sequence[Any], known: Run | None = None) 
     _check_arguments(traced)
     _check_hooks(model, traced)
     graph = _Building(model, traced, recorder.values, len(example), known.output).graph
+    erase_unused_(graph, tensors=not keep_unused)
     graph.notes += [note] if note else []
     if own:
         names = ", ".join(own)
@@ -183,7 +192,6 @@ class _Building:
             else:
                 self._add(node, place)
         join_shuffles(self.graph)
-        _erase_unused(self.graph)
         # What is the same in each call stands first: it is in nobody's way.
         self.graph.nodes.sort(key=lambda node: node.output.of_batch)
 
@@ -384,7 +392,12 @@ def _written(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
     return first if isinstance(first, fx.Node) else None
 
 
-def _erase_unused(graph: Graph) -> None:
+def erase_unused_(graph: Graph, tensors: bool = True) -> None:
+    """Takes out of a graph what only asks, or works out something, and nothing uses.
+
+    Args:
+        tensors: whether what gives tensors goes, too.
+    """
     outputs = {id(value) for value in graph.outputs()}
     for node in reversed(graph.nodes.copy()):
         target = node.call.target if node.call is not None else ""
@@ -392,5 +405,6 @@ def _erase_unused(graph: Graph) -> None:
         arithmetic = node.output.plain is not None and getattr(operator, name, None) is target
         known = node.op in OPS or name in _PURE or arithmetic
         pure = known or (node.call and node.call.kind == "attribute")
+        pure = pure and (tensors or node.output.shape is None)
         if pure and not node.output.users and id(node.output) not in outputs:
             graph.erase(node)

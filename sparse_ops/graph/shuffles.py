@@ -15,7 +15,7 @@ _TURNS = ("transpose", "permute", "swapaxes")
 
 
 def join_shuffles(graph: Graph) -> None:
-    """Makes one node each of channel shuffles, in place; what is left of them is used by nobody."""
+    """Makes one node each of channel shuffles, in place; what asked for sizes for them is left."""
     for last in graph:
         turn = _made_by(last, _VIEWS)
         first = None if turn is None else _made_by(turn, _TURNS)
@@ -33,6 +33,9 @@ def join_shuffles(graph: Graph) -> None:
         shuffle = graph.add("shuffle", f"{last.name}_shuffle", [x], _like(last), before=last)
         shuffle.attributes = about
         graph.replace(last.output, shuffle.output)
+        for node in (last, turn, first):
+            if not node.output.users:
+                graph.erase(node)
 
 
 def _like(node: Node) -> Value:

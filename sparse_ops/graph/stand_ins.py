@@ -5,8 +5,10 @@ graph, as far as it has come, runs on tensors without memory, of the example's s
 What is the same for all, as how many pieces a tensor is split into, is an answer for all calls.
 """
 
+import logging
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -28,6 +30,11 @@ _ARITHMETIC = (
 def asked(answer: Any) -> Any:
     """Stands in a graph where the model's code has branched by an answer."""
     return answer
+
+
+def is_of_nested(node: fx.Node) -> bool:
+    """Whether a node asks a tensor whether it is a nested one."""
+    return node.target is getattr and len(node.args) > 1 and node.args[1] == "is_nested"
 
 
 class StandIn(fx.Proxy):
@@ -91,7 +98,7 @@ class _Sizes:
 
     def value(self, node: fx.Node) -> Any:
         """What a node gives; None if it gives that, or cannot run."""
-        with self.mode, torch.no_grad():
+        with self.mode, torch.no_grad(), _unlogged():
             for other in node.graph.nodes:
                 if other not in self.known:
                     self.known[other] = self._result(other)
@@ -120,6 +127,17 @@ class _Sizes:
             return node.target(*args, **kwargs)  # type: ignore[operator]
         except Exception:
             return _Failed()
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Inside, sizes that a model does not take are no errors that torch logs."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 class _Failed:

@@ -15,11 +15,16 @@ from sparse_ops.graph.layers import LIKE, NORMS
 from sparse_ops.graph.reads import unnoticed
 from sparse_ops.graph.running import kept_as_it_is
 from sparse_ops.graph.spelling import runs_as
-from sparse_ops.graph.stand_ins import Answers, StandIn, asked
+from sparse_ops.graph.stand_ins import Answers, StandIn, asked, is_of_nested
+from sparse_ops.nn import SplitMultiheadAttention
 from sparse_ops.nn._constant import Constant
 
 # A model whose tracing fails in more places than this is not worth the time.
 MOST_OPAQUE = 50
+_TRANSFORMERS = (
+    nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder, nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)  # fmt: skip
 
 
 class Tracer(fx.Tracer):
@@ -31,6 +36,9 @@ class Tracer(fx.Tracer):
         answers: what is known of values; None: nothing.
         live: whether buffers that code reads are read in each call.
     """
+
+    # What `nn.SplitMultiheadAttention` asks: others take it as one node.
+    enters_attention = True
 
     def __init__(
         self,
@@ -66,6 +74,9 @@ class Tracer(fx.Tracer):
         return iter([pieces[i] for i in range(count)])
 
     def to_bool(self, obj: fx.Proxy) -> bool:
+        if is_of_nested(obj.node):
+            # A nested tensor has no sizes, and so no graph here would take one.
+            return False
         holds = None if self.answers is None else self._answer(self.answers.truth, obj.node)
         if holds is None:
             return super().to_bool(obj)
@@ -91,6 +102,9 @@ class Tracer(fx.Tracer):
             return True
         if any(runs_as(m, kind) for kind in (nn.Conv2d, nn.Linear, *LIKE)):
             return True
+        if isinstance(m, _TRANSFORMERS):
+            # With its projections apart, attention has no fast path, and so their code is plain.
+            return not any(isinstance(each, SplitMultiheadAttention) for each in m.modules())
         return super().is_leaf_module(m, module_qualified_name)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:

@@ -7,6 +7,8 @@ from sparse_ops.nn.csr_conv2d import CSRConv2d
 from sparse_ops.nn.csr_conv_transpose2d import CSRConvTranspose2d
 from sparse_ops.nn.csr_linear import CSRLinear
 from sparse_ops.nn.periodic_conv2d import PeriodicConv2d
+from sparse_ops.nn.split_attention import SplitMultiheadAttention
+from sparse_ops.nn.split_encoder import SplitTransformerEncoder
 from sparse_ops.nn.swap import Swaps, swap_
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "PeriodicConv1d",
     "PeriodicConv2d",
     "SparseLayer",
+    "SplitMultiheadAttention",
+    "SplitTransformerEncoder",
     "Swaps",
     "swap_",
 ]

@@ -17,6 +17,7 @@ from sparse_ops._files import write_tensors
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM, Folded
 from sparse_ops.planning import concat, fuse
+from sparse_ops.planning.attention import split_
 from sparse_ops.planning.candidates import REFERENCE, backend_refuses
 from sparse_ops.planning.compiled import route_
 from sparse_ops.planning.copies import copied
@@ -101,6 +102,7 @@ def load(
         layers, folded, fusions = about.layers, about.folded, about.fusions
         fast = copied(model)
         make_plain_(fast)
+        fast = split_(fast, about.split)
         resize_(fast, about.shrunk, layers.keys())
         check_folding(fast, about)
         fast = _pack(fast, layers, tensors)

@@ -59,13 +59,7 @@ class Context:
 
     def tell_of(self, what: str, error: Exception) -> None:
         """Warns of what is left out if it computed something else, and keeps it for the plan."""
-        if not isinstance(error, Mismatch):
-            return
-        report = f"; {REPORT}" if error.of_kernel else ""
-        words = f"{what} computes something else than the model, and is left out: {error}{report}"
-        if words not in self.failed:
-            self.failed.append(words)
-            warnings.warn(words, stacklevel=2)
+        tell_of(self.failed, what, error)
 
     def timed(
         self, what: Mapping[str, Any] | None, dense: Call, packed: Call, seconds: float
@@ -109,6 +103,17 @@ class Context:
         if name not in self.mask_digests:
             self.mask_digests[name] = tensor_digest(self.masks[name])
         return self.mask_digests[name]
+
+
+def tell_of(failed: list[str], what: str, error: Exception) -> None:
+    """Warns of what is left out if it computed something else, and adds it to what failed."""
+    if not isinstance(error, Mismatch):
+        return
+    report = f"; {REPORT}" if error.of_kernel else ""
+    words = f"{what} computes something else than the model, and is left out: {error}{report}"
+    if words not in failed:
+        failed.append(words)
+        warnings.warn(words, stacklevel=3)
 
 
 def tensor_digest(mask: Tensor) -> str:

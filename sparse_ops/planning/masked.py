@@ -17,6 +17,7 @@ from sparse_ops import masks as masks_
 from sparse_ops.graph.inputs import Inputs, bound
 from sparse_ops.graph.running import first_run
 from sparse_ops.graph.spelling import exchanged, runs_as
+from sparse_ops.nn import SplitTransformerEncoder
 from sparse_ops.planning.copies import copied
 from sparse_ops.planning.plain import make_plain_
 
@@ -80,7 +81,8 @@ def find_masks(model: nn.Module, threshold: float = 0.0) -> masks_.Masks:
     """The masks of a model's zeros; what is denormal in float32 counts as zero."""
     if threshold < 0:
         raise ValueError(f"threshold must be 0 or more, got {threshold}")
-    return masks_.from_zeros(model, max(threshold, DENORMAL), PACKED)
+    kinds = (*PACKED, nn.MultiheadAttention)
+    return masks_.from_zeros(model, max(threshold, DENORMAL), kinds)
 
 
 def check_initialised(model: nn.Module) -> None:
@@ -239,9 +241,30 @@ _HELD = {
 }
 
 
+NESTED = (
+    "{encoder} makes nested tensors of padded batches, which only PyTorch's own layers take: give "
+    "it enable_nested_tensor=False"
+)
+
+
+def makes_nested(model: nn.Module, name: str) -> str | None:
+    """Which nn.TransformerEncoder around a module gives zeros where padding is, as long as all its
+    layers are PyTorch's own; None if there is none, or it does so with other layers, too.
+    """
+    while name:
+        name = name.rpartition(".")[0]
+        outer: Any = model.get_submodule(name)
+        nested = getattr(outer, "use_nested_tensor", False)
+        if isinstance(outer, nn.TransformerEncoder) and nested:
+            return None if isinstance(outer, SplitTransformerEncoder) else name or "the model"
+    return None
+
+
 def keeps_dense(model: nn.Module, name: str) -> str | None:
     """Why the layer of that name must stay as it is, or None if it may be replaced."""
     module = model.get_submodule(name)
+    if (encoder := makes_nested(model, name)) is not None:
+        return NESTED.format(encoder=encoder)
     if (method := exchanged(module)) is not None:
         return f"its {method} was exchanged on this very layer"
     if not any(is_plain(module, kind) for kind in PACKED):

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from sparse_ops.graph.layers import NORMS, activation_name, is_norm
-from sparse_ops.nn import SparseLayer
+from sparse_ops.nn import SparseLayer, SplitMultiheadAttention
 from sparse_ops.nn._folded import ACTIVATION, BATCH_NORM
 from sparse_ops.ops._activation import is_activation
 from sparse_ops.passes.winograd import tiles_of
@@ -60,6 +60,9 @@ def metadata_of(model: nn.Module, whole: dict[str, Any] | None = None) -> dict[s
         "folded": folded_modules(model),
         "shrunk": shrunk_modules(model),
     }
+    split = [n for n, m in model.named_modules() if isinstance(m, SplitMultiheadAttention)]
+    if split:
+        about["split"] = split
     if is_channels_last(model):
         about["layout"] = CHANNELS_LAST
     if (route := route_of(model)) is not None:
@@ -112,6 +115,7 @@ class Description:
         layout: "channels_last", or None.
         compiled: the inputs that the model was compiled for; none if it was not.
         pieces: modules inside that run as programs: decisions, and shapes of their inputs.
+        split: the attentions whose projections are layers of their own.
     """
 
     layers: dict[str, Any]
@@ -125,6 +129,7 @@ class Description:
     layout: str | None
     compiled: list[Input]
     pieces: dict[str, tuple[Decisions, tuple[tuple[int, ...], ...]]]
+    split: tuple[str, ...]
 
 
 def parse(metadata: dict[str, str]) -> Description:
@@ -178,9 +183,12 @@ def parse(metadata: dict[str, str]) -> Description:
     decisions, shapes = _program(description.get("program"))
     whole = (description.get("program") or {}).get("whole")
     pieces = _pieces(description.get("pieces", {}))
+    split = description.get("split", [])
+    if not isinstance(split, list) or not all(isinstance(name, str) for name in split):
+        raise ValueError(f"split must be a list of names, got {split!r:.80}")
     layers, folded, shrunk, _ = parts
     parsed = layers, folded, shrunk, fusions, concatenations
-    return Description(*parsed, decisions, shapes, whole, layout, compiled, pieces)
+    return Description(*parsed, decisions, shapes, whole, layout, compiled, pieces, tuple(split))
 
 
 def _pieces(described: Any) -> dict[str, tuple[Decisions, tuple[tuple[int, ...], ...]]]:

@@ -5,6 +5,7 @@ times that were taken inside of the running network. With somebody else's, layer
 decided one by one, and it is asked which uniform order of values is the fastest.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from sparse_ops.graph.capture import Uncaptured, capture
 from sparse_ops.graph.inputs import calling
-from sparse_ops.graph.ir import Graph
+from sparse_ops.graph.ir import Graph, Node
 from sparse_ops.ops._program_code import CHANNELS, IMAGES, PLANAR
 from sparse_ops.passes.fuse import fuse
 from sparse_ops.passes.layout import has_room, may_be_packed, uniform
@@ -51,6 +52,8 @@ KINDS = {
     ("linear", "csr"): "CSRLinear",
     ("conv_transpose2d", "csr"): "CSRConvTranspose2d",
 }
+# What programs run of a network's work, at least, to be worth the search.
+LEAST_WORK = 0.1
 SEARCH_SHARE, LEAST_SHARE, WHOLE_SHARE = 0.5, 0.1, 0.2
 # Of the dense model, as long as it takes to check what was found and to compare it, at least.
 CALLS_AFTER = 6
@@ -78,8 +81,25 @@ def refuses(context: Context, graph: Graph) -> str | None:
     if not layers:
         return "it has no layer that is known"
     wrong = [node for node in layers if not may_be_packed(node)]
-    reasons = [words for node in wrong if (words := refuses_node(node)) is not None]
-    return f"no layer of it can: {reasons[0]}" if len(reasons) == len(layers) else None
+    reasons = {node.name: words for node in wrong if (words := refuses_node(node)) is not None}
+    if len(reasons) == len(layers):
+        return f"no layer of it can: {next(iter(reasons.values()))}"
+    most = sum(map(_macs, layers))
+    able = sum(_macs(node) for node in layers if node.name not in reasons)
+    if able < LEAST_WORK * most:
+        words = next(iter(reasons.values()))
+        return f"{1 - able / most:.0%} of its work is in layers that cannot: {words}"
+    return None
+
+
+def _macs(node: Node) -> int:
+    """The multiply-accumulates of a layer on the example."""
+    weight = node.parameters.get("weight")
+    if not isinstance(weight, Tensor):
+        return 0
+    # A transposed convolution multiplies what it reads by all that a channel gives.
+    counted = node.inputs[0] if node.op == "conv_transpose2d" else node.output
+    return math.prod(counted.shape or ()) * weight.numel() // max(1, len(weight))
 
 
 def planned(

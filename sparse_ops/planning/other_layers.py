@@ -14,7 +14,7 @@ FOLLOWED = (nn.Conv3d,)
 REASONS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     (FOLLOWED, "dead channels go, other zeros stay: no kernel here packs a {kind}"),
     ((nn.ConvTranspose1d, nn.ConvTranspose3d), "no kernel here packs a {kind}"),
-    ((nn.MultiheadAttention,), "PyTorch computes queries, keys and values from one tensor itself"),
+    ((nn.MultiheadAttention,), "no weight of it is zero"),
     ((nn.RNNBase, nn.RNNCellBase), "PyTorch runs a {kind} as one operation"),
     ((nn.Embedding, nn.EmbeddingBag), "its rows are looked up: nothing is multiplied"),
 )
@@ -22,7 +22,10 @@ UNKNOWN = "it is a {kind}, which is not known here"
 
 
 def other_rows(
-    model: nn.Module, known: Collection[str], cuts: Mapping[str, Cut]
+    model: nn.Module,
+    known: Collection[str],
+    cuts: Mapping[str, Cut],
+    reasons: Mapping[str, str] | None = None,
 ) -> list[LayerPlan]:
     """The rows of the layers that are none of those known, in order of definition.
 
@@ -30,6 +33,7 @@ def other_rows(
         model: masked and plain.
         known: names of the layers that have rows.
         cuts: what shrinking did.
+        reasons: module -> a reason of its own.
     """
     rows = []
     for name, module in model.named_modules():
@@ -38,13 +42,14 @@ def other_rows(
             continue
         kind = type(module).__name__
         reason = next((words for kinds, words in REASONS if isinstance(module, kinds)), UNKNOWN)
+        reason = (reasons or {}).get(name, reason.format(kind=kind))
         nnz, cut = int((weight != 0).sum()), cuts.get(name)
         row: dict[str, Any] = {"left": None, "dead_kept": 0, "dead_why": ""}
         if cut is not None:
             left = cut.shape if cut.shape != cut.before else None
             row = {"left": left, "dead_kept": cut.kept, "dead_why": cut.why}
         about = name, kind, tuple(weight.shape), nnz, 0, None, None, None, None
-        rows.append(LayerPlan(*about, reason.format(kind=kind), **row))
+        rows.append(LayerPlan(*about, reason, **row))
     return rows
 
 

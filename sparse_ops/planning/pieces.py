@@ -15,7 +15,7 @@ from sparse_ops.graph.ir import Graph
 from sparse_ops.graph.running import first_run
 from sparse_ops.nn._folded import Folded
 from sparse_ops.planning.copies import sharing_copy
-from sparse_ops.planning.masked import prunable_layers, replaced
+from sparse_ops.planning.masked import makes_nested, prunable_layers, replaced
 
 # More are not worth the time: those with most weights are taken.
 MOST_PIECES = 16
@@ -90,7 +90,7 @@ def _inside(
     for child_name, child in model.get_submodule(name).named_children():
         full = f"{name}.{child_name}" if name else child_name
         layers = prunable_layers(child)
-        if not any(masks_of(masks, full)):
+        if not any(masks_of(masks, full)) or makes_nested(model, full) is not None:
             continue
         if full in seen and len(layers) >= least and _is_traced(child, seen[full]):
             yield full

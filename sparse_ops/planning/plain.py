@@ -17,7 +17,7 @@ def make_plain_(model: nn.Module) -> None:
     Pruned and parametrized ones, and those of the older weight_norm and spectral_norm.
     """
     for module in list(model.modules()):
-        if not isinstance(module, (*masks_.PRUNABLE, *LIKE)):
+        if not isinstance(module, (*masks_.PRUNABLE, *LIKE, nn.MultiheadAttention)):
             continue
         training, module.training = module.training, False
         _unnorm_(module)

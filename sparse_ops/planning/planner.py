@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 from sparse_ops.graph.capture import Uncaptured, capture
 from sparse_ops.graph.inputs import calling
 from sparse_ops.graph.ir import Graph
-from sparse_ops.graph.running import Run
+from sparse_ops.graph.running import Run, first_run
 from sparse_ops.masks import from_table
 from sparse_ops.passes.winograd import SMALL, TILES
 from sparse_ops.planning import network
+from sparse_ops.planning.attention import is_of_split, split_copy, split_masks, to_split
 from sparse_ops.planning.cache import Cache, folder
 from sparse_ops.planning.columns import some
-from sparse_ops.planning.context import Context, Measure
+from sparse_ops.planning.context import Context, Measure, tell_of
 from sparse_ops.planning.copies import free_cycles
 from sparse_ops.planning.copy_check import check_copy
 from sparse_ops.planning.floors import floors
@@ -43,6 +45,9 @@ from sparse_ops.planning.ways import MULTIPLES, Way, find_ways, plain_way
 
 # The part of the budget for what can be traced inside of what cannot.
 PIECES_SHARE = 0.6
+# The part of the budget for a model whose attentions have their projections apart.
+SPLIT_SHARE = 0.7
+NOT_FASTER = "with its projections apart and packed it was not faster"
 # The part of the budget for the widths of a shrunk model.
 WIDTHS_SHARE = 0.05
 
@@ -108,10 +113,37 @@ def plan(
     options |= {"shrink": shrink, "compile": compile, "measure": measure, "winograd": winograd}
     with undisturbed(), steps("planning", budget_s, progress) as step:
         inputs = example_tuple(example, kwargs, model)
-        return _planned(model, inputs, masks, **options, step=step)
+        return _planned(model, inputs, masks, **options, step=step, splits=True)
 
 
 def _planned(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    masks: Mapping[str, Tensor] | None,
+    *,
+    budget_s: float,
+    step: Step,
+    splits: bool = False,
+    **options: Any,
+) -> Plan:
+    """See `plan` and `_as_it_is`.
+
+    Args:
+        splits: whether attentions may have their projections apart.
+    """
+    begun = time.perf_counter()
+    planned = partial(_as_it_is, model, inputs, masks, step=step, **options)
+    if not splits or not any(isinstance(m, nn.MultiheadAttention) for m in model.modules()):
+        return planned(budget_s=budget_s)
+    apart = planned(budget_s=SPLIT_SHARE * budget_s, splits=True)
+    if not apart.split or any(is_of_split(row.name, apart.split) for row in apart.packed):
+        return apart
+    # Nothing is gained there: then PyTorch's own attention is the faster one.
+    left = max((1 - SPLIT_SHARE) * budget_s, begun + budget_s - time.perf_counter())
+    return planned(budget_s=left, reasons=dict.fromkeys(apart.split, NOT_FASTER))
+
+
+def _as_it_is(
     model: nn.Module,
     inputs: tuple[Any, ...],
     masks: Mapping[str, Tensor] | None,
@@ -126,12 +158,16 @@ def _planned(
     step: Step,
     rewrites: bool = True,
     failed: list[str] | None = None,
+    splits: bool = False,
+    reasons: Mapping[str, str] | None = None,
 ) -> Plan:
     """See `plan`.
 
     Args:
         rewrites: whether the answer may be a traced graph, of which no file tells inside a model.
         failed: of the plan that this one is a piece of; what fails is added.
+        splits: whether attentions with zeros have their projections apart.
+        reasons: module -> why nothing packs it.
     """
     begun = time.perf_counter()
     failed = [] if failed is None else failed
@@ -160,6 +196,17 @@ def _planned(
         graph, note = captured(masked, inputs, given)
         notes += [note] if note else []
     plain = dense = plain_way(masked, graph, masks, fold)
+    user_masks, reasons = masks, dict(reasons or {})
+    split: tuple[str, ...] = ()
+    if splits:
+        split, refused = to_split(masked, masks, inputs)
+        reasons |= refused
+    if split:
+        masked, masks = split_copy(masked, split), split_masks(masks, split)
+        if graph is not None:
+            graph, note = captured(masked, inputs, first_run(masked, inputs))
+            notes += [note] if note and note not in notes else []
+        plain = replace(plain_way(masked, graph, masks, fold), split=True)
     is_traced = graph is not None
     pieces: dict[str, Plan] = {}
     if (fold or shrink) and masks:
@@ -169,7 +216,7 @@ def _planned(
     if pieces:
         fast = {n: p._applied(masked.get_submodule(n)) for n, p in pieces.items()}
         masked = with_pieces(masked, fast)
-        plain = replace(plain_way(masked, graph, masks, fold), pieces=True)
+        plain = replace(plain_way(masked, graph, masks, fold), pieces=True, split=bool(split))
     calls = watch(masked, prunable_layers(masked), inputs) if graph is None else calls_of(graph)
     rows = [
         row_of(name, module, masks, calls.get(name), masks_given)
@@ -195,8 +242,9 @@ def _planned(
         # Programs have whole vectors of channels anyway.
         rounds = cache is None or runs_layer_by_layer(plain, inputs, masks)
         ways, note = find_ways(
-            plain, masked, graph, masks, inputs, fold, faster if rounds else None
-        )
+            plain, masked, graph, masks, inputs, fold, faster if rounds else None,
+            partial(tell_of, failed),
+        )  # fmt: skip
         notes += [note] if note else []
     way_planner = WayPlanner(
         dense.model,
@@ -243,8 +291,10 @@ def _planned(
         best, more = _together(best, pieces, is_traced)
         notes.append(more)
     cuts = best.shrinking.cuts if best.whole is not None else {}
-    others = other_rows(masked, {row.name for row in rows}, cuts)
-    best = replace(best, notes=tuple(notes), masks=masks, others=tuple(others))
+    others = other_rows(masked, {row.name for row in rows}, cuts, reasons)
+    if split and best.whole is not None:
+        notes.append(f"attention with its projections apart, without a fast path: {some(split)}")
+    best = replace(best, notes=tuple(notes), masks=user_masks, others=tuple(others), split=split)
     return replace(best, failed=tuple(failed))
 
 
@@ -298,7 +348,7 @@ def captured(
 ) -> tuple[Graph | None, str | None]:
     """The graph of a model, and what is not as it should be with it; or None and why."""
     try:
-        graph = capture(masked, inputs, given)
+        graph = capture(masked, inputs, given, keep_unused=True)
     except Uncaptured as error:
         return None, str(error)
     return graph, "; ".join(graph.notes) or None

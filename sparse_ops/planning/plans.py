@@ -13,6 +13,7 @@ from sparse_ops.graph.layers import activation_name
 from sparse_ops.nn import SparseLayer
 from sparse_ops.passes.shrink import Shrinking
 from sparse_ops.planning.assemble import LayerPlan, assemble_
+from sparse_ops.planning.attention import projection_shapes, split_copy, split_masks
 from sparse_ops.planning.compiled import compile_
 from sparse_ops.planning.concat import Concatenation, joined
 from sparse_ops.planning.copies import free_cycles, sharing_copy
@@ -59,6 +60,7 @@ class Plan:
         others: the other layers with weights, which nothing packs, each with the reason.
         pieces: the plans of modules inside of what cannot be traced; their layers are among
             `layers`.
+        split: the nn.MultiheadAttention whose projections become layers of their own.
         failed: what planning left out because it computed something else than the model, in words;
             each was a warning, too.
     """
@@ -79,6 +81,7 @@ class Plan:
     takes: Memory = field(default_factory=Memory, repr=False)
     others: tuple[LayerPlan, ...] = ()
     pieces: Mapping[str, "Plan"] = field(default_factory=dict, repr=False)
+    split: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
 
     @property
@@ -124,10 +127,10 @@ class Plan:
             return masked
         modes = {name: module.training for name, module in model.named_modules()}
         masked.eval()
-        whole = masked
+        whole = split_copy(masked, self.split) if self.split else masked
         if self.pieces:
-            fast_pieces = {n: p._applied(masked.get_submodule(n)) for n, p in self.pieces.items()}
-            whole = with_pieces(masked, fast_pieces)
+            fast_pieces = {n: p._applied(whole.get_submodule(n)) for n, p in self.pieces.items()}
+            whole = with_pieces(whole, fast_pieces)
         way = self._way(whole)
         base, masks = way.model, way.shrinking.masks
         own = self._own_packed
@@ -169,13 +172,14 @@ class Plan:
     def _way(self, masked: nn.Module) -> Way:
         """The masked model without the channels that the plan removes, sorted, folded."""
         folds = bool(self.folding.batch_norms or self.folding.activations)
+        masks = split_masks(self.masks, self.split)
         if not (folds or self.shrinking.changes or self.sorts):
-            return plain_way(masked, None, self.masks, False)
+            return plain_way(masked, None, masks, False)
         try:
-            graph = capture(masked, self.example)
+            graph = capture(masked, self.example, keep_unused=True)
         except Uncaptured as error:
             raise ValueError(f"the plan is for a model that can be traced: {error}") from error
-        way = again(masked, graph, self.masks, self.example, folds, self.shrinking, self.sorts)
+        way = again(masked, graph, masks, self.example, folds, self.shrinking, self.sorts)
         if self.sorts and not way.sorts:
             raise ValueError("the plan sorts channels, which this model's code does not allow")
         return way
@@ -187,8 +191,11 @@ class Plan:
                 "call model.eval() first, or plan with shrink=False"
             )
         modules = dict(model.named_modules())
+        projections = projection_shapes(model, self.split)
         for layer in self.layers:
             module = modules.get(layer.name)
+            if module is None and projections.get(layer.name) == layer.shape:
+                continue
             if module is None:
                 raise ValueError(f"the plan is for a model with a layer {layer.name!r}: not here")
             shape = getattr(getattr(module, "weight", None), "shape", None)
@@ -235,6 +242,7 @@ class Plan:
             "concatenations": [asdict(each) for each in self.concatenations],
             "decisions": None if self.decisions is None else self.decisions.as_data(),
             "sorts": self.sorts,
+            "split": list(self.split),
             "memory": asdict(self.takes),
             "notes": list(self.notes),
             "failed": list(self.failed),

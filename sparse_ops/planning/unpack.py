@@ -10,6 +10,7 @@ from sparse_ops._files import replacing
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._conv import placed
 from sparse_ops.ops._activation import add_and_activate
+from sparse_ops.planning.attention import joined_
 from sparse_ops.planning.concat import concatenations_of
 from sparse_ops.planning.copies import copied
 from sparse_ops.planning.masked import example_tuple, replaced
@@ -32,7 +33,7 @@ def to_dense(model: nn.Module) -> nn.Module:
             unpacked: Any = module
             new = Unfused(unpacked) if module.fused or name in concatenated else unpacked.to_dense()
             plain = replaced(plain, name, new)
-    return plain
+    return joined_(plain)
 
 
 class Unfused(nn.Module):

@@ -162,7 +162,7 @@ class WayPlanner:
                 chosen = _measured(context, rows, calls, fold, self.rewrites, budget_s, self.step)
                 chosen = replace(chosen, unfused=chosen.unfused or reason)
             elif chosen.whole is None and left:
-                chosen = self._by_layers(chosen, context, rows, calls, fold, budget_s)
+                chosen = self._by_layers(chosen, context, rows, fold, budget_s)
         notes = [chosen.unfused] if chosen.unfused else []
         notes += [f"left out for want of time: {words}" for words in chosen.left_out]
         if shrinking.multiple > 1 and shrinking.changes:
@@ -194,7 +194,6 @@ class WayPlanner:
         chosen: Chosen,
         context: Context,
         rows: list[LayerPlan],
-        calls: Mapping[str, Call],
         fold: bool,
         budget_s: float,
     ) -> Chosen:
@@ -205,8 +204,14 @@ class WayPlanner:
         left = min(budget_s, self.ends - time.perf_counter())
         if left < budget_s / 4:
             return replace(chosen, left_out=(*chosen.left_out, "layers packed one by one"))
+        # What a graph knows of inputs has no memory to run a layer on.
+        calls = watch(context.base, prunable_layers(context.base), self.inputs)
         found = _measured(context, rows, calls, fold, self.rewrites, left, self.step)
-        return chosen if found.whole is None else found
+        if found.whole is not None:
+            return found
+        pairs = zip(chosen.layers, found.layers, strict=True)
+        told = [one if one.measured is not None else other for one, other in pairs]
+        return replace(chosen, layers=told)
 
     def _graph(self, way: Way, context: Context) -> tuple[Graph | None, str]:
         """The graph that is to run as programs; or None, and why not if that is worth a word."""

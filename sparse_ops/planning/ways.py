@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparse_ops.graph.capture import erase_unused_
 from sparse_ops.graph.ir import Graph
 from sparse_ops.graph.layers import activation_name
 from sparse_ops.graph.ops import SLICED
@@ -53,7 +54,9 @@ class Way:
         folding: what is folded in it, and which activations may be.
         sorts: whether channels were put in another order, too (`passes.sort`).
         pieces: whether parts of it were planned by themselves and are fast already.
-        failed: whether something was removed, and the model did not run without it.
+        failed: what was raised where something was removed and the model did not run without it, or
+            computed something else; else None.
+        split: whether attentions in it have their projections apart.
     """
 
     model: nn.Module
@@ -62,12 +65,13 @@ class Way:
     folding: Folding = field(default_factory=Folding)
     sorts: bool = False
     pieces: bool = False
-    failed: bool = False
+    failed: Exception | None = None
+    split: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether the model is another than the masked one, but for folding."""
-        return self.sorts or self.pieces or self.shrinking.changes
+        return self.sorts or self.pieces or self.split or self.shrinking.changes
 
 
 def plain_way(
@@ -113,7 +117,7 @@ def shrunk_way(
         # The model's own code works with the widths of its layers, say, and raises whatever it
         # does then; or a `Mismatch`.
         note = f"no channel was removed: the model does not run without them ({error})"
-        return Way(masked, None, Shrinking(masks=masks, note=note), failed=True)
+        return Way(masked, None, Shrinking(masks=masks, note=note), failed=error)
     return way
 
 
@@ -134,6 +138,7 @@ def _written(masked: nn.Module, graph: Graph, done: Shrinking, fold: bool) -> Wa
         folding = Folding(norms, _activations(masked, graph))
     model = sharing_copy(masked)
     write_back_(model, graph)
+    erase_unused_(graph)
     for node in graph.nodes:
         # The model has it now.
         node.attributes.pop(SLICED, None)
@@ -204,6 +209,7 @@ def find_ways(
     example: tuple[Any, ...],
     fold: bool,
     faster: Callable[[Way, Way], bool] | None,
+    tell: Callable[[str, Exception], None],
 ) -> tuple[list[Way], str | None]:
     """The ways to shrink a model that are worth planning, and why it could not be, or None.
 
@@ -213,6 +219,7 @@ def find_ways(
     Args:
         plain: the way that removes nothing.
         faster: tells whether the second way is; None: widths are not tried rounded up.
+        tell: is told what failed, and of what was raised then.
     """
     exact = shrunk_way(masked, graph, masks, example, fold)
     found, note = [exact], None
@@ -220,6 +227,8 @@ def find_ways(
     if asked:
         exact = shrunk_way(masked, graph, masks, example, fold, untouched=asked)
         note = f"the model's code asks {some(asked)} for sizes: no channels go there"
+    if exact.failed is not None:
+        tell("the model without channels that nothing needs", exact.failed)
     if not exact.shrinking.changes:
         found, note = [plain], exact.shrinking.note or note
     else:
@@ -236,13 +245,15 @@ def find_ways(
                 if not same and faster is not None and faster(best, other):
                     best = other
             except Exception:
-                # As in `shrunk_way`; a width that fits the model's code may not when rounded up.
+                # The model's own code, which may write sizes down, runs with these widths.
                 continue
         if best is not exact:
             try:
                 check_model(masked, best.model, example)
             except Exception as error:
-                # Or it runs, and computes something else.
+                # A `Mismatch` is told of; else a clock that runs nothing has let through what the
+                # model's own code does not run with.
+                tell("the model with widths rounded up", error)
                 best, note = exact, f"widths were not rounded up: {error}"
         found = [best]
         if lost := _lost_patterns(masks, best.shrinking):

@@ -27,7 +27,9 @@ def test_layers_are_tried_one_by_one_while_there_is_time(monkeypatch, there_is_t
             monkeypatch.setattr(way_planner.time, "perf_counter", lambda: now() + 1000)
         return Chosen(rows, None, Forms(), Forms())
 
-    def by_layers(context, rows, *rest):
+    def by_layers(context, rows, calls, *rest):
+        # A graph knows sizes only; layers are run to be timed.
+        assert not any(call.x.is_meta for call in calls.values()) and calls.keys() == {"0", "2"}
         return Chosen(rows, GAIN, Forms(), Forms())
 
     now = time.perf_counter
@@ -37,3 +39,32 @@ def test_layers_are_tried_one_by_one_while_there_is_time(monkeypatch, there_is_t
     assert (plan.whole is GAIN) == there_is_time
     left_out = "left out for want of time: layers packed one by one"
     assert (left_out in plan.notes) != there_is_time
+
+
+def test_a_network_whose_work_no_program_does_is_not_searched_for_one(monkeypatch):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.last = (
+                nn.Linear(16, 64),
+                nn.Linear(64, 16),
+                nn.Linear(16, 2),
+            )
+
+        def forward(self, x):
+            return self.last(self.second(torch.relu(self.first(x))).mean(1))
+
+    torch.manual_seed(0)
+    model = Tokens().eval()
+    with torch.no_grad():
+        for layer in model.children():
+            layer.weight.mul_(torch.rand_like(layer.weight) > 0.9)
+
+    def searched(*given):
+        raise AssertionError("nearly all of its work is in layers of three dimensions")
+
+    monkeypatch.setattr(way_planner.network, "planned", searched)
+    plan = so.plan(model, torch.randn(2, 30, 16), budget_s=5, progress=False, compile=False)
+    assert any("100% of its work is in layers that cannot" in note for note in plan.notes)
+    rows = {row.name: row for row in plan.layers}
+    assert rows["first"].measured is not None and rows["second"].measured is not None

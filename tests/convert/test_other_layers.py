@@ -67,7 +67,7 @@ def test_every_layer_with_weights_is_in_the_table_with_a_reason_if_it_is_not_pac
     assert rows["up"].left[:2] == (10, 6) and rows["line"].left[:2] == (5, 6)
     for name, words in (
         ("volume", "no kernel here packs a Conv3d"),
-        ("attention", "from one tensor itself"),
+        ("attention", "no weight of it is zero"),
         ("attention.out_proj", "no mask"),
         ("memory", "runs a GRU as one operation"),
     ):

@@ -231,11 +231,11 @@ def test_a_layer_that_is_never_called_stays_dense():
     assert "never called" in row(plan, "spare").reason
 
 
-def test_the_projections_of_attention_are_not_replaced():
+def test_the_projections_of_attention_are_replaced():
     model = nn.MultiheadAttention(8, 2, batch_first=True)
     x = torch.randn(1, 3, 8)
     plan = planned(model, {"out_proj.weight": torch.eye(8).bool()}, example=(x, x, x))
-    assert not plan.packed
+    assert [row.name for row in plan.packed] == ["out_proj"]
     plan.apply(model.eval())(x, x, x)
 
 
