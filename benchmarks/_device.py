@@ -32,7 +32,7 @@ DTYPES = {
     "bf16": (torch.bfloat16, True, 4 * 2.0**-8),
 }
 # Backends that run on a card.
-ON_CARD = ("cuda", "triton", "dense")
+ON_CARD = ("wgmma2", "wgmma", "cuda", "triton", "dense")
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ def noting() -> Iterator[dict[Any, tuple]]:
 
     def on_card(x: Tensor, config: Any, *_: Any) -> None:
         bf16 = x.dtype == torch.bfloat16
-        found.setdefault(("cuda", config, bf16), ("cuda", tuple(config), bf16))
+        named = type(config).__name__, tuple(config)
+        found.setdefault(("cuda", named, bf16), ("cuda", named, bf16))
 
     kind.run, cuda.on_card = note, on_card
     try:
@@ -185,7 +186,8 @@ def compile_share(file: Path, workers: int, own: int) -> None:
                 break
             try:
                 if kind == "cuda":
-                    config, bf16 = kernels("configs").TapConfig(*rest[0]), rest[1]
+                    (name, numbers), bf16 = rest
+                    config = getattr(kernels("configs"), name)(*numbers)
                     kernels("periodic_conv2d").compiled(f"sm_{number}", config, bf16)
                 else:
                     (module, name), given = rest

@@ -14,6 +14,8 @@ SPARSITIES = (0.9, 0.95, 0.99)
 # What a card is asked first: the kinds that its kernels were made for.
 FIRST = ("PSD2_P8 sorted", "PSD1_P8 sorted", "PSD4_P16 sorted", "99% of weights")
 FIRST += ("all but 1/2 of channels",)
+# Whose kernels run periodic ones.
+OURS = ("cuda", "wgmma", "wgmma2", "triton")
 # One of each kind.
 SOME = ("PSD2_P8 sorted", "PSD2_P8", "90% of weights", "all but 1/2 of channels")
 ALL = (*FIRST, "PSD2_P8", "PSD1_P8", "PSD4_P16", "PS2_P6 sorted", "PS2_P6")
@@ -54,13 +56,13 @@ def pack(weight: Tensor, kind: str) -> Pack:
     """A weight (O, I, kH, kW) packed as one of `ALL`."""
     shape, device, first = tuple(weight.shape), weight.device, kind.split()[0]
     if first in patterns.NAMED:
-        pattern, both = patterns.NAMED[first], ("cuda", "triton")
+        pattern = patterns.NAMED[first]
         mask = pattern.mask(shape)
         if kind.endswith("sorted"):
             mask = side_by_side(mask, pattern.period).to(device)
-            return Pack(kind, csr_conv2d, CSRWeight.pack(weight, mask), both)
+            return Pack(kind, csr_conv2d, CSRWeight.pack(weight, mask), OURS)
         packed = PeriodicWeight.pack(weight, mask.to(device), pattern)
-        return Pack(kind, periodic_conv2d, packed, both)
+        return Pack(kind, periodic_conv2d, packed, OURS)
     if first.endswith("%"):
         # Its kernel reads neighbouring pixels of a channel.
         mask = torch.rand(shape, device=device) >= float(first[:-1]) / 100

@@ -39,6 +39,12 @@ from sparse_ops.formats import CSRWeight
 from sparse_ops.functional import csr_linear
 
 # A small choice, for a short visit; `tuning.CANDIDATES` is the whole list.
+WGMMA = [
+    (eights, together // eights, warpgroups, 64, 96 // eights, 1)
+    for together, warpgroups in ((32, 2), (16, 4))
+    for eights in (2, 4, 8)
+    if together // eights <= 8
+]
 CANDIDATES = {
     "merged": [(1,), (2,), (4,), (8,)],
     "tap": [
@@ -47,6 +53,8 @@ CANDIDATES = {
         for warps in ((2, 4), (4, 2), (4, 1))
         for chunk in (64, 128)
     ],
+    "wgmma": WGMMA,
+    "wgmma2": [(*numbers, 2) for numbers in WGMMA],
     "row": [(64, 8, 4, 1)] if DRY else [(128, 8, 4, 1), (256, 8, 4, 1), (128, 16, 4, 1)],
     "set": [(16, 16, 16, 4, 1)]
     if DRY

@@ -65,6 +65,7 @@ class NVRTC:
     Attributes:
         path: where it was found.
         version: (major, minor).
+        said: what it said of the last program, warnings of ptxas included.
     """
 
     def __init__(self, path: str) -> None:
@@ -76,6 +77,7 @@ class NVRTC:
         except (OSError, AttributeError) as error:
             raise CompilerError(f"{path} is no NVRTC ({error})") from error
         self.path, self.version = path, (major.value, minor.value)
+        self.said = ""
 
     def architectures(self) -> set[int]:
         """Those that it compiles for: 90 for sm_90."""
@@ -114,8 +116,8 @@ class NVRTC:
         self._check(create(ctypes.byref(program), text, name.encode(), len(others), texts, names))
         try:
             code = self._library.nvrtcCompileProgram(program, len(options), given)
-            log = self._text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
-            self._check(code, f" of {name} with {' '.join(options)}: {log[:3000]}")
+            self.said = self._text(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
+            self._check(code, f" of {name} with {' '.join(options)}: {self.said[:3000]}")
             return self._text(program, "CUBIN")
         finally:
             self._library.nvrtcDestroyProgram(ctypes.byref(program))

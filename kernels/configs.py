@@ -59,6 +59,21 @@ class TapConfig(NamedTuple):
     blocks: int
 
     @property
+    def kernel(self) -> str:
+        """Its file and its name."""
+        return "periodic_conv2d"
+
+    @property
+    def feature(self) -> str:
+        """What the names of architectures end with for it."""
+        return ""
+
+    @property
+    def cluster(self) -> int:
+        """Its blocks do not know each other."""
+        return 1
+
+    @property
     def width(self) -> int:
         """Filters of a group."""
         return 8 * self.eights
@@ -81,6 +96,72 @@ class TapConfig(NamedTuple):
     def pitch(self) -> int:
         """Bytes of a position in shared memory."""
         return 2 * self.chunk + 16
+
+
+class WgmmaConfig(NamedTuple):
+    """For periodic_conv2d by wgmma; `cuda/periodic_conv2d_wgmma.cuh` says what the numbers are.
+
+    Attributes:
+        eights: filters of a group, in eights: 1, 2, 4 or 8.
+        groups: groups of a block, at most 8.
+        warpgroups: four warps each, over pixels, 64 for each four.
+        chunk: channels that are in shared memory at once, times two.
+        stage: groups of weights by 16 channels that are in shared memory at once, times three.
+        blocks: blocks that a multiprocessor is to hold.
+        cluster: 2: two blocks, of other pixels, copy each half of the weights to both; or 1.
+    """
+
+    eights: int
+    groups: int
+    warpgroups: int
+    chunk: int
+    stage: int
+    blocks: int
+    cluster: int = 1
+
+    @property
+    def kernel(self) -> str:
+        """Its file and its name."""
+        return "periodic_conv2d_wgmma"
+
+    @property
+    def feature(self) -> str:
+        """What the names of architectures end with for it."""
+        return "a"
+
+    @property
+    def filter_warps(self) -> int:
+        """All warps of a block have the same filters."""
+        return 1
+
+    @property
+    def width(self) -> int:
+        """Filters of a group."""
+        return 8 * self.eights
+
+    @property
+    def slice(self) -> int:
+        """Filters of a block."""
+        return self.width * self.groups
+
+    @property
+    def tile(self) -> int:
+        """Pixels of a block."""
+        return 64 * self.warpgroups
+
+    @property
+    def threads(self) -> int:
+        return 128 * self.warpgroups
+
+    @property
+    def pitch(self) -> int:
+        """Bytes of a position in shared memory."""
+        return 2 * self.chunk + 16
+
+    @property
+    def stage_bytes(self) -> int:
+        """A stage in shared memory: its entries, some of nothing, and its weights."""
+        return -(-(4 * self.stage + 32) // 128) * 128 + self.stage * 256 * self.eights
 
 
 # What is compiled ahead of time where it is asked for: what `tap_choice.choose` takes most often

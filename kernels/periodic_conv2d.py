@@ -1,4 +1,5 @@
-"""Launches cuda/periodic_conv2d.cuh: compiles it where needed, and gives it its arguments.
+"""Launches cuda/periodic_conv2d.cuh, or its form by wgmma: compiles it where needed, and gives it
+its arguments.
 
 None of this has run on a card.
 """
@@ -13,11 +14,11 @@ from torch import Tensor
 
 from . import _ahead, _driver, _nvrtc
 from ._geometry import Geometry, is_channels_last
-from .configs import TapConfig
+from .configs import TapConfig, WgmmaConfig
 from .tap_choice import OTHER_SHARED, SHARED, Maps, shared_bytes
 from .tap_tables import Tables
 
-NAME = "periodic_conv2d"
+Config = TapConfig | WgmmaConfig
 
 
 class Problem(ctypes.Structure):
@@ -25,7 +26,7 @@ class Problem(ctypes.Structure):
 
     POINTERS = ("x", "weight", "bias", "residual", "y", "entries", "starts", "blocks", "channels")
     POINTERS += ("columns", "eights")
-    NUMBERS = ("channels_in", "filters", "chunks", "slices", "positions", "pixels")
+    NUMBERS = ("channels_in", "filters", "chunks", "stages", "slices", "positions", "pixels")
     NUMBERS += ("height", "width", "out_height", "out_width")
     NUMBERS += ("stride_h", "stride_w", "pad_h", "pad_w", "activation")
     _fields_ = (
@@ -34,27 +35,26 @@ class Problem(ctypes.Structure):
     )
 
 
-Launch = Callable[[Tensor, TapConfig, int, int, Problem], None]
+Launch = Callable[[Tensor, Config, int, int, Problem], None]
 
 
 @cache
-def _function(device: int, architecture: str, config: TapConfig, bf16: bool, shared: int) -> Any:
+def _function(device: int, architecture: str, config: Config, bf16: bool, shared: int) -> Any:
     """A compiled kernel on a device; `shared` is the most that it may be launched with."""
     cubin = compiled(architecture, config, bf16)
-    return _driver.driver().load(device, cubin, NAME, shared)
+    return _driver.driver().load(device, cubin, config.kernel, shared)
 
 
-def compiled(architecture: str, config: TapConfig, bf16: bool) -> bytes:
-    """The cubin of the kernel in a configuration."""
+def compiled(architecture: str, config: Config, bf16: bool) -> bytes:
+    """The cubin of the kernel in a configuration, for "sm_90", say."""
     defines = {name.upper(): number for name, number in config._asdict().items()}
     compiler = _nvrtc.nvrtc(torch.version.cuda)
     folder = _nvrtc.cache_folder()
-    return _nvrtc.cubin(
-        compiler, f"{NAME}.cuh", architecture, defines | {"BF16": int(bf16)}, folder
-    )
+    file, architecture = f"{config.kernel}.cuh", architecture + config.feature
+    return _nvrtc.cubin(compiler, file, architecture, defines | {"BF16": int(bf16)}, folder)
 
 
-def on_card(x: Tensor, config: TapConfig, blocks: int, shared: int, problem: Problem) -> None:
+def on_card(x: Tensor, config: Config, blocks: int, shared: int, problem: Problem) -> None:
     """Queues the kernel on x's device, in torch's current stream of it."""
     capability = torch.cuda.get_device_capability(x.device)
     most = SHARED.get(capability, OTHER_SHARED)
@@ -63,14 +63,15 @@ def on_card(x: Tensor, config: TapConfig, blocks: int, shared: int, problem: Pro
     bf16, built = x.dtype == torch.bfloat16, _ahead.library()
     with torch.cuda.device_of(x):
         stream = torch.cuda.current_stream(x.device).cuda_stream
-        more = config, bf16, blocks, shared, stream, problem
-        if built is not None and built.launch(device, *more):
-            return
+        if built is not None and isinstance(config, TapConfig):
+            more = bf16, blocks, shared, stream, problem
+            if built.launch(device, config, *more):
+                return
         function = _function(device, architecture, config, bf16, most)
         _driver.driver().launch(device, function, blocks, config.threads, shared, stream, problem)
 
 
-def entries_for(tables: Tables, config: TapConfig, maps: Maps) -> Tensor:
+def entries_for(tables: Tables, config: Config, maps: Maps) -> Tensor:
     """int32: the kernel's entries, offsets and sets of groups in one."""
     at = tables.steps * 32 + maps.shift(tables.taps) * config.pitch
     return torch.where(tables.steps >= 0, at * 256 + tables.sets, 0).int()
@@ -87,7 +88,7 @@ def periodic_conv2d(
     weight: Tensor,
     tables: Tables,
     entries: Tensor,
-    config: TapConfig,
+    config: Config,
     filters: int,
     bias: Tensor | None,
     residual: Tensor | None,
@@ -124,11 +125,14 @@ def periodic_conv2d(
         positions = maps.positions(config.tile)
         tensors = (given, weight, bias, more, made, entries, tables.starts, tables.blocks)
         tensors += (tables.channels, tables.columns, tables.eights)
-        slices = len(tables.eights)
-        numbers = (x.shape[1], filters, tables.starts.shape[1] - 1, slices, positions, maps.pixels)
+        slices, chunks = len(tables.eights), 8 * len(tables.channels) // config.chunk
+        # Of wgmma's list, without the two of nothing that end it.
+        stages = tables.starts.shape[1] - 2 if isinstance(config, WgmmaConfig) else 0
+        numbers = (x.shape[1], filters, chunks, stages, slices, positions, maps.pixels)
         numbers += (*maps.size, *maps.out, *geometry.stride, *geometry.padding, activation)
         problem = Problem(*(None if t is None else t.data_ptr() for t in tensors), *numbers)
-        blocks = slices * -(-maps.pixels // config.tile)
+        tiles = -(-maps.pixels // config.tile)
+        blocks = slices * -(-tiles // config.cluster) * config.cluster
         launch = launch or on_card
         launch(x, config, blocks, shared_bytes(config, positions, capability), problem)
     return y if last else y.contiguous()

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ._geometry import INT32_MAX, Geometry
-from .configs import TapConfig
+from .configs import TapConfig, WgmmaConfig
 from .tap_tables import Alike, by_warp, groups_of
 
+Config = TapConfig
 # Bytes of shared memory that a block may have; 99 KiB on those that are not named, as 8.6 and 8.9.
 SHARED = {(7, 0): 96 << 10, (7, 2): 96 << 10, (7, 5): 64 << 10}
 SHARED |= {(8, 0): 163 << 10, (8, 7): 163 << 10, (9, 0): 227 << 10, (10, 0): 227 << 10}
@@ -89,8 +90,15 @@ def refuses_maps(maps: Maps, capability: tuple[int, int]) -> str | None:
     return None
 
 
-def shared_bytes(config: TapConfig, positions: int, capability: tuple[int, int]) -> int:
+def shared_bytes(
+    config: TapConfig | WgmmaConfig, positions: int, capability: tuple[int, int]
+) -> int:
     """What a block takes: the chunks and where they come from; later, the sums of some rows."""
+    if isinstance(config, WgmmaConfig):
+        sums = 64 * config.warpgroups * (config.slice + 4)
+        chunks = -(-positions * (2 * config.pitch + 4) // 128) * 128
+        # 128: three barriers, of clusters.
+        return max(chunks + 3 * config.stage_bytes + 128, sums)
     unit = 16 if capability >= (7, 5) else 32
     sums = 4 * config.pixel_warps * unit * (config.slice + 4)
     return max(positions * (2 * config.pitch + 4), sums)

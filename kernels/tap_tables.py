@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .configs import TapConfig
+from .configs import TapConfig, WgmmaConfig
 
 # Channels of a product.
 DEPTH = 16
@@ -132,7 +132,7 @@ def refuses_alike(found: Alike) -> str | None:
     return None
 
 
-def groups_of(found: Alike, config: TapConfig) -> tuple[Tensor, Tensor, Tensor]:
+def groups_of(found: Alike, config: TapConfig | WgmmaConfig) -> tuple[Tensor, Tensor, Tensor]:
     """How filters are put together.
 
     Returns:
@@ -157,7 +157,7 @@ def groups_of(found: Alike, config: TapConfig) -> tuple[Tensor, Tensor, Tensor]:
     return filters.gather(1, columns).reshape(shape), eights, columns.reshape(shape)
 
 
-def by_warp(found: Alike, filters: Tensor, config: TapConfig) -> Tensor:
+def by_warp(found: Alike, filters: Tensor, config: TapConfig | WgmmaConfig) -> Tensor:
     """(slices, warps, steps, taps, groups of a warp), bool: what is kept, in order of use."""
     kept = found.kept[filters].any(2)  # (slices, groups, steps, taps)
     split = kept.reshape(len(kept), config.filter_warps, config.groups, *kept.shape[2:])
@@ -178,11 +178,34 @@ def lane_order(capability: tuple[int, int], eights: int) -> Tensor:
     return pairs.flatten()
 
 
+def sources(table: Tensor, found: Alike, filters: Tensor, steps: Tensor, taps: Tensor) -> Tensor:
+    """(blocks, width · 16): which value is each weight of some blocks, or -1 for a zero.
+
+    Args:
+        filters: (blocks, width): those of each, or -1.
+        steps, taps: (blocks).
+    """
+    channels = found.channels[steps]  # (blocks, 16)
+    there = (filters >= 0)[:, :, None] & (channels >= 0)[:, None]
+    column = (channels * found.kept.shape[2] + taps[:, None]).clamp(min=0)
+    source = table[filters.clamp(min=0)[:, :, None], column[:, None]]
+    return torch.where(there, source, -1).flatten(1)
+
+
+def stands_of(found: Alike, chunk: int) -> Tensor:
+    """int32: where in x, as the kernel gets it, each eight channels begin; -1: none, to its end."""
+    stands = found.channels.flatten()
+    if found.order is not None:
+        stands = torch.where(stands >= 0, (stands >= 0).cumsum(0) - 1, -1)
+    stands = stands[::8]
+    return pad(stands, (0, -len(stands) % (chunk // 8)), value=-1).int()
+
+
 def tables(table: Tensor, found: Alike, config: TapConfig, capability: tuple[int, int]) -> Tables:
     """Of the values' places (`sets.positions`) and what is alike, for cards of a capability."""
     members, eights, columns = groups_of(found, config)
     kept = by_warp(found, members, config)
-    slices, warps, steps, taps, _ = kept.shape
+    slices, warps, steps = kept.shape[:3]
     per_chunk, lists = config.chunk // DEPTH, slices * warps
     chunks = -(-steps // per_chunk)
     sets = (kept * 2 ** torch.arange(config.groups)).sum(4)
@@ -203,25 +226,15 @@ def tables(table: Tensor, found: Alike, config: TapConfig, capability: tuple[int
     own = torch.bincount(at[:, 0] * warps + at[:, 1], minlength=lists)
     blocks = pad(own.cumsum(0), (1, 0))[:-1]
     filters = members[at[:, 0], at[:, 1] * config.groups + at[:, 4]]  # (blocks, width)
-    channels = found.channels[at[:, 2]]  # (blocks, 16)
-    there = (filters >= 0)[:, :, None] & (channels >= 0)[:, None]
-    column = (channels * taps + at[:, 3:4]).clamp(min=0)
-    source = table[filters.clamp(min=0)[:, :, None], column[:, None]]
-    source = torch.where(there, source, -1).flatten(1)[:, lane_order(capability, config.eights)]
+    source = sources(table, found, filters, at[:, 2], at[:, 3])
+    source = source[:, lane_order(capability, config.eights)]
     source = pad(source, (0, 0, 0, 1), value=-1)
-
-    # In the kernel channels are those of x as it is there, sorted or not.
-    stands = found.channels.flatten()
-    if found.order is not None:
-        stands = torch.where(stands >= 0, (stands >= 0).cumsum(0) - 1, -1)
-    stands = stands[::8]
-    stands = pad(stands, (0, chunks * config.chunk // 8 - len(stands)), value=-1)
     return Tables(
         found.order,
         *entries,
         starts.int(),
         blocks.int(),
-        stands.int(),
+        stands_of(found, config.chunk),
         columns.to(torch.int16),
         eights.int(),
         source.int(),

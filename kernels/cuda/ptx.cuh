@@ -13,6 +13,7 @@
 namespace sparse_ops {
 
 typedef unsigned u32;
+typedef unsigned long long u64;
 typedef unsigned short u16;
 
 namespace ptx {
@@ -106,6 +107,25 @@ SPARSE_OPS_INLINE uint4 load16_shared(u32 from) {
                : "r"(from)
                : "memory");
   return v;
+#endif
+}
+
+SPARSE_OPS_INLINE u32 load4_shared(u32 from) {
+#ifdef SPARSE_OPS_HOST
+  return host::load<u32>(host::shared_memory() + from);
+#else
+  u32 v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
+  return v;
+#endif
+}
+
+// How many bits are set.
+SPARSE_OPS_INLINE int ones(u32 bits) {
+#ifdef SPARSE_OPS_HOST
+  return __builtin_popcount(bits);
+#else
+  return __popc(bits);
 #endif
 }
 

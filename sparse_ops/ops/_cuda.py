@@ -13,14 +13,19 @@ from sparse_ops.ops import _cuda_calls, _native, _operators
 from sparse_ops.ops._activation import slope_of
 from sparse_ops.ops._kernels import kernels
 
-# name -> what launches the kernel; schemas and shapes are those of the compiled operators.
+# (operator, backend) -> what launches the kernel.
 _OPERATORS = {
-    "periodic_conv2d": _cuda_calls.periodic_conv2d,
-    "csr_conv2d": _cuda_calls.csr_conv2d,
+    (name, backend): run
+    for name in ("periodic_conv2d", "csr_conv2d")
+    for backend, run in (
+        ("cuda", _cuda_calls.cuda),
+        ("wgmma", _cuda_calls.wgmma),
+        ("wgmma2", _cuda_calls.wgmma2),
+    )
 }
 
-for _name in _OPERATORS:
-    _operators.define(_native.LIBRARY, _name, "cuda")
+for _name, _backend in _OPERATORS:
+    _operators.define(_native.LIBRARY, _name, _backend)
 
 
 def _module(name: str) -> Any:
@@ -32,6 +37,7 @@ def _module(name: str) -> Any:
 
 
 _geometry, _choice = _module("_geometry"), _module("tap_choice")
+_wgmma = _module("wgmma_choice")
 
 
 def _load() -> tuple[str | None, frozenset[int]]:
@@ -42,8 +48,8 @@ def _load() -> tuple[str | None, frozenset[int]]:
         found = frozenset(nvrtc.nvrtc(torch.version.cuda).architectures())
     except (ImportError, RuntimeError) as error:
         return f"the CUDA kernels cannot be compiled ({error})", frozenset()
-    for name, launcher in _OPERATORS.items():
-        _native.LIBRARY.impl(f"{name}_cuda", launcher, "CUDA")
+    for (name, backend), launcher in _OPERATORS.items():
+        _native.LIBRARY.impl(f"{name}_{backend}", launcher, "CUDA")
     return None, found
 
 
@@ -70,6 +76,16 @@ def refuses_cuda(
     return refuses_card(x.dtype, properties.major, properties.minor, ARCHITECTURES) or refuses(
         x, weight, geometry, (properties.major, properties.minor)
     )
+
+
+def refuses_wgmma(x: Tensor, *rest: Any) -> str | None:
+    """Why the forms by wgmma cannot convolve these, or None if they can."""
+    reason = refuses_cuda(x, *rest)
+    if reason is not None:
+        return reason
+    properties = torch.cuda.get_device_properties(x.device)
+    card: str | None = _wgmma.refuses_card((properties.major, properties.minor))
+    return card
 
 
 def refuses_card(

@@ -1,5 +1,6 @@
 """From an operator's arguments to the launch of its CUDA kernel."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,7 +35,17 @@ def refuses_rows(weight: CSRWeight | PeriodicWeight) -> str | None:
     return reason
 
 
+# kind of configurations -> where they are chosen, where tables are made for them, and what more
+# they are chosen by.
+FORMS: dict[str, tuple[str, str, dict[str, int]]] = {
+    "tap": ("tap_choice", "tap_tables", {}),
+    "wgmma": ("wgmma_choice", "wgmma_tables", {}),
+    "wgmma2": ("wgmma_choice", "wgmma_tables", {"cluster": 2}),
+}
+
+
 def _run(
+    kind: str,
     x: Tensor,
     crow: Tensor,
     col: Tensor,
@@ -48,12 +59,11 @@ def _run(
     groups: int,
     activation: int,
 ) -> Tensor:
-    launcher, choice, tap_tables = (
-        kernels(name) for name in ("periodic_conv2d", "tap_choice", "tap_tables")
-    )
+    *names, more = FORMS[kind]
+    launcher, choice, made_by = (kernels(name) for name in ("periodic_conv2d", *names))
     nnz, size = values.numel(), tuple(shape)
     geometry = kernels("_geometry").Geometry.of(shape, stride, padding, dilation)
-    maps = choice.Maps.of(x, geometry)
+    maps = kernels("tap_choice").Maps.of(x, geometry)
     if x.numel() == 0 or maps.pixels == 0:
         made = x.new_empty((x.shape[0], shape[0], *maps.out))
         return torch.empty_like(made, memory_format=torch.channels_last)
@@ -63,18 +73,18 @@ def _run(
     def chosen() -> Any:
         _, found = _found(crow, col, nnz, shape)
         count = properties.multi_processor_count
-        return choice.choose(found, maps, shape[1], capability, count)
+        return choice.choose(found, maps, shape[1], capability, count, **more)
 
-    measured = tuned("tap", x, shape, nnz, *geometry)
-    config = measured and kernels("configs").TapConfig(*measured)
+    measured = tuned(kind, x, shape, nnz, *geometry)
+    config = measured and choice.Config(*measured)
     # A file of measurements may be of another version: what does not fit is not believed.
     if config is None or not config.blocks <= choice.resident(config, maps, capability):
-        config = once(("cut", nnz, size, maps, capability), (crow, col), chosen)
+        config = once(("cut", kind, nnz, size, maps, capability), (crow, col), chosen)
     if config is None:
         raise RuntimeError(f"no configuration fits x {tuple(x.shape)} and a weight {size}")
 
     def tables() -> Any:
-        return tap_tables.tables(*_found(crow, col, nnz, shape), config, capability).to(x.device)
+        return made_by.tables(*_found(crow, col, nnz, shape), config, capability).to(x.device)
 
     own = once(("tables", nnz, size, config, capability), (crow, col), tables)
     entries = once(
@@ -83,8 +93,8 @@ def _run(
         lambda: launcher.entries_for(own, config, maps),
     )
     weight = laid_out(values, own.source)
-    more = (shape[0], bias, residual, geometry, activation, capability)
-    y: Tensor = launcher.periodic_conv2d(x, weight, own, entries, config, *more)
+    rest = (shape[0], bias, residual, geometry, activation, capability)
+    y: Tensor = launcher.periodic_conv2d(x, weight, own, entries, config, *rest)
     return y
 
 
@@ -100,5 +110,6 @@ def laid_out(values: Tensor, source: Tensor) -> Tensor:
     return once("blocks", (values, source), work)
 
 
-# One kernel for both: what it is told of a weight says nothing of where its structure comes from.
-periodic_conv2d = csr_conv2d = _run
+# One kernel for both operators: what it is told of a weight says nothing of where its structure
+# comes from. Then the same by the products of Hopper cards, and by two blocks that share weights.
+cuda, wgmma, wgmma2 = (partial(_run, kind) for kind in ("tap", "wgmma", "wgmma2"))

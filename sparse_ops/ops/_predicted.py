@@ -5,6 +5,7 @@ before the dense library only where the models in benchmarks/NOTES.md ("GPU") sa
 than they may be wrong by. Each function gives the reason not to, or None.
 """
 
+import os
 from typing import Any
 
 import torch
@@ -38,6 +39,13 @@ def cuda_conv_loses(
     if any(narrow >= least and kept <= most for least, most in MOST_KEPT):
         return None
     return f"{words} with {narrow} channels and {kept:.0%} of weights left"
+
+
+def wgmma_conv_loses(form: str, *arguments: Any) -> str | None:
+    """Of a form by wgmma, "1" or "2": off, but for SPARSE_OPS_WGMMA, where the other form gains."""
+    if os.environ.get("SPARSE_OPS_WGMMA") != form:
+        return f"off: it has not been measured; SPARSE_OPS_WGMMA={form} takes it"
+    return cuda_conv_loses(*arguments)
 
 
 def triton_conv_loses(*_: Any) -> str:

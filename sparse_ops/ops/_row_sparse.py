@@ -1,6 +1,7 @@
 """What periodic_conv2d and csr_conv2d share: the call of their kernels and the gradient."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from sparse_ops.ops import _triton
 from sparse_ops.ops._activation import code_of
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import Geometry, compiled, on_triton, reference_backward
-from sparse_ops.ops._cuda import refuses_cuda
-from sparse_ops.ops._predicted import cuda_conv_loses
+from sparse_ops.ops._cuda import refuses_cuda, refuses_wgmma
+from sparse_ops.ops._predicted import cuda_conv_loses, wgmma_conv_loses
 
 # Up to this density ours is the faster gradient (CSR, three layers of 64 to 256 channels, batch 8,
 # Zen 5, by turns: 1.8-2.2x at 0.1, 1.4-1.7x at 0.15, 0.8-0.95x at 0.3).
@@ -129,3 +130,18 @@ def row_sparse_cuda(operator: str) -> Backend:
     backward = triton_backward if _triton.MISSING is None else None
     run = row_sparse_run(f"{operator}_cuda")
     return Backend("cuda", run, refuses_cuda, backward, loses=cuda_conv_loses)
+
+
+def row_sparse_wgmma(operator: str) -> tuple[Backend, ...]:
+    """As `row_sparse_cuda`, by the products of Hopper cards; "auto" has to be asked for them.
+
+    Two of them: "wgmma2" has blocks that copy each half of the weights to both.
+    """
+    backward = triton_backward if _triton.MISSING is None else None
+    return tuple(
+        Backend(name, row_sparse_run(f"{operator}_{name}"), refuses_wgmma, backward, loses=loses)
+        for name, loses in (
+            ("wgmma2", partial(wgmma_conv_loses, "2")),
+            ("wgmma", partial(wgmma_conv_loses, "1")),
+        )
+    )

@@ -8,12 +8,18 @@ from sparse_ops.formats import PeriodicWeight
 from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._conv2d import conv2d, dense_on_gpu, reference
 from sparse_ops.ops._native import ISAS
-from sparse_ops.ops._row_sparse import row_sparse_compiled, row_sparse_cuda, row_sparse_triton
+from sparse_ops.ops._row_sparse import (
+    row_sparse_compiled,
+    row_sparse_cuda,
+    row_sparse_triton,
+    row_sparse_wgmma,
+)
 
 # In order of preference. Dispatch, the tests, the benchmarks and the planner all read this list:
 # to add a backend, add a line here.
 BACKENDS = (
     *(row_sparse_compiled("periodic_conv2d", isa) for isa in ISAS),
+    *row_sparse_wgmma("periodic_conv2d"),
     row_sparse_cuda("periodic_conv2d"),
     row_sparse_triton("periodic_conv2d"),
     dense_on_gpu(),

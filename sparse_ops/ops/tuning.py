@@ -16,6 +16,15 @@ from sparse_ops.ops._kernels import kernels
 
 Timer = Callable[..., list[float]]
 
+# eights, groups, warpgroups, channels at a time, blocks of weights in a stage, blocks
+WGMMA: list[tuple[int, ...]] = [
+    (eights, together // eights, warpgroups, chunk, stage // eights, 1)
+    for together, warpgroups in ((32, 2), (16, 4), (16, 2), (8, 4))
+    for eights in (1, 2, 4, 8)
+    if together // eights <= 8
+    for chunk in (64, 128)
+    for stage in (64, 96)
+]
 # What is tried of each number of a configuration (`kernels/configs.py`).
 CANDIDATES: dict[str, list[tuple[int, ...]]] = {
     "merged": [(1,), (2,), (3,), (4,), (6,), (8,), (9,), (16,)],
@@ -33,12 +42,14 @@ CANDIDATES: dict[str, list[tuple[int, ...]]] = {
         for warps in ((2, 4), (4, 2), (2, 2), (4, 1), (1, 4))
         for chunk in (64, 128)
     ],
+    "wgmma": WGMMA,
+    "wgmma2": [(*numbers, 2) for numbers in WGMMA],
     "linear": list(itertools.product((1, 16, 64), (32, 128), (1, 4), (1, 4), (2,))),
 }
 
 
 # kind -> whose kernel it configures, if not Triton's.
-BACKEND_OF = {"tap": "cuda"}
+BACKEND_OF = {"tap": "cuda", "wgmma": "wgmma", "wgmma2": "wgmma2"}
 
 
 def cuda_milliseconds(*calls: Callable[[], object]) -> list[float]:
@@ -105,8 +116,9 @@ def tune(
     run = partial(operator, x, weight, *arguments)
     with torch.no_grad(), torch.cuda.device_of(x), _tuned.asking() as asked:
         run(backend="triton")
-        with contextlib.suppress(RuntimeError, ValueError):
-            run(backend="cuda")
+        for own in BACKEND_OF.values():
+            with contextlib.suppress(RuntimeError, ValueError):
+                run(backend=own)
         run()
     with torch.no_grad(), torch.cuda.device_of(x):
         expected = run(backend="reference")

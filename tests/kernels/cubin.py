@@ -1,11 +1,38 @@
-"""What is in a cubin: instructions and resources, read without NVIDIA's tools."""
+"""What is in a cubin: instructions and resources, read without NVIDIA's tools; who makes them."""
 
 import struct
+from functools import cache
 from typing import NamedTuple
+
+import pytest
+
+from tests.kernels.on_host import nvrtc
 
 # The low 12 bits of an instruction of 16 bytes, from sm_70 on; the same in the variants that take
 # a constant or an immediate but for the highest three bits.
 OPCODES = {0x236: "HMMA", 0x23C: "HMMA", 0x83B: "LDSM", 0x387: "STL", 0x983: "LDL", 0xFAE: "LDGSTS"}
+# wgmma with a in registers. 0x9f0 has it in shared memory, or is nothing but an empty group.
+OPCODES |= {0xDF0: "HGMMA"}
+
+
+@cache
+def compiler(major, package):
+    """An NVRTC of that version, or a skip that says what is missing."""
+    for path in nvrtc.candidates(f"{major}.0"):
+        try:
+            found = nvrtc.NVRTC(path)
+        except nvrtc.CompilerError:
+            continue
+        if found.version[0] == major:
+            return found
+    return f"NVRTC {major} is not here: pip install {package}"
+
+
+def needed(major, package):
+    found = compiler(major, package)
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
 
 
 class Section(NamedTuple):

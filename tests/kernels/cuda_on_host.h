@@ -3,7 +3,8 @@
 // The threads of a block are fibers of one OS thread, resumed in random order between the points
 // where they meet. Shared memory starts as NaN; copies into it arrive when they are waited for, not
 // before; every access to it is checked against its size. A barrier that not all threads of a block
-// reach at the same line, or a warp whose lanes do not meet, is an error.
+// reach at the same line, or a warp whose lanes do not meet, is an error. The blocks of a cluster run
+// together, each with memory of its own.
 #pragma once
 #include <ucontext.h>
 
@@ -22,6 +23,7 @@
 #define __global__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __restrict__
 struct uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
@@ -29,12 +31,13 @@ struct alignas(16) uint4 { unsigned x, y, z, w; };
 namespace host {
 
 struct Copy { unsigned to; unsigned char bytes[16]; };
-enum State { READY, AT_BARRIER, AT_WARP, DONE };
+enum State { READY, AT_BARRIER, AT_WARP, AT_CONDITION, DONE };
 struct Fiber {
   ucontext_t context;
   State state;
   int line;
   const void* brought[2];
+  std::function<bool()> condition;
   std::vector<Copy> copies;
   std::vector<char> stack;
 };
@@ -44,10 +47,12 @@ inline Fiber* current;
 inline ucontext_t scheduler;
 // Shared memory stands amid bytes that nothing else owns: what comes near it meant it.
 constexpr size_t MARGIN = 64 << 10, MOST = 256 << 10;
-alignas(16) inline unsigned char area[MARGIN + MOST + MARGIN];
-inline unsigned char* const memory = area + MARGIN;
+constexpr unsigned MOST_BLOCKS = 2;
+alignas(16) inline unsigned char areas[MOST_BLOCKS][MARGIN + MOST + MARGIN];
+// Those of the block that is at work; threads are counted through all blocks of a cluster.
+inline unsigned char *area = areas[0], *memory = area + MARGIN;
 inline size_t memory_size;
-inline unsigned thread, block;
+inline unsigned thread, own, block, first_block, threads_of_block;
 inline std::mt19937 random_numbers;
 inline std::function<void()> body;
 
@@ -57,7 +62,7 @@ inline unsigned char* shared_memory() { return memory; }
 inline void check(const void* p, size_t size) {
   if ((uintptr_t)p % size) throw std::runtime_error("an access is not aligned to its size");
   const unsigned char* at = (const unsigned char*)p;
-  const bool near = at + size > area && at < area + sizeof area;
+  const bool near = at + size > area && at < area + sizeof areas[0];
   if (near && (at < memory || at + size > memory + memory_size))
     throw std::runtime_error("shared memory is left");
 }
@@ -102,9 +107,60 @@ void together(int instruction, F use, const void* a, const void* b = nullptr) {
   pause(AT_WARP, 2 * instruction + 1);
 }
 
-inline void run_block(unsigned number, unsigned threads) {
-  block = number;
-  memset(memory, 0xff, memory_size);
+// Waits until something is so that other threads do.
+inline void wait_until(std::function<bool()> condition) {
+  current->condition = std::move(condition);
+  pause(AT_CONDITION, 0);
+}
+
+// wgmma_on_host.h and cluster_on_host.h: what goes on by itself beside the threads.
+inline void begin_products(unsigned threads);
+inline void show_copies(unsigned block);
+inline void end_products(unsigned threads);
+inline void begins(unsigned block, unsigned to, unsigned size);
+inline void landed(unsigned to);
+inline void begin_cluster(unsigned blocks);
+inline bool something_arrives(bool must);
+
+// Makes a thread the one at work, and its block.
+inline void enter_thread(unsigned i) {
+  current = &fibers[i], thread = i, own = i % threads_of_block;
+  block = first_block + i / threads_of_block;
+  area = areas[i / threads_of_block], memory = area + MARGIN;
+}
+
+// Lets threads go on that have all that they wait for.
+inline bool release(unsigned threads) {
+  bool moved = false;
+  const auto go = [&](unsigned from, unsigned count) {
+    for (unsigned i = from; i < from + count; i++) fibers[i].state = READY;
+    moved = true;
+  };
+  // Lanes, when their whole warp is at the same place.
+  for (unsigned w = 0; w < threads; w += 32)
+    if (std::all_of(fibers.begin() + w, fibers.begin() + w + 32, [&](const Fiber& f) {
+          return f.state == AT_WARP && f.line == fibers[w].line;
+        }))
+      go(w, 32);
+  for (unsigned b = 0; b < threads; b += threads_of_block) {
+    const auto begin = fibers.begin() + b, end = begin + threads_of_block;
+    if (!std::all_of(begin, end, [](const Fiber& f) { return f.state == AT_BARRIER; })) continue;
+    if (std::any_of(begin, end, [&](const Fiber& f) { return f.line != begin->line; }))
+      throw std::runtime_error("threads of a block wait at different barriers");
+    show_copies(b / threads_of_block);
+    go(b, threads_of_block);
+  }
+  for (unsigned i = 0; i < threads; i++)
+    if (fibers[i].state == AT_CONDITION && fibers[i].condition()) go(i, 1);
+  return moved;
+}
+
+inline void run_cluster(unsigned number, unsigned blocks) {
+  const unsigned threads = blocks * threads_of_block;
+  first_block = number;
+  for (unsigned b = 0; b < blocks; b++) memset(areas[b] + MARGIN, 0xff, memory_size);
+  begin_products(threads);
+  begin_cluster(blocks);
   std::vector<unsigned> order(threads);
   std::iota(order.begin(), order.end(), 0u);
   for (unsigned i = 0; i < threads; i++) {
@@ -118,44 +174,35 @@ inline void run_block(unsigned number, unsigned threads) {
     f.copies.clear();
     makecontext(&f.context, enter, 0);
   }
+  // Now and then a block of a cluster is held for some rounds, so that the others get ahead of it.
+  unsigned held = blocks, rounds = 0;
   for (;;) {
+    if (blocks > 1 && rounds-- == 0) {
+      held = random_numbers() % (blocks + 1), rounds = random_numbers() % 512;
+    }
     std::shuffle(order.begin(), order.end(), random_numbers);
     bool moved = false;
     for (unsigned i : order)
-      if (fibers[i].state == READY) {
-        current = &fibers[i], thread = i, moved = true;
+      if (fibers[i].state == READY && i / threads_of_block != held) {
+        enter_thread(i), moved = true;
         swapcontext(&scheduler, &current->context);
         if (fibers[0].line == -1) throw std::runtime_error((const char*)fibers[0].brought[0]);
       }
-    const auto in = [&](State s) {
-      return (unsigned)std::count_if(fibers.begin(), fibers.begin() + threads,
-                                     [s](const Fiber& f) { return f.state == s; });
-    };
-    if (in(DONE) == threads) return;
-    // Lanes go on when their whole warp is at the same place.
-    for (unsigned w = 0; w < threads; w += 32) {
-      const auto all = [&](const Fiber& f) {
-        return f.state == AT_WARP && f.line == fibers[w].line;
-      };
-      if (std::all_of(fibers.begin() + w, fibers.begin() + w + 32, all)) {
-        for (unsigned i = w; i < w + 32; i++) fibers[i].state = READY;
-        moved = true;
-      }
-    }
-    if (in(AT_BARRIER) == threads) {
-      for (unsigned i = 0; i < threads; i++) {
-        if (fibers[i].line != fibers[0].line)
-          throw std::runtime_error("threads of a block wait at different barriers");
-        fibers[i].state = READY;
-      }
-      moved = true;
-    }
-    if (!moved) throw std::runtime_error("some threads wait for others that do not come");
+    const auto done = [](const Fiber& f) { return f.state == DONE; };
+    if (std::all_of(fibers.begin(), fibers.begin() + threads, done)) return end_products(threads);
+    moved = something_arrives(false) || moved;
+    moved = release(threads) || moved;
+    if (moved || something_arrives(true)) continue;
+    if (held < blocks)
+      held = blocks;
+    else
+      throw std::runtime_error("some threads wait for others that do not come");
   }
 }
 
 // From sm_80 on a copy arrives when it is waited for.
 inline void copy16(unsigned to, const void* from, bool there, bool later) {
+  begins(block - first_block, to, 16);
   Copy copy{to, {}};
   if (there) {
     check(from, 16);
@@ -171,23 +218,27 @@ inline void copies_done() {
   for (const Copy& copy : current->copies) {
     check(memory + copy.to, 16);
     memcpy(memory + copy.to, copy.bytes, 16);
+    landed(copy.to);
   }
   current->copies.clear();
 }
 
 struct Index { unsigned x; };
 
-// Runs blocks one after another; what went wrong, or null.
+// Runs clusters one after another; what went wrong, or null.
 template <class F>
-const char* run(F kernel, unsigned blocks, unsigned threads, unsigned shared, unsigned seed) {
+const char* run(F kernel, unsigned blocks, unsigned threads, unsigned shared, unsigned seed,
+                unsigned cluster) {
   static std::string words;
   try {
     random_numbers.seed(seed);
     body = kernel;
-    fibers.resize(threads);
+    threads_of_block = threads;
+    fibers.resize(threads * cluster);
     if (shared > MOST) throw std::runtime_error("a block has more shared memory than any card");
+    if (blocks % cluster) throw std::runtime_error("the last cluster is not whole");
     memory_size = shared;
-    for (unsigned b = 0; b < blocks; b++) run_block(b, threads);
+    for (unsigned b = 0; b < blocks; b += cluster) run_cluster(b, cluster);
     return nullptr;
   } catch (const std::exception& error) {
     words = error.what();
@@ -197,8 +248,10 @@ const char* run(F kernel, unsigned blocks, unsigned threads, unsigned shared, un
 
 }  // namespace host
 
-#define threadIdx host::Index{host::thread}
+#define threadIdx host::Index{host::own}
 #define blockIdx host::Index{host::block}
 #define __syncthreads() host::pause(host::AT_BARRIER, __LINE__)
 
 #include "products_on_host.h"
+#include "wgmma_on_host.h"
+#include "cluster_on_host.h"

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sparse_ops.ops import _kernels
 
 cuda = _kernels.kernels("periodic_conv2d")
 choice = _kernels.kernels("tap_choice")
 tap_tables = _kernels.kernels("tap_tables")
+wgmma_choice = _kernels.kernels("wgmma_choice")
+wgmma_tables = _kernels.kernels("wgmma_tables")
 configs = _kernels.kernels("configs")
 sets = _kernels.kernels("sets")
 nvrtc = _kernels.kernels("_nvrtc")
@@ -27,10 +30,10 @@ HERE = Path(__file__).parent
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 MAIN = """
 #include "cuda_on_host.h"
-#include "periodic_conv2d.cuh"
+#include "KERNEL.cuh"
 extern "C" const char* emulate(const sparse_ops::Problem* p, unsigned blocks, unsigned threads,
-                               unsigned shared, unsigned seed) {
-  return host::run([p] { periodic_conv2d(*p); }, blocks, threads, shared, seed);
+                               unsigned shared, unsigned seed, unsigned cluster) {
+  return host::run([p] { KERNEL(*p); }, blocks, threads, shared, seed, cluster);
 }
 """
 
@@ -44,13 +47,18 @@ def built(
     config: tuple[int, ...],
     arch: int,
     bf16: bool,
-    change: Callable[[str], str] = lambda text: text,
+    change: Callable[[str], str] | None = None,
     flags: tuple[str, ...] = ("-O1",),
 ) -> ctypes.CDLL:
-    """The kernel as a library for this CPU; `change` is done to its text first."""
-    for name, text in nvrtc.sources().items():
-        (folder / name).write_text(change(text) if name == "periodic_conv2d.cuh" else text)
-    (folder / "main.cpp").write_text(MAIN)
+    """A configuration's kernel as a library for this CPU; `change`, if any, is done to its texts
+    first, and must change one.
+    """
+    texts = nvrtc.sources()
+    changed = {name: change(text) if change else text for name, text in texts.items()}
+    assert change is None or changed != texts
+    for name, text in changed.items():
+        (folder / name).write_text(text)
+    (folder / "main.cpp").write_text(MAIN.replace("KERNEL", config.kernel))
     defines = {name.upper(): number for name, number in config._asdict().items()}
     macros = {**defines, "BF16": int(bf16), "HOST": arch}
     command = [COMPILER, "-std=c++17", "-shared", "-fPIC", "-w", "-Wno-unknown-pragmas", *flags]
@@ -67,7 +75,7 @@ def launcher(library: ctypes.CDLL, seed: int = 0) -> Callable[..., None]:
     """What stands in for `periodic_conv2d.on_card`."""
 
     def launch(x: Tensor, config: tuple, blocks: int, shared: int, problem: ctypes.Structure):
-        numbers = (ctypes.c_uint(n) for n in (blocks, config.threads, shared, seed))
+        numbers = (ctypes.c_uint(n) for n in (blocks, config.threads, shared, seed, config.cluster))
         if words := library.emulate(ctypes.byref(problem), *numbers):
             raise Emulated(words.decode())
 
@@ -86,12 +94,28 @@ def structure(pattern, shape, sort=False):
     return mask, table, tap_tables.alike(table, shape[2] * shape[3])
 
 
+def problem(shape, pattern, size, batch, dtype, sort, steps):
+    """(x, weight, bias, residual, exact, magnitude), the last two in float64."""
+    torch.manual_seed(0)
+    O, I = shape[:2]
+    x = torch.randn(batch, I, *size).to(dtype).contiguous(memory_format=torch.channels_last)
+    mask, _, _ = structure(pattern, shape, sort)
+    weight = torch.randn(shape).to(dtype) * mask
+    bias = torch.randn(O).to(dtype)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), *steps)
+    residual = torch.randn(exact.shape).to(dtype)
+    magnitude = F.conv2d(x.double().abs(), weight.double().abs(), bias.double().abs(), *steps)
+    exact, magnitude = exact + residual.double(), magnitude + residual.double().abs()
+    return x, weight, bias, residual, exact, magnitude
+
+
 def convolved(x, weight, bias, residual, steps, activation, pattern, sort, config, arch, launch):
     """The launcher's whole way, from a dense weight on a pattern to y."""
     shape = tuple(weight.shape)
     mask, table, found = structure(pattern, shape, sort)
     capability = divmod(arch // 10, 10)
-    tables = tap_tables.tables(table, found, config, capability)
+    wgmma = isinstance(config, configs.WgmmaConfig)
+    tables = (wgmma_tables if wgmma else tap_tables).tables(table, found, config, capability)
     values = torch.cat([weight[mask], weight.new_zeros(1)])
     blocks = values[tables.source.long()]
     geometry = cuda.Geometry.of(list(shape), *steps)

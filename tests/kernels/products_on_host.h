@@ -38,7 +38,10 @@ inline uint16_t to_fp16(float v) {
   return sign | (uint16_t)((exponent + 14) * 1024 + (int)steps);
 }
 
+inline void about_to_write(const void* registers);
+
 inline void ldmatrix(unsigned (&a)[4], unsigned row) {
+  about_to_write(a);
   together(
       1,
       [&](Fiber* warp) {

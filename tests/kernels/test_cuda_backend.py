@@ -1,5 +1,7 @@
 """The CUDA backend as a user without a card meets it, and its reasons as those with one do."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -36,6 +38,23 @@ def test_naming_it_gives_it_or_an_error_and_never_another():
     x, weight = last(1, 16, 4, 4), periodic(16, 16)
     with pytest.raises(RuntimeError, match="no backend for these arguments; cuda: "):
         periodic_conv2d.periodic_conv2d(x, weight, padding=1, backend="cuda")
+
+
+def test_the_forms_by_wgmma_are_named_or_refused_in_words(monkeypatch):
+    x, weight = last(1, 16, 4, 4), periodic(16, 16)
+    for name in ("wgmma", "wgmma2"):
+        with pytest.raises(RuntimeError, match=f"no backend for these arguments; {name}: "):
+            periodic_conv2d.periodic_conv2d(x, weight, padding=1, backend=name)
+    assert _cuda._wgmma.refuses_card((9, 0)) is None
+    words = "the card is of compute capability 8.0: wgmma is of 9.0 alone"
+    assert _cuda._wgmma.refuses_card((8, 0)) == words
+    # Reasons of the other come first; then its own.
+    monkeypatch.setattr(_cuda, "refuses_cuda", lambda *_: "not here")
+    assert _cuda.refuses_wgmma(x, weight, None, GEOMETRY) == "not here"
+    card = SimpleNamespace(major=12, minor=0)
+    monkeypatch.setattr(_cuda, "refuses_cuda", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert "12.0: wgmma is of 9.0 alone" in _cuda.refuses_wgmma(x, weight, None, GEOMETRY)
 
 
 @pytest.mark.skipif(_kernels.INTERPRETED, reason="what is asked for is another process")
@@ -101,10 +120,13 @@ def test_rows_that_are_not_alike_are_refused_and_sorted_ones_are_not():
 
 def test_the_kernels_are_in_the_package():
     sources = _kernels.kernels("_nvrtc").sources()
-    assert set(sources) == {"fragments.cuh", "periodic_conv2d.cuh", "ptx.cuh"}
+    assert set(sources) == {
+        *("fragments.cuh", "periodic_conv2d.cuh", "periodic_conv2d_wgmma.cuh"),
+        *("ptx.cuh", "ptx_cluster.cuh", "ptx_wgmma.cuh", "tile.cuh"),
+    }
     for name, text in sources.items():
         assert "#include <" not in text, f"{name} needs a header that NVRTC may not have"
-        assert name == "ptx.cuh" or "asm" not in text, f"assembly in {name}"
+        assert name.startswith("ptx") or "asm" not in text, f"assembly in {name}"
 
 
 def test_shapes_and_layouts_are_known_without_a_card():

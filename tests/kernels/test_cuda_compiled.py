@@ -5,13 +5,12 @@ It fits them, and has as many products as its schedule says. NVRTC comes from NV
 """
 
 import itertools
-from functools import cache
 
 import pytest
 import torch
 
 from sparse_ops.patterns import NAMED
-from tests.kernels.cubin import instructions, registers, stack_bytes
+from tests.kernels.cubin import instructions, needed, registers, stack_bytes
 from tests.kernels.on_host import choice, configs, cuda, nvrtc, structure
 
 pytestmark = pytest.mark.slow
@@ -25,26 +24,6 @@ CARDS = {
     "sm_90": ((9, 0), 132, 12, "nvidia-cuda-nvrtc-cu12"),
     "sm_90a": ((9, 0), 132, 13, "nvidia-cuda-nvrtc"),
 }
-
-
-@cache
-def compiler(major, package):
-    """An NVRTC of that version, or a skip that says what is missing."""
-    for path in nvrtc.candidates(f"{major}.0"):
-        try:
-            found = nvrtc.NVRTC(path)
-        except nvrtc.CompilerError:
-            continue
-        if found.version[0] == major:
-            return found
-    return f"NVRTC {major} is not here: pip install {package}"
-
-
-def needed(major, package):
-    found = compiler(major, package)
-    if isinstance(found, str):
-        pytest.skip(found)
-    return found
 
 
 def chosen(capability, processors):

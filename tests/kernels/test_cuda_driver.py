@@ -130,7 +130,7 @@ def test_without_a_driver_it_is_said(tmp_path):
 
 def test_the_structure_is_that_of_the_kernel():
     """Names and their order, read off the kernel's own text."""
-    text = kernels("_nvrtc").sources()["periodic_conv2d.cuh"]
+    text = kernels("_nvrtc").sources()["tile.cuh"]
     body = text[text.index("struct Problem {") : text.index("};", text.index("struct Problem {"))]
     fields = [line.split("//")[0].strip() for line in body.splitlines()[1:]]
     pointers = [f.rstrip(";").split("*")[1].strip() for f in fields if "*" in f]

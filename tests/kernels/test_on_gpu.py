@@ -80,7 +80,10 @@ CUDA = [
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("sort", [False, True], ids=["as it comes", "sorted"])
 @pytest.mark.parametrize("case", CUDA, ids=str)
-def test_the_cuda_kernel_is_exact_up_to_rounding(case, sort, dtype):
+@pytest.mark.parametrize("backend", ["cuda", "wgmma", "wgmma2"])
+def test_the_cuda_kernel_is_exact_up_to_rounding(backend, case, sort, dtype):
+    if backend != "cuda" and torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("wgmma is of 9.0 alone")
     if dtype == torch.bfloat16 and torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("bfloat16 wants 8.0")
     mask = PSD2_P8.mask(case.weight_shape)
@@ -101,7 +104,7 @@ def test_the_cuda_kernel_is_exact_up_to_rounding(case, sort, dtype):
             y = run(
                 *(last, weight, bias.cuda(), *case.geometry),
                 residual=residual.cuda(),
-                backend="cuda",
+                backend=backend,
             )
             wide = residual.double()
             assert_within_rounding(

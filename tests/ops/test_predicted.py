@@ -24,7 +24,7 @@ def chosen(operator, x, weight, geometry=ONE):
     on_card = [
         _backend.Backend(b.name, b.run, lambda *_: None, loses=b.loses)
         for b in operator.BACKENDS
-        if b.name in ("cuda", "triton", "dense", "gather")
+        if b.name in ("wgmma2", "wgmma", "cuda", "triton", "dense", "gather")
     ]
     return _backend.choose(on_card, "auto", x, weight, None, geometry, None, None).name
 
@@ -57,6 +57,20 @@ def test_periodic_layers(channels, pattern, batch, size, stride, takes):
     weight = periodic(channels, pattern)
     assert chosen(periodic_conv2d, x, weight, geometry) == takes
     assert chosen(periodic_conv2d, x.contiguous(), weight, geometry) == "dense"
+
+
+def test_what_was_never_measured_is_taken_only_where_it_is_asked_for(monkeypatch):
+    x = torch.zeros(32, 256, 14, 14, dtype=torch.half).contiguous(memory_format=torch.channels_last)
+    weight = periodic(256, PSD2_P8)
+    assert chosen(periodic_conv2d, x, weight) == "cuda"
+    for form, name in (("2", "wgmma2"), ("1", "wgmma")):
+        monkeypatch.setenv("SPARSE_OPS_WGMMA", form)
+        assert chosen(periodic_conv2d, x, weight) == name
+    # Where arithmetic says that the other one loses, it does not gain either.
+    assert chosen(periodic_conv2d, x, weight, ONE._replace(stride=(2, 2))) == "dense"
+    assert chosen(csr_conv2d, x[:1], weight) == "dense"
+    monkeypatch.setenv("SPARSE_OPS_WGMMA", "0")
+    assert "off: it has not been measured" in _predicted.wgmma_conv_loses("1", x, weight, None, ONE)
 
 
 def test_single_weights_and_channels_go_to_the_dense_library():
