@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sparse_ops.ops._interleave import interleave
-from sparse_ops.ops._native import channels_last
+from sparse_ops.ops._operators import channels_last
 from sparse_ops.ops._shapes import Pair
 
 

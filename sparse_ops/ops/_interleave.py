@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from sparse_ops.ops._native import channels_last
+from sparse_ops.ops._operators import channels_last
 
 
 def interleave(x: Tensor, stride: tuple[int, int]) -> Tensor:

@@ -29,8 +29,8 @@ def masked(shape, kept, classes=None, seed=0):
     return torch.randn(shape, generator=generator), mask
 
 
-# (filters, channels, kernel), share kept, image, how. More and fewer filters than a function has; lines of one pixel
-# and more; columns near each other and far; steps and holes between them.
+# (filters, channels, kernel), share kept, image, how. More and fewer filters than a function has;
+# lines of one pixel and more; columns near each other and far; steps and holes between them.
 CASES = [
     ((64, 24, 3, 3), 0.3, (9, 7), {"padding": (1, 1)}),
     ((28, 40, 3, 3), 0.15, (5, 1), {"padding": (1, 1)}),
