@@ -71,7 +71,7 @@ def _equal_flops(rows: Rows) -> Iterator[Finding]:
                 continue
             keys = (key, f"equal-{other}@{ours['batch']}")
             macs = f"{ours['kept_macs'] / 1e6:.1f} M against {theirs['kept_macs'] / 1e6:.1f} M MACs"
-            trained = f"{ours['images']} images of {ours['data']}, one seed"
+            trained = _learned(ours)
             claim = f"ResNet18 under PSD1_P16 is more accurate than {other} of as many operations"
             points = 100 * (ours["accuracy"] - theirs["accuracy"])
             if ours["batch"] == 1:
@@ -118,7 +118,13 @@ def _spred(rows: Rows) -> Iterator[Finding]:
         lead = 100 * (means["adagrad"] - others)
         claim = "Adagrad is the best of the four optimizers, over the four levels"
         yield order_finding(
-            SPRED, claim, "accuracy", "points", lead, f"mean top-1: {why}; one seed", keys
+            SPRED,
+            claim,
+            "accuracy",
+            "points",
+            lead,
+            f"mean top-1: {why}; {_learned(rows[keys[0]])}",
+            keys,
         )
     yield from _structured(row)
     yield from _training_time(rows)
@@ -144,11 +150,10 @@ def _structured(row: Callable[[str, str, float], dict[str, Any] | None]) -> Iter
     for quantity, (unit, ahead, equal) in AHEAD.items():
         figures = {level: ahead(s, u) for level, (s, u) in whole.items()}
         each = ", ".join(f"{level:.0%}: {figure:.2f} {unit}" for level, figure in figures.items())
+        each += f"; {_learned(whole[0.8][0])}" if quantity == "accuracy" else ""
         keys = ("spred-filter-sgd-80@16", "spred-weight-sgd-80@16")
         claim = f"at 80 % whole filters removed beat single weights removed in {quantity}"
-        yield order_finding(
-            SPRED, claim, quantity, unit, figures[0.8], f"at {each}; one seed", keys, equal
-        )
+        yield order_finding(SPRED, claim, quantity, unit, figures[0.8], f"at {each}", keys, equal)
 
 
 def _training_time(rows: Rows) -> Iterator[Finding]:
@@ -173,6 +178,10 @@ def _training_time(rows: Rows) -> Iterator[Finding]:
         why,
         (key,),
     )
+
+
+def _learned(row: dict[str, Any]) -> str:
+    return f"{row['images']:,} images of {row['data']}, one seed"
 
 
 def _sabr(rows: Rows) -> Iterator[Finding]:

@@ -273,7 +273,7 @@ def test_orders_are_judged_by_what_was_measured():
     rows = []
     for optimizer, lead in (("sgd", 0.0), ("adam", 0.0), ("adamw", 0.0), ("adagrad", 0.01)):
         for level, (accuracy, speedup) in levels.items():
-            more = {"accuracy": accuracy + lead}
+            more = {"accuracy": accuracy + lead, "images": 9, "data": "some"}
             rows.append(row(f"spred-filter-{optimizer}-{level}", speedup, 16, **more))
     steps = {"ratio": 1.1, "low": 0.99, "high": 1.2, "batch": 9}
     worse = {"accuracy": 0.7, "steps": steps | {"filter_ms": 10.0, "weight_ms": 11.0}}
