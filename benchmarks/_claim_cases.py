@@ -96,7 +96,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 ERK = "random, layer densities by ERK: the trained masks are not published"
 # What a step of training takes is the same at all levels, and is measured with this one.
-STEPS_WITH = "spred-weight-sgd-80"
+STEPS_WITH = "levels-weight-80"
 SPRED = "by spred on Fashion-MNIST, {mode}s removed after training with {optimizer}"
 
 
@@ -121,6 +121,15 @@ def _cases() -> dict[str, Case]:
             masks_.by_totals(85_939 / 2_207_680, 14_339_101 / 97_811_968),
         ),
     }
+    for mode in ("filter", "weight"):
+        for level in training.LEVELS:
+            name = f"levels-{mode}-{round(100 * level)}"
+            found[name] = Case(
+                "resnet18",
+                f"the smallest {mode}s of each layer removed, not trained",
+                masks=masks_.smallest(mode, level),
+                steps=filters_beside_weights if name == STEPS_WITH else None,
+            )
     for network in ("resnet32", "vgg19"):
         for percent in (90, 98, 99.5):
             made = masks_.erk(percent / 100)
@@ -131,13 +140,11 @@ def _cases() -> dict[str, Case]:
     for mode, optimizers in (("filter", training.OPTIMIZERS), ("weight", ("sgd",))):
         for optimizer in optimizers:
             for level in training.LEVELS:
-                name = f"spred-{mode}-{optimizer}-{round(100 * level)}"
-                found[name] = Case(
+                found[f"spred-{mode}-{optimizer}-{round(100 * level)}"] = Case(
                     "resnet18-grey",
                     SPRED.format(mode=mode, optimizer=optimizer),
                     (16,),
                     train=_spred(mode, optimizer, level),
-                    steps=filters_beside_weights if name == STEPS_WITH else None,
                 )
     for name, pattern in (("resnet18", PSD1_P16), ("mobilenet_v2", None), ("shufflenet", None)):
         found[f"equal-{name}"] = Case(

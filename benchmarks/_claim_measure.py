@@ -23,8 +23,9 @@ class Pace:
     """How long things may take.
 
     Attributes:
-        images: to learn from; epochs: over them, in batches of batch_size, where a network is
-            trained; amp: what its forward passes are computed in, None for float32.
+        images: to learn from, and the most to test on, where a network is trained.
+        epochs, batch_size: over them.
+        amp: what forward passes are computed in then; None for float32.
         budget_s, seconds: of a plan, and of a comparison.
         compile_s: for torch.compile, on each side; None: it is not tried.
     """

@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks._claim_measure import Pace, masks_of
 from sparse_ops._files import replacing
-from sparse_ops.data import Dataset, Split
+from sparse_ops.data import Dataset
 from sparse_ops.masks import Masks, sparsity
 from sparse_ops.training import Cosine, Dense, Predefined, SparsityMethod, Spred, evaluate, fit
 from sparse_ops.training.optimizers import MakeOptimizer
@@ -34,9 +34,12 @@ FINE_TUNE = 1
 
 
 def few(data: Dataset, images: int) -> Dataset:
-    """The first images of the training split; the test split as it is."""
-    split = data.train
-    return replace(data, train=Split(split.images[:images], split.labels[:images]))
+    """The first images of the training split, and at most as many of the test split."""
+    train, test = (
+        replace(split, images=split.images[:images], labels=split.labels[:images])
+        for split in (data.train, data.test)
+    )
+    return replace(data, train=train, test=test)
 
 
 def spred(

@@ -24,7 +24,9 @@ def claims(
     ] = False,
     data: Annotated[str, typer.Option(help="Images to learn from.")] = "fashion-mnist-subset",
     folder: Annotated[Path | None, typer.Option(help="Where they are.")] = None,
-    images: Annotated[int, typer.Option(help="How many of them.")] = 4000,
+    images: Annotated[
+        int, typer.Option(help="How many of them; at most as many to test on.")
+    ] = 4000,
     epochs: Annotated[int, typer.Option(help="Passes over them.")] = 2,
     batch_size: Annotated[int, typer.Option(help="Of training.")] = 128,
     amp: Annotated[str | None, typer.Option(help="Train in bfloat16; default: float32.")] = None,
@@ -64,7 +66,7 @@ def claims(
         train_only=train_only,
         data=data,
         folder=folder,
-        command=" ".join(["sparse-ops", *sys.argv[1:]]),
+        command=" ".join(["sparse-ops", *_without_folders(sys.argv[1:])]),
         say=typer.echo,
     )
     if train_only:
@@ -72,6 +74,19 @@ def claims(
         return
     Console().print(_table(found))
     typer.echo(f"wrote {target}")
+
+
+def _without_folders(arguments: list[str]) -> list[str]:
+    """Where files lie changes no figure, and is another place on another machine."""
+    folders = ("--out", "--work", "--folder")
+    kept = []
+    words = iter(arguments)
+    for word in words:
+        if word in folders:
+            next(words, None)
+        elif not word.startswith(tuple(f"{name}=" for name in folders)):
+            kept.append(word)
+    return kept
 
 
 def _program() -> Any:
