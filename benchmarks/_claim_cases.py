@@ -13,6 +13,7 @@ from benchmarks import _claim_masks as masks_
 from benchmarks import _claim_training as training
 from benchmarks._claim_masks import MakeMasks
 from benchmarks._claim_measure import Pace
+from benchmarks._claim_steps import filters_beside_weights
 from sparse_ops import models
 from sparse_ops.data import Dataset
 from sparse_ops.masks import Masks
@@ -33,6 +34,7 @@ class Case:
         masked: how the masks came about, in words.
         batches: at which it is measured, the first of them as the claim has it.
         train: makes the network and its masks from images.
+        steps: measures what training takes.
     """
 
     network: str
@@ -40,6 +42,7 @@ class Case:
     batches: tuple[int, ...] = (1, 16)
     masks: MakeMasks | None = None
     train: Callable[[Callable[[], nn.Module], Dataset, Pace, Path], Made] | None = None
+    steps: Callable[[Callable[[], nn.Module], tuple[int, ...], Pace], dict[str, Any]] | None = None
 
 
 def as_large_as(macs: int, shape: tuple[int, ...]) -> nn.Module:
@@ -92,6 +95,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 ERK = "random, layer densities by ERK: the trained masks are not published"
+# What a step of training takes is the same at all levels, and is measured with this one.
+STEPS_WITH = "levels-weight-80"
 SPRED = "by spred on Fashion-MNIST, {mode}s removed after training with {optimizer}"
 
 
@@ -116,6 +121,15 @@ def _cases() -> dict[str, Case]:
             masks_.by_totals(85_939 / 2_207_680, 14_339_101 / 97_811_968),
         ),
     }
+    for mode in ("filter", "weight"):
+        for level in training.LEVELS:
+            name = f"levels-{mode}-{round(100 * level)}"
+            found[name] = Case(
+                "resnet18",
+                f"the smallest {mode}s of each layer removed, not trained",
+                masks=masks_.smallest(mode, level),
+                steps=filters_beside_weights if name == STEPS_WITH else None,
+            )
     for network in ("resnet32", "vgg19"):
         for percent in (90, 98, 99.5):
             made = masks_.erk(percent / 100)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sparse_ops.masks import Masks, apply_, prunable
 from sparse_ops.patterns import Periodic
-from sparse_ops.training import Predefined
+from sparse_ops.training import Predefined, Spred
 
 MakeMasks = Callable[[nn.Module, Tensor], Masks]
 
@@ -20,6 +20,20 @@ def on_pattern(pattern: Periodic) -> MakeMasks:
 
     def make(model: nn.Module, example: Tensor) -> Masks:
         method = Predefined(pattern)
+        method.prepare(model)
+        return method.finalize(model)
+
+    return make
+
+
+def smallest(mode: str, level: float) -> MakeMasks:
+    """The smallest filters, channels or weights of each layer, BatchNorm's behind filters too.
+
+    Which of them go changes no time, so that nothing has to be trained for that.
+    """
+
+    def make(model: nn.Module, example: Tensor) -> Masks:
+        method = Spred(level, mode, gate="none")
         method.prepare(model)
         return method.finalize(model)
 

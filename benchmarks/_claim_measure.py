@@ -23,13 +23,17 @@ class Pace:
     """How long things may take.
 
     Attributes:
-        images: to learn from; epochs: over them, where a network is trained.
+        images: to learn from, and the most to test on, where a network is trained.
+        epochs, batch_size: over them.
+        amp: what forward passes are computed in then; None for float32.
         budget_s, seconds: of a plan, and of a comparison.
         compile_s: for torch.compile, on each side; None: it is not tried.
     """
 
     images: int = 4000
     epochs: int = 2
+    batch_size: int = 128
+    amp: str | None = None
     budget_s: float = 60.0
     seconds: float = 4.0
     compile_s: float | None = 60.0

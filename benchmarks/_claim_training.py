@@ -1,7 +1,11 @@
-"""The networks of the claims that have to be trained first; runs go on from what is in a folder."""
+"""The networks of the claims that have to be trained first; runs go on from what is in a folder.
+
+No seconds are kept: trainings take hours, and are done when the machine is busy anyway. What a step
+of training takes is measured by turns (`_claim_steps.py`).
+"""
 
 import copy
-import time
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,7 +16,8 @@ import torch
 from torch import nn
 
 from benchmarks._claim_measure import Pace, masks_of
-from sparse_ops.data import Dataset, Split
+from sparse_ops._files import replacing
+from sparse_ops.data import Dataset
 from sparse_ops.masks import Masks, sparsity
 from sparse_ops.training import Cosine, Dense, Predefined, SparsityMethod, Spred, evaluate, fit
 from sparse_ops.training.optimizers import MakeOptimizer
@@ -29,9 +34,12 @@ FINE_TUNE = 1
 
 
 def few(data: Dataset, images: int) -> Dataset:
-    """The first images of the training split; the test split as it is."""
-    split = data.train
-    return replace(data, train=Split(split.images[:images], split.labels[:images]))
+    """The first images of the training split, and at most as many of the test split."""
+    train, test = (
+        replace(split, images=split.images[:images], labels=split.labels[:images])
+        for split in (data.train, data.test)
+    )
+    return replace(data, train=train, test=test)
 
 
 def spred(
@@ -49,12 +57,12 @@ def spred(
     torch.manual_seed(0)
     model, make = build(), OPTIMIZERS[optimizer]
     name = f"spred-{mode}-{optimizer}"
-    first = _train(model, Spred(0.0, mode), data, pace.epochs, make, work / f"{name}.pt")
+    _train(model, Spred(0.0, mode), data, pace, pace.epochs, make, work / f"{name}.pt")
     model = copy.deepcopy(model)
     method = Spred(level, mode, fine_tune=FINE_TUNE)
     path = work / f"{name}-{round(100 * level)}.pt"
-    more = _train(model, method, data, 1 + FINE_TUNE, make, path)
-    return _outcome(model, more, data, first["seconds"])
+    masks = _train(model, method, data, pace, 1 + FINE_TUNE, make, path)
+    return _outcome(model, masks, data, path)
 
 
 def predefined(
@@ -70,51 +78,49 @@ def predefined(
     model = build()
     method = Dense() if pattern is None else Predefined(pattern)
     path = work / f"{name}.pt"
-    done = _train(model, method, data, 3 * pace.epochs, OPTIMIZERS["sgd"], path)
-    return _outcome(model, done, data, 0.0)
+    masks = _train(model, method, data, pace, 3 * pace.epochs, OPTIMIZERS["sgd"], path)
+    return _outcome(model, masks, data, path)
 
 
 def _train(
     model: nn.Module,
     method: SparsityMethod,
     data: Dataset,
+    pace: Pace,
     epochs: int,
     make: MakeOptimizer,
     path: Path,
-) -> dict[str, Any]:
-    """Trains, or takes up what was trained; the seconds are those of the first time."""
+) -> Masks:
+    """Trains, or takes up what was trained."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    clock = path.with_suffix(".seconds")
-    begin = time.perf_counter()
-    masks = fit(
+    return fit(
         model,
         data,
         method,
         epochs=epochs,
         optimizer=make,
         schedule=Cosine(),
+        batch_size=pace.batch_size,
+        amp=pace.amp,
         checkpoint=path,
         progress=False,
     )
-    if not clock.is_file():
-        clock.write_text(f"{time.perf_counter() - begin}\n", encoding="utf-8")
-    return {"masks": masks, "seconds": float(clock.read_text(encoding="utf-8"))}
 
 
 def _outcome(
-    model: nn.Module, done: dict[str, Any], data: Dataset, before: float
+    model: nn.Module, found: Masks, data: Dataset, path: Path
 ) -> tuple[nn.Module, Masks, dict[str, Any]]:
-    masks = masks_of(model, done["masks"])
-    found = evaluate(model, data.test)
-    return (
-        model,
-        masks,
-        {
-            "accuracy": found.top1,
-            "train_seconds": before + done["seconds"],
+    """Tested once: what came of it lies beside the checkpoint."""
+    masks = masks_of(model, found)
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        about = {
+            "accuracy": evaluate(model, data.test).top1,
             "data": data.name,
             "images": len(data.train),
             "tested": len(data.test),
             "sparsity": sparsity(masks),
-        },
-    )
+        }
+        with replacing(beside) as temporary:
+            temporary.write_text(json.dumps(about) + "\n", encoding="utf-8")
+    return model, masks, json.loads(beside.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from functools import cache
 from statistics import mean
 from typing import Any
 
+from benchmarks._claim_cases import STEPS_WITH
 from benchmarks._claim_finding import (
     HOLDS,
     NOT_HERE,
@@ -23,7 +24,7 @@ Rows = dict[str, dict[str, Any]]
 
 def judge(rows: Rows) -> list[Finding]:
     """All findings that the rows, by "case@batch", are enough for; and what cannot be tested."""
-    found = [*_psconv(rows), *_equal_flops(rows), *_spred(rows), *_sabr(rows)]
+    found = [*_psconv(rows), *_equal_flops(rows), *_levels(rows), *_spred(rows), *_sabr(rows)]
     return [*found, *_hypersparse(rows), *_gsm(rows), *_hardware(rows), *_not_here()]
 
 
@@ -70,7 +71,7 @@ def _equal_flops(rows: Rows) -> Iterator[Finding]:
                 continue
             keys = (key, f"equal-{other}@{ours['batch']}")
             macs = f"{ours['kept_macs'] / 1e6:.1f} M against {theirs['kept_macs'] / 1e6:.1f} M MACs"
-            trained = f"{ours['images']} images of {ours['data']}, one seed"
+            trained = _learned(ours)
             claim = f"ResNet18 under PSD1_P16 is more accurate than {other} of as many operations"
             points = 100 * (ours["accuracy"] - theirs["accuracy"])
             if ours["batch"] == 1:
@@ -85,6 +86,51 @@ def _equal_flops(rows: Rows) -> Iterator[Finding]:
             )
 
 
+def _levels(rows: Rows) -> Iterator[Finding]:
+    """Time and memory of ResNet18 at the four levels, which need no training."""
+    for batch in (1, 16):
+        mine, others = (
+            {
+                level: rows[key]
+                for level in LEVELS
+                if (key := f"levels-{mode}-{round(100 * level)}@{batch}") in rows
+            }
+            for mode in ("filter", "weight")
+        )
+        if len(mine) < len(LEVELS):
+            continue
+        keys = tuple(f"levels-filter-{round(100 * level)}@{batch}" for level in LEVELS)
+        yield _saved("whole filters removed take up to 25 % off the time", mine, keys, batch)
+        if len(others) < len(LEVELS):
+            continue
+        pairs = {level: (mine[level], others[level]) for level in LEVELS}
+        keys = (f"levels-filter-80@{batch}", f"levels-weight-80@{batch}")
+        for quantity in ("inference time", "bytes in memory"):
+            yield _beside(quantity, pairs, keys, f"batch {batch}: ")
+
+
+def _saved(
+    claim: str, mine: dict[float, dict[str, Any]], keys: tuple[str, ...], batch: int
+) -> Finding:
+    """How much of the dense time the four levels take off, by the best of them."""
+    saved = {level: 100 * (1 - 1 / r["speedup"]) for level, r in mine.items()}
+    best = max(saved, key=lambda level: saved[level])
+    return Finding(
+        SPRED,
+        claim,
+        "time saved",
+        "%",
+        25.0,
+        saved[best],
+        100 * (1 - 1 / mine[best]["low"]),
+        100 * (1 - 1 / mine[best]["high"]),
+        HOLDS if saved[best] >= 25 else SHORT,
+        f"batch {batch}, at "
+        + ", ".join(f"{level:.0%}: {percent:.0f} %" for level, percent in saved.items()),
+        keys,
+    )
+
+
 def _spred(rows: Rows) -> Iterator[Finding]:
     def row(mode: str, optimizer: str, level: float) -> dict[str, Any] | None:
         return rows.get(f"spred-{mode}-{optimizer}-{round(100 * level)}@16")
@@ -94,22 +140,10 @@ def _spred(rows: Rows) -> Iterator[Finding]:
         mine = {level: found for level in LEVELS if (found := row("filter", optimizer, level))}
         if len(mine) < len(LEVELS):
             continue
-        saved = {level: 100 * (1 - 1 / r["speedup"]) for level, r in mine.items()}
-        best = max(saved, key=lambda level: saved[level])
         means[optimizer] = mean(r["accuracy"] for r in mine.values())
-        yield Finding(
-            SPRED,
-            f"whole filters removed (trained with {optimizer}) take up to 25 % off the time",
-            "time saved",
-            "%",
-            25.0,
-            saved[best],
-            100 * (1 - 1 / mine[best]["low"]),
-            100 * (1 - 1 / mine[best]["high"]),
-            HOLDS if saved[best] >= 25 else SHORT,
-            "at " + ", ".join(f"{level:.0%}: {percent:.0f} %" for level, percent in saved.items()),
-            tuple(f"spred-filter-{optimizer}-{round(100 * level)}@16" for level in LEVELS),
-        )
+        claim = f"whole filters removed (trained with {optimizer}) take up to 25 % off the time"
+        keys = tuple(f"spred-filter-{optimizer}-{round(100 * level)}@16" for level in LEVELS)
+        yield _saved(claim, mine, keys, 16)
     if len(means) == len(OPTIMIZERS):
         others = max(value for name, value in means.items() if name != "adagrad")
         why = ", ".join(f"{name} {100 * value:.2f} %" for name, value in means.items())
@@ -117,15 +151,21 @@ def _spred(rows: Rows) -> Iterator[Finding]:
         lead = 100 * (means["adagrad"] - others)
         claim = "Adagrad is the best of the four optimizers, over the four levels"
         yield order_finding(
-            SPRED, claim, "accuracy", "points", lead, f"mean top-1: {why}; one seed", keys
+            SPRED,
+            claim,
+            "accuracy",
+            "points",
+            lead,
+            f"mean top-1: {why}; {_learned(rows[keys[0]])}",
+            keys,
         )
     yield from _structured(row)
+    yield from _training_time(rows)
 
 
 # quantity -> unit, and by how much the structured network is ahead of the unstructured one.
 AHEAD: dict[str, tuple[str, Callable[[dict, dict], float], float]] = {
     "accuracy": ("points", lambda s, u: 100 * (s["accuracy"] - u["accuracy"]), 0.0),
-    "training time": ("×", lambda s, u: u["train_seconds"] / s["train_seconds"], 1.0),
     "inference time": ("×", lambda s, u: s["speedup"] / u["speedup"], 1.0),
     "bytes in memory": (
         "×",
@@ -140,14 +180,52 @@ def _structured(row: Callable[[str, str, float], dict[str, Any] | None]) -> Iter
     whole = {level: (s, u) for level, (s, u) in pairs.items() if s is not None and u is not None}
     if 0.8 not in whole:
         return
-    for quantity, (unit, ahead, equal) in AHEAD.items():
-        figures = {level: ahead(s, u) for level, (s, u) in whole.items()}
-        each = ", ".join(f"{level:.0%}: {figure:.2f} {unit}" for level, figure in figures.items())
-        keys = ("spred-filter-sgd-80@16", "spred-weight-sgd-80@16")
-        claim = f"at 80 % whole filters removed beat single weights removed in {quantity}"
-        yield order_finding(
-            SPRED, claim, quantity, unit, figures[0.8], f"at {each}; one seed", keys, equal
-        )
+    keys = ("spred-filter-sgd-80@16", "spred-weight-sgd-80@16")
+    for quantity in AHEAD:
+        yield _beside(quantity, whole, keys, f"{_learned(whole[0.8][0])}: ")
+
+
+def _beside(
+    quantity: str,
+    pairs: dict[float, tuple[dict[str, Any], dict[str, Any]]],
+    keys: tuple[str, ...],
+    about: str,
+) -> Finding:
+    """By how much whole filters are ahead of single weights at 80 %; the other levels in words."""
+    unit, ahead, equal = AHEAD[quantity]
+    figures = {level: ahead(s, u) for level, (s, u) in pairs.items()}
+    each = ", ".join(f"{level:.0%}: {figure:.2f} {unit}" for level, figure in figures.items())
+    claim = f"at 80 % whole filters removed beat single weights removed in {quantity}"
+    why = f"{about}at {each}"
+    return order_finding(SPRED, claim, quantity, unit, figures[0.8], why, keys, equal)
+
+
+def _training_time(rows: Rows) -> Iterator[Finding]:
+    key = f"{STEPS_WITH}@1"
+    steps = rows.get(key, {}).get("steps")
+    if steps is None:
+        return
+    why = (
+        f"a step of {steps['batch']} images, by turns: {steps['filter_ms']:.0f} ms for whole "
+        f"filters, {steps['weight_ms']:.0f} ms for single weights"
+    )
+    yield Finding(
+        SPRED,
+        "whole filters removed beat single weights removed in training time",
+        "training time",
+        "×",
+        None,
+        steps["ratio"],
+        steps["low"],
+        steps["high"],
+        HOLDS if steps["low"] > 1 else SHORT,
+        why,
+        (key,),
+    )
+
+
+def _learned(row: dict[str, Any]) -> str:
+    return f"{row['images']:,} images of {row['data']}, one seed"
 
 
 def _sabr(rows: Rows) -> Iterator[Finding]:
@@ -190,7 +268,7 @@ def _hardware(rows: Rows) -> Iterator[Finding]:
     single = {
         key: row
         for key, row in rows.items()
-        if key.startswith(("hypersparse-", "gsm-", "sabr-", "spred-weight-"))
+        if key.startswith(("hypersparse-", "gsm-", "sabr-", "spred-weight-", "levels-weight-"))
     }
     if not single:
         return

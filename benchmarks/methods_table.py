@@ -159,7 +159,8 @@ def _published(done: list[Experiment]) -> list[str]:
             f"{source.published[experiment.published]:.2f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    # A recipe may be the source of several experiments.
+    return list(dict.fromkeys(lines))
 
 
 def dense_of(experiment: Experiment, runs: dict[str, list[dict[str, Any]]]) -> list[float]:

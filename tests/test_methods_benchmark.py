@@ -221,6 +221,12 @@ def test_the_table_has_means_and_spreads_of_the_test_images_only():
     assert "spred" not in published
 
 
+def test_what_was_published_is_told_once_for_all_lengths_of_a_recipe():
+    runs = [run_of(f"{length}-gsm", 0, 0.9, 0.9) for length in ("unshortened", "lenet300")]
+    _, published = table_of(runs).split("### Published")
+    assert published.count("| GSM, then one cut | LeNet-300-100 | MNIST |") == 1
+
+
 def test_what_was_published_of_sabr_is_of_test_images():
     """99.96 % is of the base, on validation images."""
     text = table_of([run_of("sabr", 0, 0.9, 0.9)])

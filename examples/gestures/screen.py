@@ -49,7 +49,8 @@ def _panel(
     sure = best >= wanted
     _write(panel, classes[seen.label], 10, 28, 0.65, MARK if sure else FAINT)
     _write(panel, f"{best:.0%}" + ("" if sure else f", below {wanted:.0%}"), 10, 50)
-    reference = cv2.resize(pictures[seen.label], (96, 96), interpolation=cv2.INTER_AREA)
+    # Pictures are of the size that the network learned from, mostly smaller.
+    reference = cv2.resize(pictures[seen.label], (96, 96), interpolation=cv2.INTER_CUBIC)
     panel[62:158, 10:106] = reference[:, :, ::-1]
     _write(panel, "reference", 114, 76, 0.4, FAINT)
     if rendered:

@@ -19,10 +19,17 @@ def claims(
     only: Annotated[
         list[str] | None, typer.Option(help="Beginnings of cases, such as sabr; repeatable.")
     ] = None,
+    train_only: Annotated[
+        bool, typer.Option(help="Only train what has to be; needs no quiet machine.")
+    ] = False,
     data: Annotated[str, typer.Option(help="Images to learn from.")] = "fashion-mnist-subset",
     folder: Annotated[Path | None, typer.Option(help="Where they are.")] = None,
-    images: Annotated[int, typer.Option(help="How many of them.")] = 4000,
+    images: Annotated[
+        int, typer.Option(help="How many of them; at most as many to test on.")
+    ] = 4000,
     epochs: Annotated[int, typer.Option(help="Passes over them.")] = 2,
+    batch_size: Annotated[int, typer.Option(help="Of training.")] = 128,
+    amp: Annotated[str | None, typer.Option(help="Train in bfloat16; default: float32.")] = None,
     budget: Annotated[float, typer.Option(help="Seconds for each plan.")] = 60.0,
     seconds: Annotated[float, typer.Option(help="Seconds for each comparison.")] = 4.0,
     compile: Annotated[bool, typer.Option(help="Also try torch.compile, on both sides.")] = True,
@@ -36,13 +43,17 @@ def claims(
     from rich.console import Console
 
     program = _program()
-    for name, value in (("images", images), ("epochs", epochs), ("threads", threads or 1)):
+    counts = {"images": images, "epochs": epochs, "batch-size": batch_size}
+    for name, value in (counts | {"threads": threads or 1}).items():
         if value < 1:
             raise UserError(f"--{name} must be at least 1, got {value}")
+    if amp not in (None, "bfloat16"):
+        raise UserError(f"--amp must be bfloat16, got {amp}")
     for name, amount in (("budget", budget), ("seconds", seconds)):
         if not amount > 0:
             raise UserError(f"--{name} must be above 0, got {amount}")
-    pace = program.Pace(images, epochs, budget, seconds, 60.0 if compile else None)
+    compile_s = 60.0 if compile else None
+    pace = program.Pace(images, epochs, batch_size, amp, budget, seconds, compile_s)
     target = program.RESULTS if out is None else out
     check_can_write(target)
     if threads is not None:
@@ -52,13 +63,30 @@ def claims(
         work,
         pace,
         only=only or (),
+        train_only=train_only,
         data=data,
         folder=folder,
-        command=" ".join(["sparse-ops", *sys.argv[1:]]),
+        command=" ".join(["sparse-ops", *_without_folders(sys.argv[1:])]),
         say=typer.echo,
     )
+    if train_only:
+        typer.echo(f"trained what has to be, in {work}; without --train-only it is measured")
+        return
     Console().print(_table(found))
     typer.echo(f"wrote {target}")
+
+
+def _without_folders(arguments: list[str]) -> list[str]:
+    """Where files lie changes no figure, and is another place on another machine."""
+    folders = ("--out", "--work", "--folder")
+    kept = []
+    words = iter(arguments)
+    for word in words:
+        if word in folders:
+            next(words, None)
+        elif not word.startswith(tuple(f"{name}=" for name in folders)):
+            kept.append(word)
+    return kept
 
 
 def _program() -> Any:

@@ -1,5 +1,6 @@
 """The report as one page: no script, nothing from a network, for phones and for the dark too."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -24,6 +25,9 @@ SECTIONS = {
 }
 # A section of more figures is opened by whoever wants them.
 MANY = 16
+# What a column of amounts holds: a number with its unit, and between which two it lies; or a dash.
+_NUMBER = r"-?\d[\d.,×e+-]*"
+_AMOUNT = re.compile(rf"(–|{_NUMBER}( ?[%×M]| points)?( \({_NUMBER} to {_NUMBER}\))?)?")
 VERDICTS = {"holds": "good", "falls short": "bad", "refuted": "bad"}
 
 
@@ -120,13 +124,23 @@ def table(
         cards: whether its rows stand one below the other on a phone, instead.
     """
 
+    rows, right = list(rows), ' class="n"'
+    amounts = {
+        column
+        for column in range(len(head))
+        if all(_AMOUNT.fullmatch(row[column]) for row in rows)
+        and any(row[column].strip("–") for row in rows)
+    }
+
     def cell(column: int, words: str) -> str:
-        plain = words.replace("×", "").replace("%", "").replace(",", "").strip(" –-M")
-        kind = ' class="n"' if plain.replace(".", "", 1).isdigit() else ""
+        kind = right if column in amounts else ""
         name = f' data-name="{escape(head[column])}"' if cards else ""
         return f"<td{kind}{name}>{words if column in raw else escape(words)}</td>"
 
-    top = "".join(f"<th>{escape(words)}</th>" for words in head)
+    top = "".join(
+        f"<th{right if column in amounts else ''}>{escape(words)}</th>"
+        for column, words in enumerate(head)
+    )
     lines = ("".join(cell(c, words) for c, words in enumerate(row)) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     inner = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"

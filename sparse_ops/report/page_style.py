@@ -27,10 +27,12 @@ details{font-size:.85rem;margin-top:6px}
 summary{cursor:pointer;color:var(--s0)}
 .wide{overflow-x:auto;margin-top:8px}
 .card{margin:12px 0}
+.cards td:first-child{min-width:11rem}
 table{border-collapse:collapse;font-size:.85rem}
 th,td{text-align:left;padding:4px 10px 4px 0;border-bottom:1px solid var(--grid)}
 th,td{vertical-align:top;overflow-wrap:normal}
-td.n{text-align:right;white-space:nowrap}
+th.n,td.n{text-align:right}
+td.n{white-space:nowrap}
 .good{color:var(--good)}
 .bad{color:var(--bad)}
 code{font-size:.85em;overflow-wrap:anywhere}

@@ -14,7 +14,7 @@ import sparse_ops as so
 from sparse_ops.report.chart import Bars, Chart, Series, extent, number, ticks
 from sparse_ops.report.drawings import figures
 from sparse_ops.report.evidence import Evidence
-from sparse_ops.report.page import page
+from sparse_ops.report.page import page, table
 from sparse_ops.report.reading import gather
 from sparse_ops.report.svg import svg
 from tests.cli.running import run
@@ -149,6 +149,21 @@ def test_the_page_stands_alone_and_is_well_formed(runs):
         assert needed in text
     # What files say is text, whatever is in it.
     assert "<b>1.6 times as fast</b>" in reader.text and "a & b" in reader.text
+
+
+def test_columns_of_amounts_stand_to_the_right_with_their_heads():
+    head = ("claim", "claimed", "here", "none of them")
+    rows = [
+        ("10 × smaller", "5.6 ×", "2 × (1.8 to 2.2)", "–"),
+        ("6", "–", "-0.4 points", "–"),
+        ("seven", "11,808", "", "–"),
+    ]
+    found = table(head, rows)
+    amounts = re.findall(r'<(t[hd]) class="n">([^<]*)', found)
+    heads = [words for kind, words in amounts if kind == "th"]
+    cells = [words for kind, words in amounts if kind == "td"]
+    assert heads == ["claimed", "here"]
+    assert cells == ["5.6 ×", "2 × (1.8 to 2.2)", "–", "-0.4 points", "11,808", ""]
 
 
 def test_every_figure_has_its_numbers_in_text_and_its_source(runs):
