@@ -46,17 +46,17 @@ double multiply(const Transform& transform, const double (&g)[3][3], int64_t ste
 void check(const RowSparseKernels& kernels, const Transform& transform, int64_t tiles) {
   const int64_t side = transform.side, points = side + 2;
   const int64_t columns = side * tiles + 2, line = columns * kLanes, step = tiles * kLanes;
-  const int64_t out_line = side * tiles * kLanes;
-  Floats x(points * line), positions(points * points * step, false), bias(kLanes);
-  Floats added(side * out_line), out(side * out_line, false);
   WinogradWork work = {};
   work.side = side;
   work.tiles = tiles;
   work.position_step = step;
   work.lines = side - below(2);
   work.width = side * tiles - below(side);
-  work.out_line = work.added_line = out_line;
+  // No further than the output reaches, so that what is written beyond it shows.
+  const int64_t out_line = work.out_line = work.added_line = work.width * kLanes;
   work.activation = any_activation();
+  Floats x(points * line), positions(points * points * step, false), bias(kLanes);
+  Floats added(work.lines * out_line), out(work.lines * out_line, false);
   double g[3][3], most = 0;
   for (auto& row : g)
     for (double& each : row) each = number();
