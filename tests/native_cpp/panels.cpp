@@ -12,12 +12,18 @@ std::vector<int32_t> at_each(const std::vector<int32_t>& offsets,
   return result;
 }
 
+// As many as tiles of vectors, and beside that.
+constexpr int64_t kPositions[] = {1, 15, 16, 57, 130, 257};
+// By which tiles are chosen; the first five are enough where the code is the same for all.
+constexpr int64_t kWidths[] = {1, 2, 7, 16, 19, 4, 5, 8, 14, 17};
+constexpr int64_t kHeights[] = {1, 2, 3, 4, 5, 8};
+
 }  // namespace
 
 void test_rows(const RowSparseKernels& kernels) {
   for (int rows = 1; rows <= kernels.max_rows; rows *= 2)
-    for (const auto [k, positions, biased] :
-         pairwise<3>({kLengths, {1, 15, 16, 57, 130, 257}, {0, 1}})) {
+    over({6, 6}, [&](int64_t length, int64_t size) {
+      const int64_t k = kLengths[length], positions = kPositions[size], biased = below(2);
       const int64_t columns = 9, ld = (positions + 15) / 16 * 16 + 16;
       const Activation activation = any_activation();
       const auto offsets = places(columns, 50), which = places(k, columns);
@@ -33,14 +39,15 @@ void test_rows(const RowSparseKernels& kernels) {
           if (biased) exact.plus(bias[r]);
           compare("rows", out[r * ld + p], exact, activation);
         }
-    }
+    });
 }
 
 void test_blocked(const RowSparseKernels& kernels) {
   for (const int64_t stride : {1, 2})
-    for (const auto [rows, k, width, adds] :
-         pairwise<4>({up_to(kernels.max_rows), kLengths, {1, 2, 7, 16, 19}, {0, 1}})) {
-      const int64_t lines = 1 + below(5), line = (stride * width + 2) * kLanes;
+    over({kernels.max_rows, 10, 5}, [&](int64_t row, int64_t size, int64_t height) {
+      if (row > 0 && size >= 5) return;
+      const int64_t rows = row + 1, width = kWidths[size], k = next_length(), adds = below(2);
+      const int64_t lines = kHeights[height], line = (stride * width + 2) * kLanes;
       const int64_t out_step = (width + 1) * kLanes;
       const auto offsets = places(k, 2 * kLanes, kSpareOffsets);
       Floats panel(line * (lines + 2) + 2 * kLanes), weights(k * rows);
@@ -75,14 +82,14 @@ void test_blocked(const RowSparseKernels& kernels) {
           if (work.added[r]) exact.plus(added[r][at]);
           compare("blocked", out[r][at], exact, work.activation);
         });
-    }
+    });
 }
 
 void test_channels(const RowSparseKernels& kernels) {
   for (const int64_t pixel : {int64_t{1}, int64_t{3}, kLanes, 2 * kLanes})
-    for (const auto [units, k, width] :
-         pairwise<3>({up_to(kernels.max_units), kLengths, {1, 2, 5, 14, 17}})) {
-      const int64_t lines = 1 + below(5), images = 1 + below(3);
+    over({kernels.max_units, 10, 6}, [&](int64_t unit_at, int64_t size, int64_t height) {
+      const int64_t units = unit_at + 1, width = kWidths[size], k = next_length();
+      const int64_t lines = kHeights[height], images = 1 + below(2);
       const int64_t line = width * pixel + 5, image = line * (lines + 1);
       const auto offsets = places(k, 20, 1);
       const int64_t out_line = width * kLanes, out_image = lines * out_line;
@@ -115,7 +122,7 @@ void test_channels(const RowSparseKernels& kernels) {
           compare("channels", out[u * unit + n * out_image + l * out_line + p * kLanes + i], exact,
                   work.activation);
         });
-    }
+    });
 }
 
 void test_dots(const RowSparseKernels& kernels) {

@@ -54,8 +54,9 @@ void test_tiles(const RowSparseKernels& kernels) {
 }
 
 void test_depthwise(const RowSparseKernels& kernels) {
-  for (const auto [taps, steps, width] : pairwise<3>({{1, 9, 25}, {1, 2, 3}, {1, 5, 14, 29}})) {
-    const int64_t pixel = steps * kLanes, lines = 3;
+  const int64_t all_taps[] = {1, 9, 25};
+  over({3, 3, 29}, [&](int64_t count, int64_t steps, int64_t size) {
+    const int64_t taps = all_taps[count], pixel = (steps + 1) * kLanes, width = size + 1, lines = 2;
     const int64_t line = (width + 2) * pixel, out_line = width * kLanes;
     auto offsets = places(taps, 2);
     for (int32_t& each : offsets) each *= kLanes;
@@ -83,7 +84,7 @@ void test_depthwise(const RowSparseKernels& kernels) {
       if (work.added) exact.plus(added[at]);
       compare("depthwise", out[at], exact, work.activation);
     });
-  }
+  });
 }
 
 }  // namespace checking
