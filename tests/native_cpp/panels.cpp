@@ -13,7 +13,7 @@ std::vector<int32_t> at_each(const std::vector<int32_t>& offsets,
 }
 
 // As many as tiles of vectors, and beside that.
-constexpr int64_t kPositions[] = {1, 15, 16, 57, 130, 257};
+constexpr int64_t kPositions[] = {1, 15, 16, 57, 130, 160, 257};
 // By which tiles are chosen; the first five are enough where the code is the same for all.
 constexpr int64_t kWidths[] = {1, 2, 7, 16, 19, 4, 5, 8, 14, 17};
 constexpr int64_t kHeights[] = {1, 2, 3, 4, 5, 8};
@@ -22,7 +22,7 @@ constexpr int64_t kHeights[] = {1, 2, 3, 4, 5, 8};
 
 void test_rows(const RowSparseKernels& kernels) {
   for (int rows = 1; rows <= kernels.max_rows; rows *= 2)
-    over({6, 6}, [&](int64_t length, int64_t size) {
+    over({6, 7}, [&](int64_t length, int64_t size) {
       const int64_t k = kLengths[length], positions = kPositions[size], biased = below(2);
       const int64_t columns = 9, ld = (positions + 15) / 16 * 16 + 16;
       const Activation activation = any_activation();
@@ -87,9 +87,10 @@ void test_blocked(const RowSparseKernels& kernels) {
 
 void test_channels(const RowSparseKernels& kernels) {
   for (const int64_t pixel : {int64_t{1}, int64_t{3}, kLanes, 2 * kLanes})
-    over({kernels.max_units, 10, 6}, [&](int64_t unit_at, int64_t size, int64_t height) {
+    over({kernels.max_units, 10, 6, 2}, [&](int64_t unit_at, int64_t size, int64_t height,
+                                            int64_t more) {
       const int64_t units = unit_at + 1, width = kWidths[size], k = next_length();
-      const int64_t lines = kHeights[height], images = 1 + below(2);
+      const int64_t lines = kHeights[height], images = 1 + 2 * more;
       const int64_t line = width * pixel + 5, image = line * (lines + 1);
       const auto offsets = places(k, 20, 1);
       const int64_t out_line = width * kLanes, out_image = lines * out_line;
