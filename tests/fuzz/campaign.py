@@ -24,8 +24,10 @@ from tests.fuzz.shrinking import shrunk
 
 # Cases of one child, a fork of some milliseconds: what leaks goes with it.
 CASES = 1000
-# Longer than any case takes; where there is no end, the child is stopped.
+# More of a processor than any case takes; where there is no end, the child is stopped.
 SECONDS_OF_A_CASE = 120.0
+# In so long a case that does anything has used this much, whatever else the machine does.
+SECONDS_OF_SILENCE, LEAST_USED = 120.0, 0.05
 SECONDS_TO_SHRINK = 90.0
 MOST_MEMORY = 8 << 30
 
@@ -130,17 +132,28 @@ def _in_child(kind: str, cases: Any, seconds: float) -> Iterator[tuple[int, str]
 
 
 def _lines(reading: int, child: int) -> Iterator[Any]:
-    """What a child writes, a line at a time; one that is silent for too long is killed."""
+    """What a child writes, a line at a time; one that waits for ever, or works, is killed."""
     rest = b""
     while True:
-        if not select.select([reading], [], [], SECONDS_OF_A_CASE)[0]:
-            os.kill(child, signal.SIGKILL)
+        begun = used = _processor_seconds(child)
+        while not select.select([reading], [], [], SECONDS_OF_SILENCE)[0]:
+            before, used = used, _processor_seconds(child)
+            if used - before < LEAST_USED or used - begun > SECONDS_OF_A_CASE:
+                os.kill(child, signal.SIGKILL)
+                break
         new = os.read(reading, 1 << 16)
         if not new:
             os.close(reading)
             return
         *lines, rest = (rest + new).split(b"\n")
         yield from map(json.loads, lines)
+
+
+def _processor_seconds(process: int) -> float:
+    """What all threads of a process have used."""
+    # Behind the name, which may hold anything, the twelfth and thirteenth.
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _child(kind: str, cases: Any, seconds: float, writing: int) -> None:

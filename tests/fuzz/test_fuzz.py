@@ -34,6 +34,27 @@ def test_errors_and_crashes_are_found_and_made_small(tmp_path):
         assert each["case"]["way"] == ("dies" if "6" in way else "raises")
 
 
+@pytest.mark.parametrize(
+    ("way", "least_used", "most_used", "expected"),
+    [
+        ("waits", 0.05, 1e9, "failed: no end in 1000000000 s"),
+        ("spins", -1, 0.2, "failed: no end in 0 s"),
+        # Where others have the processor, a case takes long without having used much of it.
+        ("works", -1, 1e9, "None"),
+    ],
+)
+def test_what_waits_for_ever_or_works_for_ever_is_stopped(way, least_used, most_used, expected):
+    code = (
+        "from tests.fuzz import campaign\n"
+        f"campaign.SECONDS_OF_SILENCE, campaign.LEAST_USED = 0.1, {least_used}\n"
+        f"campaign.SECONDS_OF_A_CASE = {most_used}\n"
+        f"print(campaign.failure('planted', {{'numbers': [99], 'way': '{way}'}}))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.stdout.strip() == expected, done.stderr
+
+
 def test_some_cases_of_every_kind(tmp_path):
     report = tmp_path / "report.json"
     done = fuzz("--cases", 5, "--seed", 7, "--found", tmp_path / "found", "--report", report)

@@ -72,12 +72,22 @@ struct Exact {
   double sum = 0, size = 0;
   int64_t terms = 2;
 
-  void add(double weight, double x) {
+  Exact& add(double weight, double x) {
     sum += weight * x;
     size += std::abs(weight * x);
     ++terms;
+    return *this;
   }
+  Exact& plus(double x) { return add(1, x); }
 };
+
+// The sum of k weights, `step` apart, times what stands at the offsets from x on.
+inline Exact products(int64_t k, const float* weights, int64_t step,
+                      const std::vector<int32_t>& offsets, const float* x) {
+  Exact exact;
+  for (int64_t j = 0; j < k; ++j) exact.add(weights[j * step], x[offsets[j]]);
+  return exact;
+}
 
 inline double activated(double v, sparse_ops::Activation activation) {
   using namespace sparse_ops;
@@ -105,14 +115,14 @@ inline double activated(double v, sparse_ops::Activation activation) {
 
 // A float32 sum of n products is off by n 2^-24 of their absolute values, to first order;
 // activations are at most 1.5 steep, and exact to eight roundings.
-inline void compare(const std::string& what, float got, const Exact& exact,
+inline void compare(const char* what, float got, const Exact& exact,
                     sparse_ops::Activation activation = sparse_ops::kNone) {
   const double wanted = activated(exact.sum, activation);
   const double bound =
       1.5 * exact.terms * 0x1p-24 * exact.size + 8 * 0x1p-24 * std::abs(wanted) + 1e-30;
   if (!(std::abs(got - wanted) <= bound))
-    fail(what + ": " + std::to_string(got) + " where " + std::to_string(wanted) + " is right, " +
-         std::to_string(std::abs(got - wanted) / bound) + " times the bound");
+    fail(std::string(what) + ": " + std::to_string(got) + " where " + std::to_string(wanted) +
+         " is right, " + std::to_string(std::abs(got - wanted) / bound) + " times the bound");
 }
 
 inline sparse_ops::Activation any_activation() {
