@@ -46,7 +46,7 @@ def warn_of_tiny(model: nn.Module, masks: Mapping[str, Tensor], threshold: float
             f"sparsity {1 - kept / total:.1%} -> {1 - left / total:.1%}"
         )
     if notes:
-        warnings.warn("; ".join(notes), stacklevel=4)
+        warnings.warn("; ".join(notes), stacklevel=5)
     return notes
 
 
