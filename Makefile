@@ -43,6 +43,7 @@ faults: $(VENV)/ready
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/cpu/*.cpp csrc/cpu/*.h csrc/program/*.cpp csrc/program/*.h
 	$(BIN)/mypy sparse_ops
 	$(BIN)/lint-imports
 

@@ -58,8 +58,8 @@ bool cpu_supports(std::string isa) {
   return true;
 }
 
-// How torch is to call a function of kernels: without them, and with its arguments by value. The list of
-// arguments is the function's own, and the schema is _native.py's.
+// How torch is to call a function of kernels: without them, and with its arguments by value. The
+// list of arguments is the function's own, and the schema is _native.py's.
 template <Kernels K, auto Function>
 struct With;
 template <Kernels K, class R, class... A, R (*Function)(const RowSparseKernels&, A...)>
@@ -67,7 +67,8 @@ struct With<K, Function> {
   static R call(std::decay_t<A>... a) { return Function(checked<K>(), a...); }
 };
 
-// Of a function whose last argument is where to write, or none: what gives a new tensor, and what writes.
+// Of a function whose last argument is where to write, or none: what gives a new tensor, and what
+// writes.
 template <class Arguments, class Others>
 struct Parted;
 template <class... A, size_t... I>
@@ -98,33 +99,30 @@ void poison_programs(bool on) { program::poison_programs(on); }
 
 #define SPARSE_OPS_CALL(name, isa, function) \
   m.impl(name "_" #isa, TORCH_BOX((&With<row_sparse_##isa, function>::call)));
-#define SPARSE_OPS_BOTH(name, isa, function)                                \
-  m.impl(name "_" #isa, TORCH_BOX((kMade<row_sparse_##isa, function>)));    \
+#define SPARSE_OPS_BOTH(name, isa, function)                             \
+  m.impl(name "_" #isa, TORCH_BOX((kMade<row_sparse_##isa, function>))); \
   m.impl(name "_out_" #isa, TORCH_BOX((kWritten<row_sparse_##isa, function>)));
 
-#define SPARSE_OPS_REGISTER(isa)                                                     \
-  SPARSE_OPS_BOTH("periodic_conv2d", isa, row_sparse_conv2d)                         \
-  SPARSE_OPS_BOTH("csr_conv2d", isa, row_sparse_conv2d)                              \
-  SPARSE_OPS_BOTH("channel_pruned_conv2d", isa, channel_pruned_conv2d)               \
-  SPARSE_OPS_BOTH("csr_linear", isa, csr_linear)                                     \
-  SPARSE_OPS_CALL("sparse_conv2d_backward", isa, row_sparse_conv2d_backward)         \
-  SPARSE_OPS_CALL("csr_linear_backward", isa, csr_linear_backward)                   \
-  SPARSE_OPS_CALL("to_blocked", isa, to_blocked)                                     \
-  SPARSE_OPS_CALL("from_blocked", isa, from_blocked)                                 \
-  SPARSE_OPS_CALL("blocked_conv2d", isa, blocked_conv2d)                             \
-  SPARSE_OPS_CALL("blocked_pool2d", isa, blocked_pool2d)                             \
-  SPARSE_OPS_CALL("run_program", isa, program::run_program)                          \
-  SPARSE_OPS_CALL("rerun_program", isa, program::rerun_program)                      \
-  SPARSE_OPS_CALL("profile_program", isa, program::profile_program)                  \
-  SPARSE_OPS_CALL("describe_program", isa, program::describe_program)                \
+#define SPARSE_OPS_REGISTER(isa)                                             \
+  SPARSE_OPS_BOTH("periodic_conv2d", isa, row_sparse_conv2d)                 \
+  SPARSE_OPS_BOTH("csr_conv2d", isa, row_sparse_conv2d)                      \
+  SPARSE_OPS_BOTH("channel_pruned_conv2d", isa, channel_pruned_conv2d)       \
+  SPARSE_OPS_BOTH("csr_linear", isa, csr_linear)                             \
+  SPARSE_OPS_CALL("sparse_conv2d_backward", isa, row_sparse_conv2d_backward) \
+  SPARSE_OPS_CALL("csr_linear_backward", isa, csr_linear_backward)           \
+  SPARSE_OPS_CALL("to_blocked", isa, to_blocked)                             \
+  SPARSE_OPS_CALL("from_blocked", isa, from_blocked)                         \
+  SPARSE_OPS_CALL("blocked_conv2d", isa, blocked_conv2d)                     \
+  SPARSE_OPS_CALL("blocked_pool2d", isa, blocked_pool2d)                     \
+  SPARSE_OPS_CALL("run_program", isa, program::run_program)                  \
+  SPARSE_OPS_CALL("rerun_program", isa, program::rerun_program)              \
+  SPARSE_OPS_CALL("profile_program", isa, program::profile_program)          \
+  SPARSE_OPS_CALL("describe_program", isa, program::describe_program)        \
   SPARSE_OPS_CALL("step", isa, test_step)
 
-STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CPU, m) {
-  SPARSE_OPS_REGISTER(scalar)
-  SPARSE_OPS_REGISTER(avx2)
-  SPARSE_OPS_REGISTER(avx512)
-  SPARSE_OPS_REGISTER(neon)
-}
+STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CPU, m){SPARSE_OPS_REGISTER(scalar) SPARSE_OPS_REGISTER(avx2)
+                                                  SPARSE_OPS_REGISTER(avx512)
+                                                      SPARSE_OPS_REGISTER(neon)}
 
 STABLE_TORCH_LIBRARY_IMPL(sparse_ops, CompositeExplicitAutograd, m) {
   m.impl("cpu_supports", TORCH_BOX(&cpu_supports));

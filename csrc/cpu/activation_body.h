@@ -2,9 +2,9 @@
 
 INLINE Vec magnitude(Vec v) { return (Vec)((IVec)v & 0x7fffffff); }
 
-// exp(x + low) by 2^n * p(r): x + low = n ln 2 + r with |r| <= ln 2 / 2 or little more, p the Taylor
-// polynomial of degree 7, whose remainder there is under 2^-26. `low` is what x lost when it was
-// rounded. Zero where the result would not be a normal float, infinite where none is as large.
+// exp(x + low) by 2^n * p(r): x + low = n ln 2 + r with |r| <= ln 2 / 2 or little more, p the
+// Taylor polynomial of degree 7, whose remainder there is under 2^-26. `low` is what x lost when it
+// was rounded. Zero where the result would not be a normal float, infinite where none is as large.
 INLINE Vec exponential(Vec x, Vec low) {
   const Vec least = splat(-87.0f), most = splat(88.5f);
   Vec within = x < least ? least : x;
@@ -28,10 +28,10 @@ INLINE Vec exponential(Vec x, Vec low) {
   return x < least ? Vec{} : p * (Vec)bits;
 }
 
-// v * Phi(v), where the tail Phi(-a) = exp(-a^2 / 2) * erfcx(a / sqrt 2) / 2 for a = |v|, so that small
-// results are as accurate as large ones. The second factor is s * p(a * s) with s = 1 / (a + 2.25); p was
-// fitted to it for a up to 13.25, with a relative error under 2^-27. Where v < -13.2 the result is no
-// normal float.
+// v * Phi(v), where the tail Phi(-a) = exp(-a^2 / 2) * erfcx(a / sqrt 2) / 2 for a = |v|, so that
+// small results are as accurate as large ones. The second factor is s * p(a * s) with s = 1 / (a +
+// 2.25); p was fitted to it for a up to 13.25, with a relative error under 2^-27. Where v < -13.2
+// the result is no normal float.
 INLINE Vec gelu(Vec v) {
   const Vec end = splat(13.25f);
   Vec a = magnitude(v);
@@ -57,7 +57,8 @@ INLINE Vec gelu(Vec v) {
 
 typedef double DVec __attribute__((vector_size(LANES * 8)));
 
-// v / (1 + exp(-w)) with w = sqrt(8 / pi) * (v + 0.044715 v^3), which is v (1 + tanh(w / 2)) / 2. The
+// v / (1 + exp(-w)) with w = sqrt(8 / pi) * (v + 0.044715 v^3), which is v (1 + tanh(w / 2)) / 2.
+// The
 // exponent is worked out in double: an error of 2^-24 of it would be many times that of the result.
 INLINE Vec gelu_tanh(Vec v) {
   // Beyond it the result is v, or no normal float.
@@ -66,7 +67,8 @@ INLINE Vec gelu_tanh(Vec v) {
   a = a > end ? end : a;
   const DVec wide = __builtin_convertvector(a, DVec);
   // 2^8 times the exponential, so that it is normal where the result is.
-  const DVec w = wide * (wide * wide * -0.07135481627260025 - 1.5957691216057308) + 5.545177444479562;
+  const DVec w =
+      wide * (wide * wide * -0.07135481627260025 - 1.5957691216057308) + 5.545177444479562;
   const Vec x = __builtin_convertvector(w, Vec);
   const Vec low = __builtin_convertvector(w - __builtin_convertvector(x, DVec), Vec);
   const Vec tail = exponential(x, low);
@@ -109,8 +111,8 @@ void curve_lines(int64_t lines, int64_t length, int64_t step, float* y) {
   }
 }
 
-// The others, for lines of `length` values that start `step` apart: after they were written, because
-// they are too long to stand at every store of every tile.
+// The others, for lines of `length` values that start `step` apart: after they were written,
+// because they are too long to stand at every store of every tile.
 __attribute__((noinline)) void curve(int64_t lines, int64_t length, int64_t step, float* y,
                                      Activation activation) {
   switch (activation.kind) {

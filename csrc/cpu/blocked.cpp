@@ -13,16 +13,19 @@ Blocks::Blocks(int64_t blocks, int64_t channels, int64_t height, int64_t width, 
     : blocks(blocks), channels(channels), height(height), width(width), halo(halo), step(0) {
   // Before anything is multiplied: sizes this large could not be.
   const int64_t most = std::numeric_limits<int32_t>::max();
-  STD_TORCH_CHECK(halo >= 0 && halo < most / 4 && height + 2 * halo < most && width + 2 * halo < most,
-                  "a halo of ", halo, " is out of range");
-  const double values = static_cast<double>(channels) * (height + 2.0 * halo) * (width + 2.0 * halo);
+  STD_TORCH_CHECK(
+      halo >= 0 && halo < most / 4 && height + 2 * halo < most && width + 2 * halo < most,
+      "a halo of ", halo, " is out of range");
+  const double values =
+      static_cast<double>(channels) * (height + 2.0 * halo) * (width + 2.0 * halo);
   STD_TORCH_CHECK(values * kLanes < most, "a block of images must be under 2^31 values");
   step = size();
 }
 
 Blocks::Blocks(const Tensor& t, const char* name, int64_t halo)
     : Blocks(t.dim() == 5 ? t.size(0) : -1, t.dim() == 5 ? t.size(1) : 0,
-             t.dim() == 5 ? t.size(2) - 2 * halo : 0, t.dim() == 5 ? t.size(3) - 2 * halo : 0, halo) {
+             t.dim() == 5 ? t.size(2) - 2 * halo : 0, t.dim() == 5 ? t.size(3) - 2 * halo : 0,
+             halo) {
   STD_TORCH_CHECK(blocks >= 0 && height >= 1 && width >= 1 && t.size(4) == kLanes, name,
                   " must be (blocks, channels, height, width, ", kLanes,
                   "), and inside its halo of ", halo, " have pixels");
@@ -70,8 +73,7 @@ void separate_some(const RowSparseKernels& kernels, int64_t images, int64_t leng
     return;
   }
   kernels.separate(length, from, from_step, line, length);
-  for (int64_t n = 0; n < images; ++n)
-    std::copy_n(line + n * length, length, to + n * image_step);
+  for (int64_t n = 0; n < images; ++n) std::copy_n(line + n * length, length, to + n * image_step);
 }
 
 // Calls work(block, first channel, channels, line) for all kLanes channels at a time.
@@ -148,9 +150,7 @@ Tensor from_blocked(const RowSparseKernels& kernels, const Tensor& x_, int64_t h
       }
     }
   });
-  return channels_last
-             ? torch::stable::transpose(torch::stable::transpose(y, 2, 3), 1, 2)
-             : y;
+  return channels_last ? torch::stable::transpose(torch::stable::transpose(y, 2, 3), 1, 2) : y;
 }
 
 Tensor blocked_pool2d(const RowSparseKernels& kernels, const Tensor& x_, bool most,

@@ -1,28 +1,30 @@
-// Operators on images that are blocked: (blocks, channels, height + 2 * halo, width + 2 * halo, kLanes),
-// float32 and contiguous, kLanes images innermost. The halo around the images is zeros, from which
-// convolutions read their padding.
+// Operators on images that are blocked: (blocks, channels, height + 2 * halo, width + 2 * halo,
+// kLanes), float32 and contiguous, kLanes images innermost. The halo around the images is zeros,
+// from which convolutions read their padding.
 #pragma once
 #include "tensors.h"
 
 namespace sparse_ops {
 
-// x (N, C, H, W), contiguous or channels last -> blocked; images that are missing in the last block are
-// zeros.
+// x (N, C, H, W), contiguous or channels last -> blocked; images that are missing in the last block
+// are zeros.
 Tensor to_blocked(const RowSparseKernels& kernels, const Tensor& x, int64_t halo);
 
 // The first `batch` images of x -> (batch, C, H, W).
 Tensor from_blocked(const RowSparseKernels& kernels, const Tensor& x, int64_t halo, int64_t batch,
                     bool channels_last);
 
-// Groups of filters that read the same values of x, at offsets that are the same for every output pixel:
+// Groups of filters that read the same values of x, at offsets that are the same for every output
+// pixel:
 //
 //     y[b, f, l, p, i] = activation(bias[f] + residual[b, f, l, p, i]
-//         + sum_j  weight[f, j] * x[b].flatten()[offsets[j] + (l * stride_l * W' + p * stride_p) * 16 + i])
+//         + sum_j  weight[f, j] * x[b].flatten()[offsets[j] + (l * stride_l * W' + p * stride_p) *
+//         16 + i])
 //
 // W' being x's last size but one, of y and of the residual the parts inside their halos.
-// starts (groups + 1): where each group's offsets begin; kSpareOffsets entries follow the last group's.
-// rows (groups): how many filters it has, 1 to kernels.max_rows. filters: which they are, each once.
-// values: for each group (offsets, rows).
+// starts (groups + 1): where each group's offsets begin; kSpareOffsets entries follow the last
+// group's. rows (groups): how many filters it has, 1 to kernels.max_rows. filters: which they are,
+// each once. values: for each group (offsets, rows).
 Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x, const Tensor& starts,
                       const Tensor& rows, const Tensor& filters, const Tensor& offsets,
                       const Tensor& values, const std::optional<Tensor>& bias,

@@ -137,8 +137,7 @@ void single_tile(const BlockedWork& w, int64_t line, int64_t column) {
     }
   }
 #pragma GCC unroll 1
-  for (; j < k; ++j)
-    add_pixels<L, T, P>(acc[0], panel + offsets[j], line_step, splat(weights[j]));
+  for (; j < k; ++j) add_pixels<L, T, P>(acc[0], panel + offsets[j], line_step, splat(weights[j]));
   // Copies: what is stored might be anything, as far as the compiler knows.
   const int64_t out_step = w.out_step, added_step = w.added_step;
   const Activation activation = w.activation;
@@ -172,22 +171,30 @@ INLINE void single(const BlockedWork& w) {
   const int64_t vectors = w.width * kVectors;
   for (int64_t t = 0; t < vectors;) {
     const int64_t left = vectors - t;
-#define STEP(L, T)                  \
-  {                                 \
+#define STEP(L, T)                   \
+  {                                  \
     single_column<L, T, P>(w, 0, t); \
-    t += T;                         \
+    t += T;                          \
   }
 #if LANES == 16
-    if (left % 16 == 0) STEP(1, 16)
-    else if (left % 14 == 0) STEP(2, 14)
-    else if (left >= 16 && left % 8) STEP(1, 16)
-    else if (left % 7 == 0) STEP(4, 7)
+    if (left % 16 == 0)
+      STEP(1, 16)
+    else if (left % 14 == 0)
+      STEP(2, 14)
+    else if (left >= 16 && left % 8)
+      STEP(1, 16)
+    else if (left % 7 == 0)
+      STEP(4, 7)
     else
 #endif
-    if (left >= 8) STEP(LANES == 16 ? 2 : 1, 8)
-    else if (left >= 4) STEP(LANES == 16 ? 4 : 2, 4)
-    else if (left >= 2) STEP(4, 2)
-    else STEP(4, 1)
+        if (left >= 8)
+      STEP(LANES == 16 ? 2 : 1, 8)
+    else if (left >= 4)
+      STEP(LANES == 16 ? 4 : 2, 4)
+    else if (left >= 2)
+      STEP(4, 2)
+    else
+      STEP(4, 1)
 #undef STEP
   }
 }

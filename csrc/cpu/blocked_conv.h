@@ -19,8 +19,8 @@ struct Groups {
   std::vector<int64_t> cost;    // about that of the groups before
 
   // Of `count` groups, whose `starts` have been checked. Raises unless they are all filters, once.
-  Groups(const RowSparseKernels& kernels, int64_t count, const int32_t* starts,
-         const int32_t* rows, const int32_t* filters, int64_t channels);
+  Groups(const RowSparseKernels& kernels, int64_t count, const int32_t* starts, const int32_t* rows,
+         const int32_t* filters, int64_t channels);
 };
 
 struct Cell {
@@ -36,20 +36,22 @@ struct Cells {
   // As small as the sums of a tile.
   explicit Cells(const Blocks& y);
   int64_t count() const { return down * across; }
-  // Of the cells of all blocks, count() each. One under the other: the next cell reads most of its lines
-  // for the first time.
+  // Of the cells of all blocks, count() each. One under the other: the next cell reads most of its
+  // lines for the first time.
   Cell at(int64_t i) const;
 };
 
-// Channels in parts whose lines, of a small cell, the first cache holds while all filters read them. Sums go
-// to memory and back between parts, which is worth it where filters have many weights in each.
+// Channels in parts whose lines, of a small cell, the first cache holds while all filters read
+// them. Sums go to memory and back between parts, which is worth it where filters have many weights
+// in each.
 struct ChannelParts {
   int64_t count = 1;
   std::vector<int32_t> starts;  // of part p and group g at p * groups + g, ends those of part p + 1
 
   ChannelParts() = default;
   // Where it pays; else one part. `columns` are channel * taps + tap, by group ascending.
-  ChannelParts(const Groups& groups, const std::vector<int32_t>& columns, int64_t channels, int64_t taps);
+  ChannelParts(const Groups& groups, const std::vector<int32_t>& columns, int64_t channels,
+               int64_t taps);
 };
 
 // What images a convolution goes from and to.
@@ -74,8 +76,8 @@ struct BlockedImages {
   }
 };
 
-// A convolution whose arguments are checked: what they point at has to stay. residual may be null; runs write y
-// and its halo.
+// A convolution whose arguments are checked: what they point at has to stay. residual may be null;
+// runs write y and its halo.
 struct BlockedConvolution : BlockedImages {
   const RowSparseKernels& kernels;
   const Groups& groups;

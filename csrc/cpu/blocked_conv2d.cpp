@@ -9,12 +9,12 @@
 namespace sparse_ops {
 namespace {
 
-// A cell of output pixels is as large as what it reads takes a quarter of the second cache; lines are
-// cut where a few of them take more than half.
+// A cell of output pixels is as large as what it reads takes a quarter of the second cache; lines
+// are cut where a few of them take more than half.
 int64_t most_in_cell() { return second_cache() / 4; }
 int64_t most_in_lines() { return second_cache() / 2; }
-// Channels of a part, so that 4 x 10 lines of each are about a first cache, and how many weights of a filter
-// pay for the way of 16 sums to memory and back: benchmarks/NOTES.md.
+// Channels of a part, so that 4 x 10 lines of each are about a first cache, and how many weights of
+// a filter pay for the way of 16 sums to memory and back: benchmarks/NOTES.md.
 constexpr int64_t kPartChannels = 16, kPartWeights = 16;
 
 }  // namespace
@@ -74,18 +74,21 @@ Cells::Cells(const Blocks& y) : lines(0), width(y.width), height(y.height), whol
   across = (whole + width - 1) / width;
 }
 
-ChannelParts::ChannelParts(const Groups& groups, const std::vector<int32_t>& columns, int64_t channels,
-                           int64_t taps) {
+ChannelParts::ChannelParts(const Groups& groups, const std::vector<int32_t>& columns,
+                           int64_t channels, int64_t taps) {
   const int64_t wanted = (channels + kPartChannels - 1) / kPartChannels;
-  const bool alone = std::all_of(groups.rows, groups.rows + groups.count, [](int32_t r) { return r == 1; });
+  const bool alone =
+      std::all_of(groups.rows, groups.rows + groups.count, [](int32_t r) { return r == 1; });
   const int64_t weights = groups.count > 0 ? groups.starts[groups.count] : 0;
   if (!alone || wanted < 2 || weights < kPartWeights * wanted * groups.count) return;
   count = wanted;
   for (int64_t p = 0; p <= count; ++p)
     for (int64_t g = 0; g < groups.count; ++g) {
-      const auto first = columns.begin() + groups.starts[g], last = columns.begin() + groups.starts[g + 1];
+      const auto first = columns.begin() + groups.starts[g],
+                 last = columns.begin() + groups.starts[g + 1];
       const int64_t column = std::min(channels, p * kPartChannels) * taps;
-      starts.push_back(static_cast<int32_t>(std::lower_bound(first, last, column) - columns.begin()));
+      starts.push_back(
+          static_cast<int32_t>(std::lower_bound(first, last, column) - columns.begin()));
     }
 }
 
@@ -105,8 +108,8 @@ struct Job : BlockedConvolution {
   void run(const Cell& cell, int64_t g, int64_t part) const;
 };
 
-// A group of filters over a cell; of channels, one part. The first adds the residual, others what is there,
-// and the last brings the rest.
+// A group of filters over a cell; of channels, one part. The first adds the residual, others what
+// is there, and the last brings the rest.
 void Job::run(const Cell& cell, int64_t g, int64_t part) const {
   const bool whole = parts.count == 1, first = part == 0, last = part + 1 == parts.count;
   const int64_t start = whole ? groups.starts[g] : parts.starts[part * groups.count + g];
@@ -176,8 +179,8 @@ Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const T
   const Blocks added = residual ? Blocks(*residual, "residual", residual_halo) : to;
   STD_TORCH_CHECK(added.blocks == to.blocks && added.channels == to.channels &&
                       added.height == to.height && added.width == to.width,
-                  "residual must be ", to.blocks, " blocks of ", to.channels, " x ", to.height, " x ",
-                  to.width, " inside its halo");
+                  "residual must be ", to.blocks, " blocks of ", to.channels, " x ", to.height,
+                  " x ", to.width, " inside its halo");
   const int64_t known = offsets.numel() - kSpareOffsets;
   STD_TORCH_CHECK(known >= 0, "offsets must end with ", kSpareOffsets, " that stand for nothing");
   STD_TORCH_CHECK(starts.numel() == rows.numel() + 1, "starts must have one more than rows, ",
@@ -188,8 +191,8 @@ Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const T
   STD_TORCH_CHECK(values.numel() == groups.values[groups.count], "values must be (",
                   groups.values[groups.count], "), got ", values.numel());
   // What the last pixel reads at an offset is inside its block.
-  const int64_t reach = (to.height - 1) * stride[0] * from.line() +
-                        (to.width - 1) * stride[1] * kLanes + kLanes - 1;
+  const int64_t reach =
+      (to.height - 1) * stride[0] * from.line() + (to.width - 1) * stride[1] * kLanes + kLanes - 1;
   check_below(kernels, offsets, "offsets", from.size() - reach);
 
   const Tensor y = to.empty(x);
@@ -201,8 +204,14 @@ Tensor blocked_conv2d(const RowSparseKernels& kernels, const Tensor& x_, const T
                              stride[1],
                              from.height - (to.height - 1) * stride[0],
                              from.width - (to.width - 1) * stride[1]};
-  const BlockedConvolution conv{images,       kernels,    groups, index_data(offsets),
-                                data(values), data(bias), activation_from(activation), {}};
+  const BlockedConvolution conv{images,
+                                kernels,
+                                groups,
+                                index_data(offsets),
+                                data(values),
+                                data(bias),
+                                activation_from(activation),
+                                {}};
   conv.run(data(x), data(residual), y.mutable_data_ptr<float>());
   return y;
 }

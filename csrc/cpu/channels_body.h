@@ -1,9 +1,10 @@
 // The second part of row_sparse_body.h: kernels whose vectors run over channels.
 //
-// Before it is included, TILE_SIZES(X, U) lists the tiles for U units at once as X(U, C, R), from wide
-// to narrow: C pixels of a line by R lines, each by U * kLanes channels.
+// Before it is included, TILE_SIZES(X, U) lists the tiles for U units at once as X(U, C, R), from
+// wide to narrow: C pixels of a line by R lines, each by U * kLanes channels.
 
-// C pixels of R lines. STEP is the distance between pixels, or 0 where it is known only at run time.
+// C pixels of R lines. STEP is the distance between pixels, or 0 where it is known only at run
+// time.
 template <int U, int C, int R, int STEP>
 void channel_tile(const ChannelWork& s, const float* panel, float* out) {
   constexpr int kParts = kLanes / LANES, V = U * kParts;
@@ -85,8 +86,8 @@ void channel_strip(const ChannelWork& s) {
 }
 
 // The tile that computes the fewest pixels twice; of several, the widest.
-// What a tile costs by multiply-accumulates, of which sums that are too few wait for each other, and by
-// what else there is to do for each column.
+// What a tile costs by multiply-accumulates, of which sums that are too few wait for each other,
+// and by what else there is to do for each column.
 constexpr int64_t tile_cost(int vectors, int pixels) {
   return (vectors * pixels > 8 ? vectors * pixels : 8) + 3;
 }
@@ -97,17 +98,17 @@ void channel_units(const ChannelWork& s) {
   void (*best)(const ChannelWork&) = nullptr;
   int64_t least = 0;
   bool over_images = false;
-#define CONSIDER(units, C, R)                                                                   \
-  for (int over = 0; over < 2; ++over) {                                                        \
-    const int64_t high = over ? s.images : s.lines, other = over ? s.lines : s.images;             \
-    if (C > s.width || R > high) continue;                                                      \
-    const int64_t cost = other * ((high + R - 1) / R) * ((s.width + C - 1) / C) *               \
-                         tile_cost(units * kLanes / LANES, C * R);                              \
-    if (!best || cost < least) {                                                                \
-      best = channel_strip<units, C, R>;                                                        \
-      least = cost;                                                                             \
-      over_images = over;                                                                       \
-    }                                                                                           \
+#define CONSIDER(units, C, R)                                                          \
+  for (int over = 0; over < 2; ++over) {                                               \
+    const int64_t high = over ? s.images : s.lines, other = over ? s.lines : s.images; \
+    if (C > s.width || R > high) continue;                                             \
+    const int64_t cost = other * ((high + R - 1) / R) * ((s.width + C - 1) / C) *      \
+                         tile_cost(units * kLanes / LANES, C * R);                     \
+    if (!best || cost < least) {                                                       \
+      best = channel_strip<units, C, R>;                                               \
+      least = cost;                                                                    \
+      over_images = over;                                                              \
+    }                                                                                  \
   }
   if constexpr (U == 1) {
     TILE_SIZES_1(CONSIDER)

@@ -5,8 +5,9 @@
 namespace sparse_ops {
 namespace {
 
-// Images are taken in chunks whose panel is about this many floats: small enough to stay in the second
-// cache, and, up to 1 MiB, for few page faults where its memory has to be had from the system.
+// Images are taken in chunks whose panel is about this many floats: small enough to stay in the
+// second cache, and, up to 1 MiB, for few page faults where its memory has to be had from the
+// system.
 int64_t most_in_chunk() { return std::min<int64_t>(second_cache(), 1 << 18); }
 
 // Numbers may be anything, of which tables are made: sizes that no image fills are refused before.
@@ -15,9 +16,9 @@ constexpr int64_t kMostSize = std::numeric_limits<int32_t>::max(), kMostTaps = 1
 int64_t checked(int64_t batch, int64_t channels, const int64_t (&size)[2], const Numbers& shape,
                 const Numbers& stride, const Numbers& padding, const Numbers& dilation,
                 int64_t groups) {
-  STD_TORCH_CHECK(shape.size() == 4 && stride.size() == 2 && padding.size() == 2 &&
-                      dilation.size() == 2,
-                  "a convolution has a weight of 4 dimensions, and 2 strides, paddings, dilations");
+  STD_TORCH_CHECK(
+      shape.size() == 4 && stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
+      "a convolution has a weight of 4 dimensions, and 2 strides, paddings, dilations");
   bool good = groups >= 1 && shape[0] % groups == 0;
   for (const int64_t s : shape) good = good && s >= 1;
   for (int i = 0; i < 2; ++i) good = good && stride[i] >= 1 && padding[i] >= 0 && dilation[i] >= 1;
@@ -56,8 +57,9 @@ Convolution::Convolution(int64_t batch, int64_t channels, int64_t height, int64_
       columns(width, shape[3], stride[1], padding[1], dilation[1]) {
   STD_TORCH_CHECK(rows.out >= 1 && columns.out >= 1, "x is too small for the kernel");
   const Panel one(rows, columns, channels, 1);
-  STD_TORCH_CHECK(std::max(one.size, filters * one.plane_size) < std::numeric_limits<int32_t>::max(),
-                  "one padded image must be under 2^31 values");
+  STD_TORCH_CHECK(
+      std::max(one.size, filters * one.plane_size) < std::numeric_limits<int32_t>::max(),
+      "one padded image must be under 2^31 values");
 }
 
 int64_t Convolution::chunk(int64_t planes, int64_t all) const {
@@ -88,8 +90,8 @@ Rows::Rows(const RowSparseKernels& kernels, const Tensor& crow_tensor, const Ten
                   "values must be (", start[filters], "), got ", values_tensor.numel());
 }
 
-void Job::put(const Spot& first, const Spot& step, int64_t lines, int64_t length,
-              const float* from, int64_t from_step) const {
+void Job::put(const Spot& first, const Spot& step, int64_t lines, int64_t length, const float* from,
+              int64_t from_step) const {
   const void* more = residual.at ? (residual + added.of(first)).at : nullptr;
   kernels.ends[y.type].put(lines, length, from, from_step, more, added.of(step),
                            (y + out.of(first)).at, out.of(step), residual.at ? activation : kNone);

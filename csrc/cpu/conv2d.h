@@ -73,9 +73,19 @@ struct Job {
       : kernels(kernels), conv(conv), rows(rows) {}
   // The same, over another layout of its planes.
   Job(const Job& job, const Convolution& conv)
-      : kernels(job.kernels), conv(conv), rows(job.rows), bias(job.bias),
-        in_channels(job.in_channels), out_channels(job.out_channels), activation(job.activation),
-        x(job.x), in(job.in), y(job.y), out(job.out), residual(job.residual), added(job.added) {}
+      : kernels(job.kernels),
+        conv(conv),
+        rows(job.rows),
+        bias(job.bias),
+        in_channels(job.in_channels),
+        out_channels(job.out_channels),
+        activation(job.activation),
+        x(job.x),
+        in(job.in),
+        y(job.y),
+        out(job.out),
+        residual(job.residual),
+        added(job.added) {}
 
   // What a kernel applies itself: with a residual, that is still to be added.
   Activation inner() const { return residual.at ? kNone : activation; }
@@ -87,12 +97,15 @@ struct Job {
 
   // Whether results are y as they are.
   bool direct() const { return y.type == kFloat && !residual.at; }
-  float* floats(const Spot& first) const { return reinterpret_cast<float*>((y + out.of(first)).at); }
-  // `lines` lines of `length` results, `from_step` apart, to y: the first line begins at `first`, the
-  // next one a `step` further. Along a line y's values stand next to each other.
+  float* floats(const Spot& first) const {
+    return reinterpret_cast<float*>((y + out.of(first)).at);
+  }
+  // `lines` lines of `length` results, `from_step` apart, to y: the first line begins at `first`,
+  // the next one a `step` further. Along a line y's values stand next to each other.
   void put(const Spot& first, const Spot& step, int64_t lines, int64_t length, const float* from,
            int64_t from_step) const;
-  // `lanes` results of each of `length` pixels from `first` on, `from_step` apart, to those channels.
+  // `lanes` results of each of `length` pixels from `first` on, `from_step` apart, to those
+  // channels.
   void scatter(const Spot& first, int64_t length, const int64_t* channels, int64_t lanes,
                const float* from, int64_t from_step) const;
   // Results that are `from_step` apart to neighbouring pixels.
@@ -116,8 +129,8 @@ struct Range {
 std::vector<Range> ranges_of(const Job& job);
 int64_t widest(const std::vector<Range>& ranges);
 
-// Into how many parts work on the same images is cut, so that threads get equal shares: work is dealt
-// out beforehand, so with few pieces a thread more or less waits for the others.
+// Into how many parts work on the same images is cut, so that threads get equal shares: work is
+// dealt out beforehand, so with few pieces a thread more or less waits for the others.
 inline int64_t parts_for(int64_t pieces, int64_t most, int64_t threads) {
   if (threads == 1 || pieces >= 8 * threads) return 1;
   return std::min(most, (8 * threads + pieces - 1) / pieces);
@@ -133,8 +146,8 @@ void forward_lanes(const Job& job, int64_t from, int64_t to);
 bool wide_classes(int64_t filters, int64_t groups, int64_t classes);
 void forward_channels(const Job& job);
 
-// What forward_planar works out before it reads x: for `images` at a time. Where x and y are in the job
-// does not matter, whether there is a residual does.
+// What forward_planar works out before it reads x: for `images` at a time. Where x and y are in the
+// job does not matter, whether there is a residual does.
 class PlanarPlan {
  public:
   PlanarPlan(const Job& job, int64_t images);

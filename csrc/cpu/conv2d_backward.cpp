@@ -10,7 +10,8 @@ namespace {
 // Positions whose products are added up at a time, so that the lines under them stay in cache.
 constexpr int64_t kRun = 2016;
 
-// The transpose of the kept weights: for each input channel and phase, the (filter, tap) that reach it.
+// The transpose of the kept weights: for each input channel and phase, the (filter, tap) that reach
+// it.
 struct Transposed {
   std::vector<int64_t> start;  // (channels * phases + 1)
   std::vector<int32_t> col;    // filter within the group * taps + tap
@@ -41,11 +42,13 @@ struct Transposed {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> row_sparse_conv2d_backward(
-    const RowSparseKernels& kernels, const Tensor& dy_, const Tensor& x_, const Tensor& crow_,
-    const Tensor& col_, const Tensor& values_, const Numbers& shape, const Numbers& stride,
-    const Numbers& padding, const Numbers& dilation, int64_t groups, bool need_x,
-    bool need_values) {
+std::tuple<Tensor, Tensor> row_sparse_conv2d_backward(const RowSparseKernels& kernels,
+                                                      const Tensor& dy_, const Tensor& x_,
+                                                      const Tensor& crow_, const Tensor& col_,
+                                                      const Tensor& values_, const Numbers& shape,
+                                                      const Numbers& stride, const Numbers& padding,
+                                                      const Numbers& dilation, int64_t groups,
+                                                      bool need_x, bool need_values) {
   const Tensor dy = floats(dy_, "dy"), x = floats(x_, "x"), values = floats(values_, "values");
   const Tensor crow = indices(crow_, "crow_indices"), col = indices(col_, "col_indices");
   const Convolution conv(x, shape, stride, padding, dilation, groups);

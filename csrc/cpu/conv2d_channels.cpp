@@ -1,9 +1,9 @@
 // Vectors of filters: kLanes filters that keep the same columns, times broadcast pixels.
 //
-// Images are stored padded, with kLanes channels of a pixel next to each other, so that a tap of any
-// stride is a shift and no position is computed for nothing. Weights are turned once a call, kLanes
-// filters innermost. Each piece of work (some images, some lines, some filters) packs what it reads,
-// computes, and writes its results in the layout asked for.
+// Images are stored padded, with kLanes channels of a pixel next to each other, so that a tap of
+// any stride is a shift and no position is computed for nothing. Weights are turned once a call,
+// kLanes filters innermost. Each piece of work (some images, some lines, some filters) packs what
+// it reads, computes, and writes its results in the layout asked for.
 #include "conv2d.h"
 #include "scratch.h"
 #include "second_cache.h"
@@ -19,7 +19,7 @@ int64_t up(int64_t value, int64_t step) { return (value + step - 1) / step; }
 // One to max_units units of kLanes filters that keep the same columns: first, first + classes, ...
 struct Bundle {
   int64_t first;
-  int count;   // filters
+  int count;  // filters
   int units;
   int64_t weights;  // where its (k, units * kLanes) turned weights start
   int64_t bias;     // where its (units * kLanes) biases start
@@ -70,8 +70,8 @@ struct Turned {
       for (const Bundle& bundle : section.bundles) bundles.push_back(&bundle);
     torch::stable::parallel_for(0, static_cast<int64_t>(bundles.size()), 4,
                                 [&](int64_t b0, int64_t b1) {
-      for (int64_t b = b0; b < b1; ++b) turn(job, *bundles[b]);
-    });
+                                  for (int64_t b = b0; b < b1; ++b) turn(job, *bundles[b]);
+                                });
   }
 
   void turn(const Job& job, const Bundle& bundle) {
@@ -97,8 +97,8 @@ struct Turned {
   }
 };
 
-// How work is cut up, and where a piece keeps its padded input: (channel block, image, line, column,
-// kLanes).
+// How work is cut up, and where a piece keeps its padded input: (channel block, image, line,
+// column, kLanes).
 struct Pieces {
   int64_t images, lines;            // at a time
   int64_t image_steps, line_steps;  // how many of those
@@ -170,9 +170,8 @@ class Offsets {
           const int64_t channel = g * channels + c;
           const int64_t y = t / conv.columns.kernel * conv.rows.dilation;
           const int64_t x = t % conv.columns.kernel * conv.columns.dilation;
-          of_column[c * taps + t] =
-              static_cast<int32_t>(channel / kLanes * pieces.plane +
-                                   (y * pieces.width + x) * kLanes + channel % kLanes);
+          of_column[c * taps + t] = static_cast<int32_t>(
+              channel / kLanes * pieces.plane + (y * pieces.width + x) * kLanes + channel % kLanes);
         }
       for (int64_t c = 0; c < classes_; ++c)
         for (int64_t j = crow_[c]; j < crow_[c + 1]; ++j)
@@ -238,8 +237,8 @@ class Piece {
     for (int64_t block = first / kLanes; block < up(last, kLanes); ++block)
       for (int64_t n = 0; n < images_; ++n)
         for (int64_t l = 0; l < pieces_.height; ++l) {
-          float* to = panel_ + block * pieces_.plane +
-                      (n * pieces_.height + l) * pieces_.width * kLanes;
+          float* to =
+              panel_ + block * pieces_.plane + (n * pieces_.height + l) * pieces_.width * kLanes;
           const int64_t y = line_ * rows.stride - rows.padding + l;
           if (y < 0 || y >= rows.size || size <= 0) {
             std::fill(to, to + pieces_.width * kLanes, 0.0f);
@@ -265,8 +264,7 @@ class Piece {
     }
     // Channels that are not there have no weights that could read them.
     int64_t index[kLanes];
-    for (int64_t l = 0; l < lanes; ++l)
-      index[l] = job_.in_channel(channel + l) * job_.in.channel;
+    for (int64_t l = 0; l < lanes; ++l) index[l] = job_.in_channel(channel + l) * job_.in.channel;
     if (job_.in.pixel != 1) {
       ends.pick(length, lanes, x.at, job_.in.pixel, index, to, kLanes);
       return;
@@ -279,13 +277,13 @@ class Piece {
     const int64_t k = job_.rows.length(bundle.first);
     const int64_t line_step = pieces_.width * kLanes, image_step = pieces_.height * line_step;
     const int64_t out_line = columns.out * kLanes;
-    job_.kernels.channels(
-        bundle.units,
-        {images_, lines_, columns.out, k,
-         offsets_.of(bundle.first / conv_.group_filters(), bundle.first),
-         turned_.weights.get() + bundle.weights, turned_.bias.get() + bundle.bias, panel_,
-         image_step, rows.stride * line_step, columns.stride * kLanes, results_ + bundle.results * unit_size(),
-         lines_ * out_line, out_line, unit_size(), job_.inner()});
+    job_.kernels.channels(bundle.units,
+                          {images_, lines_, columns.out, k,
+                           offsets_.of(bundle.first / conv_.group_filters(), bundle.first),
+                           turned_.weights.get() + bundle.weights, turned_.bias.get() + bundle.bias,
+                           panel_, image_step, rows.stride * line_step, columns.stride * kLanes,
+                           results_ + bundle.results * unit_size(), lines_ * out_line, out_line,
+                           unit_size(), job_.inner()});
   }
 
   void write(const Section& section, int64_t n) {

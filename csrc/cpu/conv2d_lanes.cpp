@@ -6,8 +6,8 @@
 namespace sparse_ops {
 namespace {
 
-// A rectangle of pixels is as large as the part of the panel under it fits half of the second cache,
-// and the results of it a quarter.
+// A rectangle of pixels is as large as the part of the panel under it fits half of the second
+// cache, and the results of it a quarter.
 int64_t slab() { return second_cache() / 2; }
 int64_t results() { return second_cache() / 4; }
 
@@ -35,21 +35,21 @@ void pack(const Job& job, const Panel& panel, int64_t image, float* to) {
   const Source x = job.image(image);
   const int64_t whole =
       job.in.channel == 1 && !job.in_channels ? panel.channels / kLanes * kLanes : 0;
-  torch::stable::parallel_for(0, (panel.channels + kLanes - 1) / kLanes, 1,
-                              [&](int64_t b0, int64_t b1) {
-    for (int64_t b = b0; b < b1; ++b) {
-      if ((b + 1) * kLanes <= whole) {
-        panel.pack_images_of_channels(job.kernels, x + b * kLanes, job.in, b * kLanes, to);
-        continue;
-      }
-      for (int64_t c = b * kLanes; c < std::min(panel.channels, (b + 1) * kLanes); ++c)
-        panel.pack_images(job.kernels, x + job.in_channel(c) * job.in.channel, job.in, c, to);
-    }
-  });
+  torch::stable::parallel_for(
+      0, (panel.channels + kLanes - 1) / kLanes, 1, [&](int64_t b0, int64_t b1) {
+        for (int64_t b = b0; b < b1; ++b) {
+          if ((b + 1) * kLanes <= whole) {
+            panel.pack_images_of_channels(job.kernels, x + b * kLanes, job.in, b * kLanes, to);
+            continue;
+          }
+          for (int64_t c = b * kLanes; c < std::min(panel.channels, (b + 1) * kLanes); ++c)
+            panel.pack_images(job.kernels, x + job.in_channel(c) * job.in.channel, job.in, c, to);
+        }
+      });
 }
 
-// What the kernels read of the weight: for each class where its columns are in the panel, and for blocks
-// of several filters their values side by side.
+// What the kernels read of the weight: for each class where its columns are in the panel, and for
+// blocks of several filters their values side by side.
 class Prepared {
  public:
   Prepared(const Job& job, const std::vector<Range>& ranges, const std::vector<int32_t>& offsets)
@@ -62,12 +62,14 @@ class Prepared {
       for (int64_t i = i0; i < i1; ++i) offsets_.get()[i] = offsets[job.rows.col[i]];
     });
     std::fill_n(offsets_.get() + columns, kSpareOffsets, 0);
-    torch::stable::parallel_for(0, static_cast<int64_t>(ranges.size()), 1, [&](int64_t r0, int64_t r1) {
-      for (int64_t r = r0; r < r1; ++r) {
-        float* to = values_.get() + (r ? ends_[r - 1] : 0);
-        for (const Block& block : ranges[r].blocks) to = weave(block, to);
-      }
-    });
+    torch::stable::parallel_for(0, static_cast<int64_t>(ranges.size()), 1,
+                                [&](int64_t r0, int64_t r1) {
+                                  for (int64_t r = r0; r < r1; ++r) {
+                                    float* to = values_.get() + (r ? ends_[r - 1] : 0);
+                                    for (const Block& block : ranges[r].blocks)
+                                      to = weave(block, to);
+                                  }
+                                });
   }
 
   const int32_t* offsets(int64_t o) const {
@@ -109,8 +111,8 @@ class Prepared {
   Scratch<int32_t> offsets_;
 };
 
-// One block of filters over a rectangle of output pixels of kLanes images, to buffer (filters of the
-// range, lines, width, kLanes).
+// One block of filters over a rectangle of output pixels of kLanes images, to buffer (filters of
+// the range, lines, width, kLanes).
 void compute(const Job& job, const Range& range, const Block& block, const int32_t* offsets,
              const float* weights, const float* base, int64_t pitch, int64_t lines, int64_t width,
              float* buffer) {

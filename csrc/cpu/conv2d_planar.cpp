@@ -6,8 +6,8 @@
 namespace sparse_ops {
 namespace {
 
-// A run of positions is as long as the part of the panel under it fits half of the second cache, and
-// the results of it a quarter.
+// A run of positions is as long as the part of the panel under it fits half of the second cache,
+// and the results of it a quarter.
 int64_t slab() { return second_cache() / 2; }
 int64_t results() { return second_cache() / 4; }
 
@@ -27,17 +27,17 @@ void pack(const Job& job, const Panel& panel, int64_t image, float* to) {
   const Source x = job.image(image);
   if (job.in.channel == 1 && !job.in_channels) {
     const int64_t whole = panel.channels / kLanes * kLanes;
-    torch::stable::parallel_for(0, (panel.channels + kLanes - 1) / kLanes, 1,
-                                [&](int64_t b0, int64_t b1) {
-      for (int64_t b = b0; b < b1; ++b) {
-        if (b * kLanes < whole) {
-          panel.pack_lanes_of_channels(job.kernels, x + b * kLanes, job.in, b * kLanes, to);
-          continue;
-        }
-        for (int64_t c = whole; c < panel.channels; ++c)
-          panel.pack(job.kernels, x + c, job.in, c, to);
-      }
-    });
+    torch::stable::parallel_for(
+        0, (panel.channels + kLanes - 1) / kLanes, 1, [&](int64_t b0, int64_t b1) {
+          for (int64_t b = b0; b < b1; ++b) {
+            if (b * kLanes < whole) {
+              panel.pack_lanes_of_channels(job.kernels, x + b * kLanes, job.in, b * kLanes, to);
+              continue;
+            }
+            for (int64_t c = whole; c < panel.channels; ++c)
+              panel.pack(job.kernels, x + c, job.in, c, to);
+          }
+        });
     return;
   }
   torch::stable::parallel_for(0, panel.channels, 8, [&](int64_t c0, int64_t c1) {
@@ -58,8 +58,8 @@ void compute(const Job& job, const Block& block, const Panel& panel, const float
   }
   const int64_t o = block.filter[0];
   job.kernels.rows(block.count, job.rows.length(o), job.rows.columns_of(o), offsets, weights, bias,
-                   planes + o / job.conv.group_filters() * group_size + from, to - from, results, ld,
-                   job.inner());
+                   planes + o / job.conv.group_filters() * group_size + from, to - from, results,
+                   ld, job.inner());
 }
 
 // One filter's results to its channel of an image.
@@ -81,7 +81,8 @@ void write_filter(const Job& job, const Segment& run, const Panel& panel, int64_
   }
 }
 
-// kLanes filters from o on, whose results are `ld` apart, to pixels that hold them next to each other.
+// kLanes filters from o on, whose results are `ld` apart, to pixels that hold them next to each
+// other.
 void write_lanes(const Job& job, const Segment& run, const Panel& panel, int64_t image, int64_t o,
                  const float* results, int64_t ld, float* dense) {
   for (int64_t l = 0; l < run.lines; ++l) {
@@ -103,7 +104,8 @@ void run_range(const Job& job, const Range& range, const Panel& panel, const flo
   const bool last = job.out.channel == 1 && !job.out_channels;
   for (const Block& block : range.blocks) {
     const int64_t o = block.filter[0], step = block.count > 1 ? block.filter[1] - o : 1;
-    // Channels last wants all results of a pixel at once; otherwise each block is written while hot.
+    // Channels last wants all results of a pixel at once; otherwise each block is written while
+    // hot.
     float* results = last ? buffer + (o - range.first) * ld : buffer;
     const int64_t apart = last ? step * ld : ld;
     compute(job, block, panel, planes, offsets, from, to, results, apart);
@@ -124,15 +126,16 @@ void run_range(const Job& job, const Range& range, const Panel& panel, const flo
   }
 }
 
-// How many cache lines a vector touches on average, where lines of pixels start at multiples of `width`.
+// How many cache lines a vector touches on average, where lines of pixels start at multiples of
+// `width`.
 double lines_touched(int64_t width) {
   if (width % kLanes == 0) return 1;
   return kLanes % width == 0 ? 2 - static_cast<double>(width) / kLanes : 2;
 }
 
-// Whether a plane for each column of the kernel, of exactly the output's width, is worth its copies:
-// vectors are fewer then, and on widths of 4, 8, 16, ... less often across cache lines. A line copied
-// costs about what 26 lines touched do (Zen 5).
+// Whether a plane for each column of the kernel, of exactly the output's width, is worth its
+// copies: vectors are fewer then, and on widths of 4, 8, 16, ... less often across cache lines. A
+// line copied costs about what 26 lines touched do (Zen 5).
 bool copies_pay(const Job& job, const std::vector<Range>& ranges, const Convolution& apart,
                 int64_t images) {
   constexpr double kLineCopied = 26;

@@ -29,7 +29,9 @@ struct Use {
 };
 
 int64_t columns_of(const SparseFilters& filters) {
-  return filters.columns.empty() ? 0 : *std::max_element(filters.columns.begin(), filters.columns.end()) + 1;
+  return filters.columns.empty()
+             ? 0
+             : *std::max_element(filters.columns.begin(), filters.columns.end()) + 1;
 }
 
 // Of filters [first, end), by counting; `columns` is more than any.
@@ -53,9 +55,10 @@ class Writer {
   Writer(const CodePlanes& planes, Assembler& to, std::vector<float>& table)
       : planes_(planes), to_(to), table_(table), table_start_(static_cast<int64_t>(table.size())) {}
 
-  // Where the function starts. The table gets the biases, a six, and the weights in the order of their use.
-  size_t write(const std::vector<Use>& uses, const SparseFilters& filters, int64_t first, int64_t count,
-               bool residual, const float* bias, Activation activation) {
+  // Where the function starts. The table gets the biases, a six, and the weights in the order of
+  // their use.
+  size_t write(const std::vector<Use>& uses, const SparseFilters& filters, int64_t first,
+               int64_t count, bool residual, const float* bias, Activation activation) {
     count_ = static_cast<int>(count);
     made_.assign(count, 0);
     aside_.assign(count, false);
@@ -158,13 +161,16 @@ double ConvCode::reads(const SparseFilters& filters) {
       read += last[filters.columns[j]] != p;
       last[filters.columns[j]] = p;
     }
-  return filters.columns.empty() ? 1.0 : static_cast<double>(read) / static_cast<double>(filters.columns.size());
+  return filters.columns.empty()
+             ? 1.0
+             : static_cast<double>(read) / static_cast<double>(filters.columns.size());
 }
 
 bool ConvCode::pays(const SparseFilters& filters) { return reads(filters) <= kMostReads; }
 
 std::unique_ptr<const ConvCode> ConvCode::of(const SparseFilters& filters, const CodePlanes& planes,
-                                             bool residual, const float* bias, Activation activation) {
+                                             bool residual, const float* bias,
+                                             Activation activation) {
   if (!takes(activation) || filters.count() == 0) return nullptr;
   const int64_t weights = static_cast<int64_t>(filters.columns.size());
   const int64_t far = weights ? *std::max_element(planes.offsets, planes.offsets + weights) : 0;
@@ -183,13 +189,16 @@ std::unique_ptr<const ConvCode> ConvCode::of(const SparseFilters& filters, const
   }
   made->code_ = Executable::of(assembler.code());
   if (!made->code_) return nullptr;
-  made->bytes_ = static_cast<int64_t>(assembler.code().size() + made->tables_.size() * sizeof(float));
+  made->bytes_ =
+      static_cast<int64_t>(assembler.code().size() + made->tables_.size() * sizeof(float));
   for (size_t p = 0; p < starts.size(); ++p) {
     const int64_t first = bound[p], end = bound[p + 1];
-    made->parts_.push_back({first, end, made->code_->at<std::remove_pointer_t<decltype(Part::run)>>(starts[p]),
+    made->parts_.push_back({first, end,
+                            made->code_->at<std::remove_pointer_t<decltype(Part::run)>>(starts[p]),
                             made->tables_.data() + tables[p]});
     // Reads count as weights do, the ends of filters as some.
-    made->cost_.push_back(made->cost_.back() + filters.starts[end] - filters.starts[first] + 8 * (end - first));
+    made->cost_.push_back(made->cost_.back() + filters.starts[end] - filters.starts[first] +
+                          8 * (end - first));
   }
   return made;
 }

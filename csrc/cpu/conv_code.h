@@ -1,6 +1,7 @@
-// Convolutions of blocked images whose filters each keep weights of their own, as machine code (AVX-512): a function for
-// some filters that reads a column of x once for all of them that keep it, their sums in registers. Which register a
-// weight is added to stands in the code; so there is no loop over weights, and nothing but what is kept.
+// Convolutions of blocked images whose filters each keep weights of their own, as machine code
+// (AVX-512): a function for some filters that reads a column of x once for all of them that keep
+// it, their sums in registers. Which register a weight is added to stands in the code; so there is
+// no loop over weights, and nothing but what is kept.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -42,10 +43,11 @@ class ConvCode {
 
   // Null where code cannot be run, or something is too far from something else. bias: by filter.
   static std::unique_ptr<const ConvCode> of(const SparseFilters& filters, const CodePlanes& planes,
-                                            bool residual, const float* bias, Activation activation);
+                                            bool residual, const float* bias,
+                                            Activation activation);
 
-  // Filters [first, end) over `pixels` pixels of a line, kLanes images each. `from` is what the first of
-  // them reads first, `out` and `added` the first filter's.
+  // Filters [first, end) over `pixels` pixels of a line, kLanes images each. `from` is what the
+  // first of them reads first, `out` and `added` the first filter's.
   struct Part {
     int64_t first, end;
     void (*run)(const float* from, float* out, const float* table, const float* added, float* sums,

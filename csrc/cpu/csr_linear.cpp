@@ -9,7 +9,8 @@
 namespace sparse_ops {
 namespace {
 
-// From this batch on, x is turned so that the batch stands in the vectors; under it, each row gathers.
+// From this batch on, x is turned so that the batch stands in the vectors; under it, each row
+// gathers.
 constexpr int64_t kPanelFrom = 5;
 constexpr int64_t kTile = 16;
 
@@ -23,7 +24,7 @@ struct SparseRows {
 struct Sparse : SparseRows {
   Sparse(const Tensor& crow_tensor, const Tensor& col_tensor, const Tensor& values_tensor)
       : SparseRows{crow_tensor.numel() - 1, index_data(crow_tensor), index_data(col_tensor),
-             data(values_tensor)} {
+                   data(values_tensor)} {
     STD_TORCH_CHECK(rows >= 1, "crow_indices must have at least 2 entries");
     check_pointers(crow_tensor, "crow_indices", col_tensor.numel());
     STD_TORCH_CHECK(values_tensor.dim() == 1 && values_tensor.numel() == col_tensor.numel(),
@@ -32,9 +33,7 @@ struct Sparse : SparseRows {
 };
 
 // Of a tensor of floats.
-Source values_of(const Tensor& t) {
-  return {static_cast<const char*>(t.const_data_ptr()), kFloat};
-}
+Source values_of(const Tensor& t) { return {static_cast<const char*>(t.const_data_ptr()), kFloat}; }
 
 std::vector<int32_t> multiples(int64_t count, int64_t step) {
   STD_TORCH_CHECK(count * step < std::numeric_limits<int32_t>::max(),
@@ -44,8 +43,8 @@ std::vector<int32_t> multiples(int64_t count, int64_t step) {
   return offsets;
 }
 
-// y (batch, rows) = activation(x Wᵀ + bias + residual), by slabs of the batch and stretches of columns.
-// False if a column is not in [0, features): nothing is read through an index not checked.
+// y (batch, rows) = activation(x Wᵀ + bias + residual), by slabs of the batch and stretches of
+// columns. False if a column is not in [0, features): nothing is read through an index not checked.
 bool multiply(const RowSparseKernels& kernels, const SparseRows& w, const float* bias,
               const Source& x, int64_t batch, int64_t features, const BatchOutput& out) {
   constexpr int64_t kRows = 384;
@@ -84,7 +83,8 @@ bool multiply(const RowSparseKernels& kernels, const SparseRows& w, const float*
 bool multiply_few(const RowSparseKernels& kernels, const SparseRows& w, const float* bias,
                   const Source& x, int64_t batch, int64_t features, const BatchOutput& out) {
   const bool one = batch == 1;
-  const int64_t lanes = one ? 1 : 4, grain = std::max<int64_t>(16, 16384 / (w.crow[w.rows] / w.rows + 1));
+  const int64_t lanes = one ? 1 : 4,
+                grain = std::max<int64_t>(16, 16384 / (w.crow[w.rows] / w.rows + 1));
   // A single row of floats is read where it is.
   const bool as_it_is = one && x.type == kFloat;
   const Scratch<float> turned(as_it_is ? 0 : features * lanes);
@@ -108,8 +108,7 @@ bool multiply_few(const RowSparseKernels& kernels, const SparseRows& w, const fl
       float results[kTile * 4];
       const auto products = one ? kernels.gather : kernels.gather4;
       products(o0, o1, w.crow, w.col, w.values, bias, entries, results, out.inner());
-      for (int64_t b = 0; b < batch; ++b)
-        out.write(kernels, b, o0, o1 - o0, results + b, lanes);
+      for (int64_t b = 0; b < batch; ++b) out.write(kernels, b, o0, o1 - o0, results + b, lanes);
     }
   });
   return good;
@@ -120,16 +119,16 @@ Tensor as_images(const Tensor& rows) {
   return torch::stable::unsqueeze(torch::stable::unsqueeze(rows, 2), 3);
 }
 
-// `out` seen as images. Raises unless it can be written to, as (batch, features) of x's type, without a
-// change to x or the residual.
+// `out` seen as images. Raises unless it can be written to, as (batch, features) of x's type,
+// without a change to x or the residual.
 Output checked_rows(const Tensor& out, const Images& x, int64_t batch, int64_t features,
                     const std::optional<Images>& residual) {
   STD_TORCH_CHECK(out.dim() == 2 && out.size(0) == batch && out.size(1) == features,
                   "out must be (", batch, ", ", features, ")");
   const int64_t step = batch > 1 ? out.stride(0) : features;
   STD_TORCH_CHECK(batch == 0 || (step >= features && (features == 1 || out.stride(1) == 1)),
-                  "out must have whole rows, one after the other; its strides are (",
-                  out.stride(0), ", ", out.stride(1), ")");
+                  "out must have whole rows, one after the other; its strides are (", out.stride(0),
+                  ", ", out.stride(1), ")");
   // Where this does not hold, torch does not make images of it, and does not say why.
   int64_t stored = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(out.get(), &stored));

@@ -27,7 +27,8 @@ INLINE Exponential exponential_parts(Vec x) {
 
 INLINE Vec power_of_2(IVec n) { return (Vec)((n + 127) << 23); }
 
-// Over all of float's range; the power of 2 is in two parts, because 2^128 is none, and 2^-149 no normal one.
+// Over all of float's range; the power of 2 is in two parts, because 2^128 is none, and 2^-149 no
+// normal one.
 INLINE Vec exp_of(Vec x) {
   const Vec least = splat(-104.0f), most = splat(89.0f);
   Vec within = x < least ? least : x;
@@ -47,8 +48,8 @@ INLINE Vec exp_less_1(Vec x) {
   return power * e.rest + (power - 1.0f);
 }
 
-// log(1 + t) for t in [0, 1], by 2 artanh(s) with s = t / (2 + t) up to 1/3; the series' remainder is
-// under 2^-29 of it.
+// log(1 + t) for t in [0, 1], by 2 artanh(s) with s = t / (2 + t) up to 1/3; the series' remainder
+// is under 2^-29 of it.
 INLINE Vec log_1_more(Vec t) {
   const Vec s = t / (t + 2.0f), u = s * s;
   Vec p = splat(2.0f / 17);

@@ -1,5 +1,5 @@
-// The third part of row_sparse_body.h: the ends, where tensors become the kernels' floats and results
-// become tensors, on the way to another order or another type.
+// The third part of row_sparse_body.h: the ends, where tensors become the kernels' floats and
+// results become tensors, on the way to another order or another type.
 
 struct Half {
   uint16_t bits;
@@ -23,8 +23,8 @@ INLINE void shorts(uint16_t* p, Words w) {
   *reinterpret_cast<AnyShorts*>(p) = __builtin_convertvector(w, Shorts);
 }
 INLINE FourWords four_words(const uint16_t* p) {
-  return __builtin_convertvector(static_cast<FourShorts>(*reinterpret_cast<const AnyFourShorts*>(p)),
-                                 FourWords);
+  return __builtin_convertvector(
+      static_cast<FourShorts>(*reinterpret_cast<const AnyFourShorts*>(p)), FourWords);
 }
 INLINE float as_float(uint32_t bits) {
   float f;
@@ -37,8 +37,8 @@ INLINE uint32_t as_bits(float f) {
   return bits;
 }
 
-// bfloat16 is the upper half of a float. Half of the last place that is kept, less one if that is even,
-// carries over where it has to; a NaN would become an infinity.
+// bfloat16 is the upper half of a float. Half of the last place that is kept, less one if that is
+// even, carries over where it has to; a NaN would become an infinity.
 INLINE Vec load(const BFloat* p) { return (Vec)(words(&p->bits) << 16); }
 INLINE void store(BFloat* p, Vec v) {
   const Words bits = (Words)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -77,8 +77,9 @@ INLINE void set_one(Half* p, float f) {
   p->bits = static_cast<uint16_t>(_cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT));
 }
 #else
-// float16 has 5 bits of exponent and 10 of mantissa. What is under its normal numbers becomes a mantissa
-// under a fixed exponent by an addition, and back by a subtraction: exact, or rounded as it should be.
+// float16 has 5 bits of exponent and 10 of mantissa. What is under its normal numbers becomes a
+// mantissa under a fixed exponent by an addition, and back by a subtraction: exact, or rounded as
+// it should be.
 INLINE Vec widened(Words h) {
   const Words sign = (h & 0x8000) << 16, rest = (h & 0x7fff) << 13;
   const Words small = (Words)((Vec)(rest + (113u << 23)) - as_float(113u << 23));
@@ -109,8 +110,8 @@ INLINE void set_one(float* p, float f) { *p = f; }
 // Stage S of four: bit S of the row's number and of the column's change places.
 #define PICK(S, l) ((l) & (S) ? 16 + (l) - (S) : (l))
 #define PICK_HIGH(S, l) ((l) & (S) ? 16 + (l) : (l) + (S))
-#define ALL(P, S)                                                                               \
-  P(S, 0), P(S, 1), P(S, 2), P(S, 3), P(S, 4), P(S, 5), P(S, 6), P(S, 7), P(S, 8), P(S, 9),     \
+#define ALL(P, S)                                                                           \
+  P(S, 0), P(S, 1), P(S, 2), P(S, 3), P(S, 4), P(S, 5), P(S, 6), P(S, 7), P(S, 8), P(S, 9), \
       P(S, 10), P(S, 11), P(S, 12), P(S, 13), P(S, 14), P(S, 15)
 #define STAGE(S)                                                          \
   _Pragma("GCC unroll 16") for (int i = 0; i < 16; ++i) if (!(i & (S))) { \
@@ -136,9 +137,9 @@ INLINE void transpose16(const T* from, int64_t from_step, float* to, int64_t to_
 #undef STAGE
 #endif
 
-// Sixteen lines a power of two apart, as they often are, share one cache set. Where vectors are not whole
-// cache lines, each is needed twice, and gone by then: four lanes are turned at a time, otherwise sixteen,
-// where registers hold them.
+// Sixteen lines a power of two apart, as they often are, share one cache set. Where vectors are not
+// whole cache lines, each is needed twice, and gone by then: four lanes are turned at a time,
+// otherwise sixteen, where registers hold them.
 INLINE bool crowded(const void* lines, int64_t step) {
   return step % 512 == 0 && reinterpret_cast<uintptr_t>(lines) % 64;
 }
@@ -209,8 +210,7 @@ void copy(int64_t lines, int64_t length, const void* values, int64_t from_step, 
       if (i < length) store(to + length - LANES, load(from + length - LANES));
     } else if (length >= 4) {
       int64_t i = 0;
-      for (; i + 4 <= length; i += 4)
-        set_quad(to + i, quad(from + i));
+      for (; i + 4 <= length; i += 4) set_quad(to + i, quad(from + i));
       if (i < length) set_quad(to + length - 4, quad(from + length - 4));
     } else {
       for (int64_t i = 0; i < length; ++i) to[i] = one(from + i);
@@ -232,8 +232,8 @@ template <class T>
 void read(int64_t length, const void* values, int64_t step, float* to, int64_t to_step) {
   const T* from = static_cast<const T*>(values);
   int64_t i = 0;
-  // The value after the last one may not be there: that is read alone. The vector before it may lie over
-  // the one before.
+  // The value after the last one may not be there: that is read alone. The vector before it may lie
+  // over the one before.
   if (step == 2 && to_step == 1 && length > LANES)
     while (i < length - 1) {
       if (i > length - 1 - LANES) i = length - 1 - LANES;
@@ -310,7 +310,8 @@ void put(int64_t lines, int64_t length, const float* from, int64_t from_step, co
       for (; i + LANES <= length; i += LANES) store(to + i, activate(load(from + i), activation));
     }
     if (i < length)
-      put_some(length - i, from + i, 1, residual ? residual + i : nullptr, 1, to + i, 1, activation);
+      put_some(length - i, from + i, 1, residual ? residual + i : nullptr, 1, to + i, 1,
+               activation);
     if (residual) residual += residual_step;
   }
 }

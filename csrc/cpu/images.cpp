@@ -38,8 +38,8 @@ Layout layout_of(int64_t channels, int64_t pixels, bool channels_last) {
                        : Layout{channels * pixels, pixels, 1};
 }
 
-// The layout of a tensor to write to: images do not overlap, and in them planes of pixels follow each
-// other, or pixels are the same distance apart, with the channels of each next to each other.
+// The layout of a tensor to write to: images do not overlap, and in them planes of pixels follow
+// each other, or pixels are the same distance apart, with the channels of each next to each other.
 Layout writable(const Tensor& t, const Size& size) {
   const int64_t N = size[0], O = size[1], H = size[2], W = size[3], pixels = H * W;
   Layout found = layout_of(O, pixels, false);
@@ -51,10 +51,11 @@ Layout writable(const Tensor& t, const Size& size) {
   good = good && (O == 1 || t.stride(1) == found.channel);
   good = good && (H == 1 || t.stride(2) == W * found.pixel);
   found.image = N > 1 ? t.stride(0) : image;
-  STD_TORCH_CHECK(good && found.image >= image,
-                  "out must have whole planes of pixels, or the channels of each pixel next to each "
-                  "other, and one image after the other; its strides are (", t.stride(0), ", ",
-                  t.stride(1), ", ", t.stride(2), ", ", t.stride(3), ")");
+  STD_TORCH_CHECK(
+      good && found.image >= image,
+      "out must have whole planes of pixels, or the channels of each pixel next to each "
+      "other, and one image after the other; its strides are (",
+      t.stride(0), ", ", t.stride(1), ", ", t.stride(2), ", ", t.stride(3), ")");
   return found;
 }
 

@@ -1,5 +1,6 @@
-// Images that a convolution reads and writes: tensors of float32, float16 or bfloat16, planar or with
-// the channels innermost, and for what is written also a part of the channels of a larger tensor.
+// Images that a convolution reads and writes: tensors of float32, float16 or bfloat16, planar or
+// with the channels innermost, and for what is written also a part of the channels of a larger
+// tensor.
 #pragma once
 #include <array>
 
@@ -26,7 +27,8 @@ struct Images {
   Source data() const { return {static_cast<const char*>(tensor.const_data_ptr()), type}; }
 };
 
-// What a convolution writes (N, O, H', W'): `out` if that is given, else a new tensor in x's layout.
+// What a convolution writes (N, O, H', W'): `out` if that is given, else a new tensor in x's
+// layout.
 struct Output {
   Tensor y;
   Layout layout;
@@ -35,8 +37,8 @@ struct Output {
   Output(const Images& x, const Size& size, const std::optional<Tensor>& added,
          const std::optional<Tensor>& out);
 
-  // Raises if `out` was given and lies over a contiguous tensor that is read: over indices, say, that have
-  // been checked.
+  // Raises if `out` was given and lies over a contiguous tensor that is read: over indices, say,
+  // that have been checked.
   void apart_from(const std::optional<Tensor>& read, const char* name) const;
 
   Target data() { return {static_cast<char*>(y.mutable_data_ptr()), type_}; }

@@ -1,11 +1,11 @@
 // The third part of row_sparse_body.h: linear layers.
 
-// A large weight comes from memory, and faster than its rows are done: asked for a few thousand weights
-// ahead, it comes meanwhile.
+// A large weight comes from memory, and faster than its rows are done: asked for a few thousand
+// weights ahead, it comes meanwhile.
 constexpr int kAhead = 2048;
 
-// The sign bit of i | (limit - 1 - i) is set for those that are not in [0, limit): no comparison, so
-// that vectors do several at once.
+// The sign bit of i | (limit - 1 - i) is set for those that are not in [0, limit): no comparison,
+// so that vectors do several at once.
 bool in_range(const int32_t* index, int64_t count, int64_t limit) {
   const uint32_t last = static_cast<uint32_t>((limit > INT32_MAX ? INT32_MAX : limit) - 1);
   uint32_t bad = 0;
@@ -16,9 +16,9 @@ bool in_range(const int32_t* index, int64_t count, int64_t limit) {
   return !(bad >> 31);
 }
 
-// One row times one vector, or times four whose entries stand next to each other. Eight sums, so that
-// additions do not wait for each other; each a register of its own, not a lane filled by a gather: a
-// gather of sixteen takes longer than sixteen loads.
+// One row times one vector, or times four whose entries stand next to each other. Eight sums, so
+// that additions do not wait for each other; each a register of its own, not a lane filled by a
+// gather: a gather of sixteen takes longer than sixteen loads.
 template <class V>
 INLINE V product(int64_t k, int64_t end, const int32_t* columns, const float* values, const V* x) {
   V acc[8] = {};
@@ -34,8 +34,7 @@ INLINE V product(int64_t k, int64_t end, const int32_t* columns, const float* va
     ADD(0, 0) ADD(1, 1) ADD(2, 2) ADD(3, 3) ADD(4, 4) ADD(5, 5) ADD(6, 6) ADD(7, 7)
   }
   if (k + 4 <= end) {
-    ADD(0, 0) ADD(1, 1) ADD(2, 2) ADD(3, 3)
-    k += 4;
+    ADD(0, 0) ADD(1, 1) ADD(2, 2) ADD(3, 3) k += 4;
   }
   if (k < end) ADD(4, 0)
   if (k + 1 < end) ADD(5, 1)
@@ -72,7 +71,8 @@ INLINE void add(const Stretch& s, int64_t k, Vec* sums) {
   for (int v = 0; v < V; ++v) sums[v] += weight * load(p + v * LANES);
 }
 
-// V vectors of positions; S sums each, so that additions do not wait for each other; G weights a step.
+// V vectors of positions; S sums each, so that additions do not wait for each other; G weights a
+// step.
 template <int V, int S, int G>
 void stretch_of(const Stretch& s) {
   for (int64_t r = 0; r < s.rows; ++r) {

@@ -9,7 +9,8 @@
 namespace sparse_ops {
 
 // x turned so that the batch stands in the vectors. A slab holds up to `units` cache lines of it:
-// (features, units, kLanes), one slab after the other, zeros where the batch ends before a line does.
+// (features, units, kLanes), one slab after the other, zeros where the batch ends before a line
+// does.
 struct Slabs {
   int64_t batch, features, lines, count;
 
@@ -48,8 +49,8 @@ struct Slabs {
   }
 };
 
-// The rows of y (batch, features), `step` values apart, and the residual that is added to them, whose rows
-// follow each other, or null.
+// The rows of y (batch, features), `step` values apart, and the residual that is added to them,
+// whose rows follow each other, or null.
 struct BatchOutput {
   Target y;
   int64_t step;
@@ -103,10 +104,10 @@ class BatchPanel {
  public:
   BatchPanel(const RowSparseKernels& kernels, const Source& x, int64_t batch, int64_t features)
       : slabs(kernels, batch, features), memory_(slabs.size()) {
-    torch::stable::parallel_for(0, (features + kColumns - 1) / kColumns, 1,
-                                [&](int64_t i0, int64_t i1) {
-      slabs.turn(kernels, x, i0 * kColumns, std::min(features, i1 * kColumns), memory_.get());
-    });
+    torch::stable::parallel_for(
+        0, (features + kColumns - 1) / kColumns, 1, [&](int64_t i0, int64_t i1) {
+          slabs.turn(kernels, x, i0 * kColumns, std::min(features, i1 * kColumns), memory_.get());
+        });
   }
   const float* slab(int64_t i) const { return memory_.get() + slabs.start(i); }
 
@@ -117,7 +118,8 @@ class BatchPanel {
   const Scratch<float> memory_;
 };
 
-// How many stretches the columns are cut into: as many as keep the panel's part in half of the second cache.
+// How many stretches the columns are cut into: as many as keep the panel's part in half of the
+// second cache.
 inline int64_t stretches(int64_t features, int64_t width) {
   const int64_t most = second_cache() / 2;
   return std::max<int64_t>(1, (features * width + most - 1) / most);

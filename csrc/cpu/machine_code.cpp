@@ -22,7 +22,8 @@ void Assembler::opcode(Page page, int opcode, int reg, int other, int last, bool
   const auto off = [](int value, int bit) { return ~value >> bit & 1; };
   const uint8_t all[] = {
       0x62,
-      static_cast<uint8_t>(off(reg, 3) << 7 | off(last, 4) << 6 | off(last, 3) << 5 | off(reg, 4) << 4 | page.map),
+      static_cast<uint8_t>(off(reg, 3) << 7 | off(last, 4) << 6 | off(last, 3) << 5 |
+                           off(reg, 4) << 4 | page.map),
       static_cast<uint8_t>((~other & 15) << 3 | 1 << 2 | page.prefix),
       static_cast<uint8_t>(2 << 5 | splat << 4 | off(other, 4) << 3),
       static_cast<uint8_t>(opcode),
@@ -30,7 +31,8 @@ void Assembler::opcode(Page page, int opcode, int reg, int other, int last, bool
   code_.insert(code_.end(), std::begin(all), std::end(all));
 }
 
-void Assembler::with_memory(Page page, int opcode_, int reg, int other, Place place, int size, bool splat) {
+void Assembler::with_memory(Page page, int opcode_, int reg, int other, Place place, int size,
+                            bool splat) {
   opcode(page, opcode_, reg, other, place.base, splat);
   const int operands = (reg & 7) << 3 | (place.base & 7);
   const int64_t steps = place.bytes / size;
@@ -83,7 +85,8 @@ std::unique_ptr<const Executable> Executable::of(const std::vector<uint8_t>& cod
     return given && std::strcmp(given, "0") == 0;
   }();
   if (refused || code.empty()) return nullptr;
-  void* memory = mmap(nullptr, code.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      mmap(nullptr, code.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return nullptr;
   std::unique_ptr<const Executable> made(new Executable(memory, code.size()));
   std::memcpy(memory, code.data(), code.size());

@@ -168,8 +168,9 @@ void blend(bool plane, int64_t pixels, const int32_t* left, const int32_t* right
     const int64_t l = left[p] * kLanes, r = right[p] * kLanes;
 #pragma GCC unroll 4
     for (int i = 0; i < kLanes; i += LANES)
-      store(to + p * kLanes + i, mixed(mixed(load(upper + l + i), load(lower + l + i), down),
-                                       mixed(load(upper + r + i), load(lower + r + i), down), across));
+      store(to + p * kLanes + i,
+            mixed(mixed(load(upper + l + i), load(lower + l + i), down),
+                  mixed(load(upper + r + i), load(lower + r + i), down), across));
   }
 }
 

@@ -21,8 +21,7 @@ Axis::Axis(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_
   }
   const int64_t need = out + reach;
   shared = reach;
-  for (const int64_t phase : phases)
-    shared = std::min({shared, first(phase), need - last(phase)});
+  for (const int64_t phase : phases) shared = std::min({shared, first(phase), need - last(phase)});
   pitch = need - shared;
 }
 
@@ -56,9 +55,9 @@ int64_t Panel::shift_of(int64_t tap) const {
   return rows.shift_of[tap / columns.kernel] * pitch() + columns.shift_of[tap % columns.kernel];
 }
 
-// Calls part(phase, done, to, from, length, lines, image) for every stretch of lines of every phase and
-// image: planes are zero in [done, to), then hold `lines` lines of `length` values from the pixel
-// `from` on, with zeros between them; and with no lines at the end of each plane.
+// Calls part(phase, done, to, from, length, lines, image) for every stretch of lines of every phase
+// and image: planes are zero in [done, to), then hold `lines` lines of `length` values from the
+// pixel `from` on, with zeros between them; and with no lines at the end of each plane.
 template <class Part>
 void for_each_part(const Panel& panel, const Part& part) {
   const Axis &rows = panel.rows, &columns = panel.columns;
@@ -112,9 +111,9 @@ void Panel::pack_lanes_of_channels(const RowSparseKernels& kernels, const Source
     const Source source = x + n * layout.image + from * layout.pixel;
     for (int64_t y = 0; y < lines; ++y) {
       float* line = plane + to + y * pitch();
-      kernels.ends[x.type].separate(
-          length, (source + y * rows.stride * columns.size * layout.pixel).at,
-          columns.stride * layout.pixel, line, between);
+      kernels.ends[x.type].separate(length,
+                                    (source + y * rows.stride * columns.size * layout.pixel).at,
+                                    columns.stride * layout.pixel, line, between);
       for (int64_t l = 0; l < kLanes && y + 1 < lines; ++l)
         for (int64_t i = length; i < pitch(); ++i) line[l * between + i] = 0.0f;
     }
@@ -152,7 +151,8 @@ void Panel::pack_images_of_channels(const RowSparseKernels& kernels, const Sourc
         kernels.ends[x.type].interleave(kLanes, (source + i * columns.stride * layout.pixel).at,
                                         layout.image, 1, line + i * kLanes, between);
       for (int64_t l = 0; l < kLanes && y + 1 < lines; ++l)
-        std::fill(line + l * between + length * kLanes, line + l * between + pitch() * kLanes, 0.0f);
+        std::fill(line + l * between + length * kLanes, line + l * between + pitch() * kLanes,
+                  0.0f);
     }
   });
 }
@@ -163,7 +163,8 @@ void Panel::unpack(const float* planes, float* x, int64_t image_step) const {
   for (size_t a = 0; a < rows.phases.size(); ++a)
     for (size_t b = 0; b < columns.phases.size(); ++b) {
       const int64_t ya = rows.phases[a], xb = columns.phases[b];
-      const float* plane = planes + static_cast<int64_t>(a * columns.phases.size() + b) * plane_size;
+      const float* plane =
+          planes + static_cast<int64_t>(a * columns.phases.size() + b) * plane_size;
       const int64_t x0 = columns.first(xb), x1 = columns.last(xb);
       for (int64_t n = 0; n < images; ++n)
         for (int64_t y = rows.first(ya); y < rows.last(ya); ++y) {

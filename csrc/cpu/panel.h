@@ -7,8 +7,8 @@
 //     output pixel (n, y, x)  ->  position p = (n * plane_rows + y) * pitch + x
 //     input under tap (ky, kx)  ->  plane[p + shift(ky, kx)]
 //
-// Zeros at the end of one line serve as those at the start of the next, and so do lines between images.
-// Positions that are no output pixel (the ends of lines) are computed and thrown away.
+// Zeros at the end of one line serve as those at the start of the next, and so do lines between
+// images. Positions that are no output pixel (the ends of lines) are computed and thrown away.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -19,16 +19,16 @@ namespace sparse_ops {
 
 struct Axis {
   int64_t size, kernel, stride, padding, dilation;
-  int64_t out;               // output size
-  int64_t reach;             // the farthest shift of a tap
-  int64_t shared;            // zeros that a line shares with the next
-  int64_t pitch;             // from one line to the next
+  int64_t out;                    // output size
+  int64_t reach;                  // the farthest shift of a tap
+  int64_t shared;                 // zeros that a line shares with the next
+  int64_t pitch;                  // from one line to the next
   std::vector<int64_t> phases;    // remainders that occur
   std::vector<int64_t> phase_of;  // index in phases, by tap
   std::vector<int64_t> shift_of;  // by tap
 
-  // With `apart`, each tap is a phase of its own, and no shift: as many copies, and no more positions
-  // than output pixels.
+  // With `apart`, each tap is a phase of its own, and no shift: as many copies, and no more
+  // positions than output pixels.
   Axis(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
        bool apart = false);
   Axis with_taps_apart() const { return Axis(size, kernel, stride, padding, dilation, true); }
@@ -59,9 +59,7 @@ struct Values {
   Byte* at;
   Element type;
 
-  Values operator+(int64_t count) const {
-    return {at + count * (type == kFloat ? 4 : 2), type};
-  }
+  Values operator+(int64_t count) const { return {at + count * (type == kFloat ? 4 : 2), type}; }
 };
 using Source = Values<const char>;
 using Target = Values<char>;
@@ -89,10 +87,10 @@ struct Panel {
   void pack(const RowSparseKernels& kernels, const Source& x, const Layout& layout, int64_t channel,
             float* panel) const;
   // The same for kLanes channels from `channel` on, which stand next to each other in x.
-  void pack_lanes_of_channels(const RowSparseKernels& kernels, const Source& x, const Layout& layout,
-                              int64_t channel, float* panel) const;
-  // The same for kLanes images whose pixels stand next to each other: every number above is a number
-  // of cache lines then, and `images` is 1.
+  void pack_lanes_of_channels(const RowSparseKernels& kernels, const Source& x,
+                              const Layout& layout, int64_t channel, float* panel) const;
+  // The same for kLanes images whose pixels stand next to each other: every number above is a
+  // number of cache lines then, and `images` is 1.
   void pack_images(const RowSparseKernels& kernels, const Source& x, const Layout& layout,
                    int64_t channel, float* panel) const;
   void pack_images_of_channels(const RowSparseKernels& kernels, const Source& x,

@@ -1,8 +1,8 @@
 // The microkernels of every sparse operator, as tables of functions on raw pointers.
 //
-// One idea serves linear layers and convolutions, forwards and backwards: a sparse row times a panel.
-// A panel is dense memory in which column c of the weight starts at offsets[c], and consecutive
-// positions (pixels, or the batch of a linear layer) stand next to each other:
+// One idea serves linear layers and convolutions, forwards and backwards: a sparse row times a
+// panel. A panel is dense memory in which column c of the weight starts at offsets[c], and
+// consecutive positions (pixels, or the batch of a linear layer) stand next to each other:
 //
 //     out[m][p] = bias[m] + sum_k  weights[m][k] * panel[offsets[columns[k]] + p]
 //
@@ -44,9 +44,10 @@ constexpr int64_t kOverrun = 256;
 // `units` times kLanes rows that keep the same k columns, over rectangles of output pixels of some
 // images, in which kLanes channels stand next to each other:
 //     out[u][n][l][p][i] = bias[u * kLanes + i]
-//         + sum_j  weights[j][u][i] * panel[offsets[j] + n * image_step + l * line_step + p * pixel_step]
-// Steps of out are out_image, out_line and kLanes; units are unit_step apart. One more offset than k is
-// read.
+//         + sum_j  weights[j][u][i] * panel[offsets[j] + n * image_step + l * line_step + p *
+//         pixel_step]
+// Steps of out are out_image, out_line and kLanes; units are unit_step apart. One more offset than
+// k is read.
 struct ChannelWork {
   int64_t images, lines, width, k;
   const int32_t* offsets;
@@ -59,8 +60,8 @@ struct ChannelWork {
   Activation activation;
 };
 
-// A stretch of `rows` rows: those weights from cursors[r] on, up to ends[r], whose columns come before
-// the limit, and at the end all that are left:
+// A stretch of `rows` rows: those weights from cursors[r] on, up to ends[r], whose columns come
+// before the limit, and at the end all that are left:
 //     sums[r][p] += sum_k  values[k] * panel[columns[k]][p]
 // over the positions of `units` cache lines. Sums start with the bias at the beginning, and pass
 // through the activation at the end. Cursors move on; a few weights past the limit may be taken.
@@ -78,9 +79,10 @@ struct Stretch {
   Activation activation;
 };
 
-// Filters that keep the same k columns, over a rectangle of output pixels of kLanes images each, from and
-// to images that are blocked (blocked.h), so that all loads are of whole cache lines:
-//     out[r][l * out_step + p * kLanes + i] = activation(bias[r] + added[r][l * added_step + p * kLanes + i]
+// Filters that keep the same k columns, over a rectangle of output pixels of kLanes images each,
+// from and to images that are blocked (blocked.h), so that all loads are of whole cache lines:
+//     out[r][l * out_step + p * kLanes + i] = activation(bias[r] + added[r][l * added_step + p *
+//     kLanes + i]
 //         + sum_j  weights[j * rows + r] * panel[offsets[j] + l * line_step + p * pixel_step + i])
 // kSpareOffsets more offsets can be read; what they point at is only asked for ahead.
 struct BlockedWork {
@@ -98,12 +100,13 @@ struct BlockedWork {
 };
 constexpr int64_t kSpareOffsets = 8;
 
-// A strip of tiles of Winograd's F(MxM, 3x3) (Lavin and Gray, arXiv:1509.09308), M = 2 or 4: M lines of output of
-// kLanes images or channels, M pixels a tile. What (M + 2)^2 of the input become, and of what M^2 of the output
-// are made, are at (M + 2)^2 positions: position_step apart, pixels of a tile next to each other.
+// A strip of tiles of Winograd's F(MxM, 3x3) (Lavin and Gray, arXiv:1509.09308), M = 2 or 4: M
+// lines of output of kLanes images or channels, M pixels a tile. What (M + 2)^2 of the input
+// become, and of what M^2 of the output are made, are at (M + 2)^2 positions: position_step apart,
+// pixels of a tile next to each other.
 struct WinogradWork {
-  int64_t side;          // M
-  int64_t tiles;         // up to kMostTiles
+  int64_t side;   // M
+  int64_t tiles;  // up to kMostTiles
   int64_t position_step;
   int64_t lines, width;  // of the output: up to M, and up to M times the tiles
   int64_t out_line, added_line;
@@ -111,9 +114,10 @@ struct WinogradWork {
 };
 constexpr int64_t kMostTiles = 8;
 
-// A plane of pooling windows of blocked images, as torch has them; what lies outside does not count.
+// A plane of pooling windows of blocked images, as torch has them; what lies outside does not
+// count.
 struct PoolWork {
-  bool most;  // the largest, else the mean
+  bool most;             // the largest, else the mean
   int64_t lines, width;  // of the output
   int64_t kernel[2], stride[2], padding[2];
   int64_t size[2];  // of the input
@@ -127,8 +131,8 @@ struct PoolWork {
 enum Element { kFloat = 0, kHalf = 1, kBFloat = 2 };
 
 // The ends of an operator, for one Element T: from tensors of T to the kernels' floats, and back.
-// Pointers without a type are to T; steps are counted in values. Results are rounded to nearest, ties
-// to even; NaN stays NaN.
+// Pointers without a type are to T; steps are counted in values. Results are rounded to nearest,
+// ties to even; NaN stays NaN.
 struct EndKernels {
   // Copies `lines` lines of `length` values, whose starts are `from_step` and `to_step` apart, and
   // writes zeros from each line's end up to `gap` floats further.
@@ -150,8 +154,8 @@ struct EndKernels {
               const void* residual, int64_t residual_step, void* to, int64_t to_step,
               Activation activation);
 
-  // to[i * to_step + l] = from[i * step + index[l]] for i in [0, length), l in [0, lanes), lanes being up
-  // to kLanes.
+  // to[i * to_step + l] = from[i * step + index[l]] for i in [0, length), l in [0, lanes), lanes
+  // being up to kLanes.
   void (*pick)(int64_t length, int64_t lanes, const void* from, int64_t step, const int64_t* index,
                float* to, int64_t to_step);
 
@@ -182,11 +186,12 @@ struct RowSparseKernels {
   void (*blocked)(int rows, const BlockedWork& work);
   void (*pool)(const PoolWork& work);
 
-  // A channel's M + 2 lines, of which `lines` are there, and M * tiles + 2 columns, of which `columns` are; what
-  // is not there only makes output that is left out.
+  // A channel's M + 2 lines, of which `lines` are there, and M * tiles + 2 columns, of which
+  // `columns` are; what is not there only makes output that is left out.
   void (*winograd_in)(const WinogradWork& work, const float* from, int64_t line_step, int64_t lines,
                       int64_t columns, float* to);
-  // The output of a plane from positions that are from_step apart; kLanes biases; `added` may be null.
+  // The output of a plane from positions that are from_step apart; kLanes biases; `added` may be
+  // null.
   void (*winograd_out)(const WinogradWork& work, const float* from, int64_t from_step,
                        const float* bias, const float* added, float* out);
 
@@ -201,8 +206,8 @@ struct RowSparseKernels {
   // See ChannelWork; 1 to max_units units.
   void (*channels)(int units, const ChannelWork& work);
 
-  // to[i * to_step + l * ways + w] = from[w][i * kLanes + l] for i in [0, length), l in [0, kLanes),
-  // w in [0, ways).
+  // to[i * to_step + l * ways + w] = from[w][i * kLanes + l] for i in [0, length), l in [0,
+  // kLanes), w in [0, ways).
   void (*weave)(int ways, int64_t length, const float* const* from, float* to, int64_t to_step);
 
   // y = activation(y + residual), for lines of `length` values that start `step` apart in both.
@@ -213,8 +218,8 @@ struct RowSparseKernels {
   void (*dots)(int64_t k, const int32_t* columns, const int32_t* offsets, const float* dy,
                const float* panel, int64_t positions, float* out);
 
-  // y[o - first] = activation(bias[o] + sum_k values[k] * x[columns[k]]) for rows o in [first, last);
-  // values and columns are indexed by crow. For batches too small to fill a panel.
+  // y[o - first] = activation(bias[o] + sum_k values[k] * x[columns[k]]) for rows o in [first,
+  // last); values and columns are indexed by crow. For batches too small to fill a panel.
   void (*gather)(int64_t first, int64_t last, const int32_t* crow, const int32_t* columns,
                  const float* values, const float* bias, const float* x, float* y,
                  Activation activation);

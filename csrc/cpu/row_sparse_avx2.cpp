@@ -18,10 +18,12 @@
 #define MAX_ROWS 4
 // A unit is two vectors.
 #define MAX_UNITS 1
+// clang-format off
 #define TILE_SIZES_1(X) \
   X(1, 6, 1) X(1, 4, 1) X(1, 3, 2) X(1, 2, 3) X(1, 2, 2) X(1, 2, 1) X(1, 1, 6) X(1, 1, 4) \
   X(1, 1, 1)
 #define TILE_SIZES_2(X)
+// clang-format on
 #define STRETCH_UNITS 4
 #define MACHINE_CODE false
 #define HALF_CONVERSIONS 1

@@ -6,7 +6,8 @@
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl,fma,f16c"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512vl,fma,f16c,prefer-vector-width=512")
@@ -18,6 +19,7 @@
 #define MAX_ROWS 8
 // 14 to 28 sums, one or two vectors of weights, a pixel.
 #define MAX_UNITS 2
+// clang-format off
 #define TILE_SIZES_1(X) \
   X(1, 14, 2) X(1, 14, 1) X(1, 8, 3) X(1, 8, 2) X(1, 8, 1) X(1, 7, 4) X(1, 7, 3) X(1, 7, 2) \
   X(1, 7, 1) X(1, 4, 6) X(1, 4, 4) X(1, 4, 2) X(1, 4, 1) X(1, 2, 8) X(1, 2, 4) X(1, 2, 2) \
@@ -25,6 +27,7 @@
 #define TILE_SIZES_2(X) \
   X(2, 14, 1) X(2, 8, 1) X(2, 7, 2) X(2, 7, 1) X(2, 4, 3) X(2, 4, 2) X(2, 4, 1) X(2, 2, 6) \
   X(2, 2, 4) X(2, 2, 2) X(2, 2, 1) X(2, 1, 8) X(2, 1, 4) X(2, 1, 1)
+// clang-format on
 #define STRETCH_UNITS 4
 #define MACHINE_CODE true
 #define HALF_CONVERSIONS 1

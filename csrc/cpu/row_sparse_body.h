@@ -3,7 +3,8 @@
 // The file that includes it defines
 //   LANES     floats in a vector
 //   REGISTERS  vectors that sums and what goes into them may take
-//   TILES(R)  vectors of positions per tile, for R rows at once: R * TILES(R) accumulators, TILES(R)
+//   TILES(R)  vectors of positions per tile, for R rows at once: R * TILES(R) accumulators,
+//   TILES(R)
 //             vectors of the panel and a weight have to fit the registers
 //   MAX_ROWS  4 or 8
 //   MAX_UNITS, TILE_SIZES_1, TILE_SIZES_2  for channels_body.h
@@ -14,9 +15,9 @@
 //   HALF_CONVERSIONS  1 where <immintrin.h> is included and the F16C instructions may be used, or 0
 // and has set the instruction set for everything that follows.
 
-#if !defined(LANES) || !defined(REGISTERS) || !defined(TILES) || !defined(MAX_ROWS) ||        \
-    !defined(MAX_UNITS) || !defined(TILE_SIZES_1) || !defined(TILE_SIZES_2) ||                \
-    !defined(STRETCH_UNITS) || !defined(KEEP_APART) || !defined(TILE_TABLE) ||                \
+#if !defined(LANES) || !defined(REGISTERS) || !defined(TILES) || !defined(MAX_ROWS) || \
+    !defined(MAX_UNITS) || !defined(TILE_SIZES_1) || !defined(TILE_SIZES_2) ||         \
+    !defined(STRETCH_UNITS) || !defined(KEEP_APART) || !defined(TILE_TABLE) ||         \
     !defined(HALF_CONVERSIONS) || !defined(MACHINE_CODE)
 #error "row_sparse_body.h: define what its first lines list before including it"
 #endif

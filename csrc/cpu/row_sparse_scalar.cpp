@@ -8,9 +8,11 @@
 #define MAX_ROWS 4
 // A unit is four vectors.
 #define MAX_UNITS 1
+// clang-format off
 #define TILE_SIZES_1(X) \
   X(1, 2, 1) X(1, 1, 2) X(1, 1, 1)
 #define TILE_SIZES_2(X)
+// clang-format on
 #define STRETCH_UNITS 2
 #define MACHINE_CODE false
 #define HALF_CONVERSIONS 0

@@ -16,11 +16,11 @@ void set_images(Job& job, const Images& x, Output& output) {
 }
 
 // Up to this many output pixels the batch goes into the vectors, if there is enough of it: on small
-// images shifted vectors cross many lines' ends. On larger ones turning the images around costs more
-// than it gains, the more so where their channels are not next to each other. Filters that stand alone
-// do one load an addition, and gain more by loads of whole cache lines than those that share their
-// columns (batch 16 at 0.95, Zen 5, planar / lanes in time: 28x28 1.3 channels last, 0.9 else; 56x56 1.03
-// and 0.65; PSD2_P8 16x16 1.13).
+// images shifted vectors cross many lines' ends. On larger ones turning the images around costs
+// more than it gains, the more so where their channels are not next to each other. Filters that
+// stand alone do one load an addition, and gain more by loads of whole cache lines than those that
+// share their columns (batch 16 at 0.95, Zen 5, planar / lanes in time: 28x28 1.3 channels last,
+// 0.9 else; 56x56 1.03 and 0.65; PSD2_P8 16x16 1.13).
 constexpr int64_t kLanesPixelsAlone = 400;
 constexpr int64_t kLanesPixelsAloneLast = 1024;
 constexpr int64_t kLanesPixelsShared = 256;
@@ -37,7 +37,7 @@ void forward(const Job& job) {
   const Panel one(conv.rows, conv.columns, conv.channels, 1);
   const bool alone = job.rows.classes >= conv.group_filters();
   const bool fits = one.size < std::numeric_limits<int32_t>::max() / kLanes;
-  const int64_t most = !alone                  ? kLanesPixelsShared
+  const int64_t most = !alone                ? kLanesPixelsShared
                        : job.in.channel == 1 ? kLanesPixelsAloneLast
                                              : kLanesPixelsAlone;
   const bool small = conv.out_size() <= most;
@@ -84,7 +84,8 @@ float constant(const RowSparseKernels& kernels, float bias, Activation activatio
 }
 
 // Fills the channels of y that `kept` leaves out, each with its constant.
-void fill_removed(const Job& job, const std::vector<bool>& kept, const std::vector<float>& constants) {
+void fill_removed(const Job& job, const std::vector<bool>& kept,
+                  const std::vector<float>& constants) {
   const int64_t pixels = job.conv.out_size();
   std::vector<int64_t> removed;
   std::vector<float> values;
@@ -141,7 +142,8 @@ Tensor channel_pruned_conv2d(const RowSparseKernels& kernels, const Tensor& x_,
   const Tensor col = torch::stable::new_empty(out, {I * taps});
   crow.mutable_data_ptr<int32_t>()[0] = 0;
   crow.mutable_data_ptr<int32_t>()[1] = static_cast<int32_t>(I * taps);
-  for (int64_t c = 0; c < I * taps; ++c) col.mutable_data_ptr<int32_t>()[c] = static_cast<int32_t>(c);
+  for (int64_t c = 0; c < I * taps; ++c)
+    col.mutable_data_ptr<int32_t>()[c] = static_cast<int32_t>(c);
   const Rows rows(kernels, crow, col, torch::stable::reshape(values, {-1}), O, I * taps);
 
   Output output(x, whole.out_shape(), residual, y);

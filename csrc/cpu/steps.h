@@ -1,5 +1,5 @@
-// The microkernels of the steps of programs that are neither convolutions nor linear layers, as tables
-// of functions on raw pointers; by the rules of row_sparse.h.
+// The microkernels of the steps of programs that are neither convolutions nor linear layers, as
+// tables of functions on raw pointers; by the rules of row_sparse.h.
 //
 // Values lie in lines. In a line of pixels of kLanes channels or images, those stand next to each
 // other; in a line of a plane, pixels do.
@@ -8,7 +8,8 @@
 
 namespace sparse_ops {
 
-// Functions of one number, by the numbers of program.py's FUNCTIONS, beside those of ActivationKind.
+// Functions of one number, by the numbers of program.py's FUNCTIONS, beside those of
+// ActivationKind.
 enum Function : int64_t {
   kSigmoid = 7,
   kHardsigmoid = 8,
@@ -39,9 +40,9 @@ struct Lines {
   int64_t to_step;
 };
 
-// Windows over lines, given by the pixels that they have: output (l, p) is of lines [top[l], bottom[l]) and
-// pixels [left[p], right[p]), none of which is empty. A mean is the sum over rows[l] * columns[p].
-// From pixel `steady` to `steady_end` all windows are as wide, and `stride` apart.
+// Windows over lines, given by the pixels that they have: output (l, p) is of lines [top[l],
+// bottom[l]) and pixels [left[p], right[p]), none of which is empty. A mean is the sum over rows[l]
+// * columns[p]. From pixel `steady` to `steady_end` all windows are as wide, and `stride` apart.
 struct WindowWork {
   bool most;  // the largest, NaN if any is; else the mean
   int64_t lines, width;
@@ -58,8 +59,8 @@ struct StepKernels {
   // to = function(from); leaky_relu, elu, clamp, softplus, add and mul have parameters.
   void (*unary)(const Lines& work, int64_t function, float first, float second);
 
-  // to = activation(from (operator) b). b is a line, b_step apart; or, if `repeated`, kLanes numbers that are
-  // repeated along all lines.
+  // to = activation(from (operator) b). b is a line, b_step apart; or, if `repeated`, kLanes
+  // numbers that are repeated along all lines.
   void (*binary)(const Lines& work, const float* b, int64_t b_step, bool repeated, Operator by,
                  Activation activation);
 
@@ -81,15 +82,16 @@ struct StepKernels {
   void (*windows)(const WindowWork& work);
   void (*plane_windows)(const WindowWork& work);
 
-  // Of lines of pixels of kLanes: lane l of `to`, for l from `first` on, is lane l + distance of the same
-  // pixel of `from`, those from kLanes on being lanes of `next`. Lanes before `first` are left as they
-  // are. distance is in [0, kLanes); from and next have the same step.
+  // Of lines of pixels of kLanes: lane l of `to`, for l from `first` on, is lane l + distance of
+  // the same pixel of `from`, those from kLanes on being lanes of `next`. Lanes before `first` are
+  // left as they are. distance is in [0, kLanes); from and next have the same step.
   void (*shift)(const Lines& work, const float* next, int64_t distance, int64_t first);
 
   // to[p * kLanes + l] = from[l][p * kLanes] for p in [0, pixels).
   void (*pick)(int64_t pixels, const float* const* from, float* to);
 
-  // A line of pixels of another one: to[p] = from[index[p]]. `plane`: pixels of one number, else kLanes.
+  // A line of pixels of another one: to[p] = from[index[p]]. `plane`: pixels of one number, else
+  // kLanes.
   void (*repeat)(bool plane, int64_t pixels, const int32_t* index, const float* from, float* to);
 
   // A line of pixels of several: to[p] = from[p % stride * step + p / stride].

@@ -94,14 +94,14 @@ void combine(const Lines& w, const float* b, int64_t b_step, Activation activati
     float* to = w.to + l * w.to_step;
     int64_t i = 0;
     for (; i + LANES <= w.length; i += LANES)
-      store(to + i, activate_simply(combined<By>(load(from + i), beside<Repeated>(other, i)),
-                                    activation));
+      store(to + i,
+            activate_simply(combined<By>(load(from + i), beside<Repeated>(other, i)), activation));
     if (i < w.length) {
       const int64_t left = w.length - i;
       store_some(to + i,
-                 activate_simply(combined<By>(load_some(from + i, left),
-                                              some_beside<Repeated>(other, i, left)),
-                                 activation),
+                 activate_simply(
+                     combined<By>(load_some(from + i, left), some_beside<Repeated>(other, i, left)),
+                     activation),
                  left);
     }
   }
@@ -111,9 +111,9 @@ void combine(const Lines& w, const float* b, int64_t b_step, Activation activati
 void binary(const Lines& w, const float* b, int64_t b_step, bool repeated, Operator by,
             Activation activation) {
   switch (by) {
-#define CASE(by)                                                    \
-  case by:                                                          \
-    return repeated ? combine<by, true>(w, b, b_step, activation)   \
+#define CASE(by)                                                  \
+  case by:                                                        \
+    return repeated ? combine<by, true>(w, b, b_step, activation) \
                     : combine<by, false>(w, b, b_step, activation);
     CASE(kAdd)
     CASE(kSub)
@@ -134,9 +134,9 @@ void affine_lines(const Lines& w, const float* scale, const float* shift, Activa
     float* to = w.to + l * w.to_step;
     int64_t i = 0;
     for (; i + LANES <= w.length; i += LANES)
-      store(to + i, activate_simply(load(from + i) * beside<Repeated>(scale, i) +
-                                        beside<Repeated>(shift, i),
-                                    activation));
+      store(to + i, activate_simply(
+                        load(from + i) * beside<Repeated>(scale, i) + beside<Repeated>(shift, i),
+                        activation));
     if (i < w.length) {
       const int64_t left = w.length - i;
       store_some(to + i,
@@ -165,7 +165,8 @@ void prelu_lines(const Lines& w, const float* slopes) {
       store(to + i, leaky_relu(load(from + i), beside<Repeated>(slopes, i)));
     if (i < w.length) {
       const int64_t left = w.length - i;
-      store_some(to + i, leaky_relu(load_some(from + i, left), some_beside<Repeated>(slopes, i, left)),
+      store_some(to + i,
+                 leaky_relu(load_some(from + i, left), some_beside<Repeated>(slopes, i, left)),
                  left);
     }
   }

@@ -21,7 +21,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Numbers = std::vector<int64_t>;
 
-// The dispatcher is not asked for what is there already: that would be most of a small layer's time.
+// The dispatcher is not asked for what is there already: that would be most of a small layer's
+// time.
 inline Tensor as_contiguous(const Tensor& t) {
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }

@@ -3,8 +3,10 @@
 // The file that includes it defines
 //   LANES       floats in a vector
 //   REGISTERS   of vectors, 16 or 32
-//   PIXELS(U)   the most pixels of a tile of U units, 0 where there is none: U * kLanes / LANES * PIXELS(U) sums,
-//               as many vectors of weights as a unit or more has, and a pixel have to fit the registers
+//   PIXELS(U)   the most pixels of a tile of U units, 0 where there is none: U * kLanes / LANES *
+//   PIXELS(U) sums,
+//               as many vectors of weights as a unit or more has, and a pixel have to fit the
+//               registers
 //   SPARSE_UNITS  the most units of sparse_lines: four sums for each vector of theirs
 //   TILE_TABLE  the name of the table
 //   KEEP_APART  as row_sparse_body.h
@@ -176,8 +178,8 @@ INLINE void depthwise_tap(const float* p, int64_t step, Vec weight, Vec* sums) {
   for (int t = 0; t < T; ++t) sums[t] += weight * load(p + t * step);
 }
 
-// T pixels of a line. STEP is the distance between pixels, TAPS their number, or 0 where it is known only
-// at run time: the end of a loop over nine taps is guessed wrong too often.
+// T pixels of a line. STEP is the distance between pixels, TAPS their number, or 0 where it is
+// known only at run time: the end of a loop over nine taps is guessed wrong too often.
 template <int T, int STEP, int TAPS>
 void depthwise_tile(const DepthwiseWork& w, const float* panel, float* out, const float* added,
                     int part) {
@@ -228,7 +230,7 @@ void depthwise_lines(const DepthwiseWork& w) {
         const int64_t p = w.width * i / tiles;
         depthwise_of<kDepthwise, STEP, TAPS>(w.width * (i + 1) / tiles - p, w,
                                              panel + p * w.pixel_step, out + p * kLanes,
-                                       added ? added + p * kLanes : nullptr, part);
+                                             added ? added + p * kLanes : nullptr, part);
       }
     if (bends(w.activation)) bend(1, w.width * kLanes, 0, out, w.activation);
   }

@@ -1,4 +1,5 @@
-// What all bodies that are compiled once for each instruction set begin with: vectors of LANES floats.
+// What all bodies that are compiled once for each instruction set begin with: vectors of LANES
+// floats.
 
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t IVec __attribute__((vector_size(LANES * 4)));
@@ -18,7 +19,8 @@ INLINE Vec splat(float f) { return f - Vec{}; }
 // Long sums come in pieces of so many products: what rounding loses grows with the length of a sum.
 constexpr int64_t kPiece = 256;
 
-// N sums; between two pieces they wait in memory, where they are never touched if there is only one.
+// N sums; between two pieces they wait in memory, where they are never touched if there is only
+// one.
 template <int N>
 struct Aside {
   Vec sums[N];

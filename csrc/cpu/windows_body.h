@@ -20,7 +20,8 @@ INLINE Vec neutral() {
   return Most ? splat(-__builtin_inff()) : Vec{};
 }
 
-// A vector of each of `pixels` pixels that are a step apart. With four results, so that the next need not wait.
+// A vector of each of `pixels` pixels that are a step apart. With four results, so that the next
+// need not wait.
 template <bool Most>
 INLINE Vec along(const float* from, int64_t pixels, int64_t step) {
   Vec v[4] = {neutral<Most>(), neutral<Most>(), neutral<Most>(), neutral<Most>()};
@@ -47,15 +48,15 @@ INLINE Vec window(const float* from, int64_t from_step, int64_t lines, int64_t p
   for (int64_t l = 0; l < lines; ++l)
     for (int64_t x = 0; x < pixels; x += kFewToSum) {
       const int64_t left = pixels - x;
-      total += __builtin_convertvector(
-          along<Most>(from + l * from_step + x * kLanes, left < kFewToSum ? left : kFewToSum, kLanes),
-          DVec);
+      total += __builtin_convertvector(along<Most>(from + l * from_step + x * kLanes,
+                                                   left < kFewToSum ? left : kFewToSum, kLanes),
+                                       DVec);
     }
   return __builtin_convertvector(total, Vec);
 }
 
-// The largest so far, and whether any was NaN, apart: fewer instructions than in one. A comparison with NaN
-// is false, so that it never becomes the largest.
+// The largest so far, and whether any was NaN, apart: fewer instructions than in one. A comparison
+// with NaN is false, so that it never becomes the largest.
 struct Largest {
   Vec most;
 #if LANES == 16
@@ -255,8 +256,8 @@ void plane_windows_of(const WindowWork& w) {
     float* to = w.to + l * w.to_step;
     if (widest > kSmallWindow || lines > kSmallWindow) {
       for (int64_t p = 0; p < w.width; ++p) {
-        const float f = plane_window<Most>(from + w.left[p], w.from_step, lines,
-                                           w.right[p] - w.left[p]);
+        const float f =
+            plane_window<Most>(from + w.left[p], w.from_step, lines, w.right[p] - w.left[p]);
         to[p] = Most ? f : f / (rows * w.columns[p]);
       }
       continue;

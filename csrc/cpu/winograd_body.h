@@ -1,7 +1,9 @@
-// A part of row_sparse_body.h: the ends of Winograd's F(2x2, 3x3) and F(4x4, 3x3), see WinogradWork.
+// A part of row_sparse_body.h: the ends of Winograd's F(2x2, 3x3) and F(4x4, 3x3), see
+// WinogradWork.
 //
 // Both are one-dimensional transforms, applied to columns and then to lines. Of the points that
-// F(4x4) needs, 0, +-3/4, +-3/2 and infinity lose the fewest digits of those tried: benchmarks/NOTES.md.
+// F(4x4) needs, 0, +-3/4, +-3/2 and infinity lose the fewest digits of those tried:
+// benchmarks/NOTES.md.
 
 template <int M>
 struct Winograd;
@@ -49,8 +51,8 @@ struct Winograd<4> {
 
 // Lines of the input, each combined with others, as far as a strip of tiles reaches.
 template <int M>
-INLINE void winograd_in_of(const WinogradWork& w, const float* from, int64_t line_step, int64_t lines,
-                           int64_t columns, float* to) {
+INLINE void winograd_in_of(const WinogradWork& w, const float* from, int64_t line_step,
+                           int64_t lines, int64_t columns, float* to) {
   constexpr int N = M + 2;
   const float* line[N];
   for (int64_t i = 0; i < N; ++i) line[i] = from + (i < lines ? i : lines - 1) * line_step;

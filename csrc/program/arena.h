@@ -13,7 +13,8 @@ struct Arena {
   std::vector<View> views, in;
 };
 
-// An arena of at least `floats`, which no other call has; it goes back at the end. Throws bad_alloc.
+// An arena of at least `floats`, which no other call has; it goes back at the end. Throws
+// bad_alloc.
 class Lease {
  public:
   explicit Lease(int64_t floats);

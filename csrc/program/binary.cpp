@@ -42,8 +42,8 @@ struct Binary : Step, Ready {
     check_shape(in[0], "binary", false);
     const Shape &a = in[0], &b = in[1];
     check_shape(b, "binary", false);
-    const bool gate = (b.n == a.n || b.n == 1) && b.c == a.c &&
-                      b.h == 1 && b.w == 1 && (a.rank == 4 || b.rank == 2);
+    const bool gate = (b.n == a.n || b.n == 1) && b.c == a.c && b.h == 1 && b.w == 1 &&
+                      (a.rank == 4 || b.rank == 2);
     STD_TORCH_CHECK(same(a, b) || gate, "the second input must be ", in_words(a),
                     ", or one number for each of its planes, got ", in_words(b));
     return a;
@@ -89,8 +89,8 @@ struct Binary : Step, Ready {
     const int64_t channels = out.spec.shape.c;
     share(out.spec.blocks(), 2 * channels, [&](int64_t i0, int64_t i1) {
       for (int64_t i = i0; i < i1; ++i) {
-        const Lines line = {1, channels, in[0].data + i * in[0].block_step, 0,
-                            out.data + i * out.block_step, 0};
+        const Lines line = {
+            1, channels, in[0].data + i * in[0].block_step, 0, out.data + i * out.block_step, 0};
         const int64_t other = in[1].spec.shape.n == 1 ? 0 : i;
         kernels.binary(line, in[1].data + other * in[1].block_step, 0, false, by, activation);
       }

@@ -45,8 +45,8 @@ class Mark {
     return as_it_was(1) ? kSame : kChanged;
   }
 
-  // The same tensor, looked at again, by a few values: another storage, or a change that its version
-  // does not tell, as it comes about through `.data`.
+  // The same tensor, looked at again, by a few values: another storage, or a change that its
+  // version does not tell, as it comes about through `.data`.
   bool unchanged() const { return tensor_.const_data_ptr() == data_ && as_it_was(5); }
 
  private:
@@ -57,7 +57,8 @@ class Mark {
   }
   int64_t place_of(int64_t nth) const {
     int64_t place = 0;
-    for (size_t d = sizes_.size(); d-- > 0; nth /= sizes_[d]) place += nth % sizes_[d] * strides_[d];
+    for (size_t d = sizes_.size(); d-- > 0; nth /= sizes_[d])
+      place += nth % sizes_[d] * strides_[d];
     return place;
   }
   uint32_t bits_at(int64_t place) const {
@@ -80,7 +81,8 @@ struct Parsed {
   std::vector<Mark> marks;
   std::shared_ptr<const Program> program;
 
-  Parsed(const RowSparseKernels& kernels, const Tensor& encoded, const std::vector<Tensor>& constants)
+  Parsed(const RowSparseKernels& kernels, const Tensor& encoded,
+         const std::vector<Tensor>& constants)
       : kernels(&kernels), numbers(numbers_of(encoded)) {
     // Marks come first: what changes meanwhile is noticed at the next call.
     for (const Tensor& t : constants) {
@@ -91,12 +93,15 @@ struct Parsed {
   }
 
   bool unchanged() const {
-    return std::all_of(marks.begin(), marks.end(), [](const Mark& mark) { return mark.unchanged(); });
+    return std::all_of(marks.begin(), marks.end(),
+                       [](const Mark& mark) { return mark.unchanged(); });
   }
 
   Mark::Answer compare(const Tensor& encoded, const std::vector<Tensor>& constants) const {
-    if (encoded.numel() != static_cast<int64_t>(numbers.size()) || constants.size() != marks.size() ||
-        std::memcmp(encoded.const_data_ptr(), numbers.data(), numbers.size() * sizeof(int64_t)) != 0)
+    if (encoded.numel() != static_cast<int64_t>(numbers.size()) ||
+        constants.size() != marks.size() ||
+        std::memcmp(encoded.const_data_ptr(), numbers.data(), numbers.size() * sizeof(int64_t)) !=
+            0)
       return Mark::kOther;
     Mark::Answer answer = Mark::kSame;
     for (size_t i = 0; i < marks.size() && answer != Mark::kOther; ++i) {
@@ -162,9 +167,8 @@ Kept find(const RowSparseKernels& kernels, int64_t number, const Numbers& sizes,
     if (answer == Mark::kOther) continue;
     const std::lock_guard<std::mutex> lock(all.mutex);
     if (answer == Mark::kSame) {
-      const auto kept = std::find_if(all.plans.begin(), all.plans.end(), [&](const Kept& each) {
-        return each.plan == candidate.plan;
-      });
+      const auto kept = std::find_if(all.plans.begin(), all.plans.end(),
+                                     [&](const Kept& each) { return each.plan == candidate.plan; });
       if (kept != all.plans.end()) all.plans.splice(all.plans.begin(), all.plans, kept);
       return candidate;
     }
@@ -214,8 +218,8 @@ std::shared_ptr<const Plan> new_plan(const RowSparseKernels& kernels,
   plan->piece = piece == 0 || piece > images || !divisible ? images : piece;
   plan->layout = layout_for(kernels, program, some_of(inputs, plan->batch, plan->piece));
   const int64_t left = images % plan->piece;
-  plan->last = left == 0 ? plan->layout
-                         : layout_for(kernels, program, some_of(inputs, plan->batch, left));
+  plan->last =
+      left == 0 ? plan->layout : layout_for(kernels, program, some_of(inputs, plan->batch, left));
   return plan;
 }
 
@@ -239,7 +243,8 @@ std::shared_ptr<const Plan> plan_for(const RowSparseKernels& kernels,
   std::list<Kept> gone;  // freed without the lock
   const std::lock_guard<std::mutex> lock(all.mutex);
   all.plans.push_front(kept);
-  if (all.plans.size() > kMostPlans) gone.splice(gone.begin(), all.plans, std::prev(all.plans.end()));
+  if (all.plans.size() > kMostPlans)
+    gone.splice(gone.begin(), all.plans, std::prev(all.plans.end()));
   return kept.plan;
 }
 

@@ -12,15 +12,16 @@ struct Plan {
   std::shared_ptr<const Layout> layout, last;
 };
 
-// The plan for these inputs: a kept one, if one was made of the same program, the same constants (by
-// their memory, sizes and some of their values), inputs of these sizes, and as many threads. Else it is
+// The plan for these inputs: a kept one, if one was made of the same program, the same constants
+// (by their memory, sizes and some of their values), inputs of these sizes, and as many threads.
+// Else it is
 // made, and the one that was used longest ago may go.
 std::shared_ptr<const Plan> plan_for(const RowSparseKernels& kernels,
                                      const std::vector<Tensor>& inputs, const Tensor& program,
                                      const std::vector<Tensor>& constants);
 
-// The plan that is kept of the program of this number for such inputs; null if there is none, or more
-// programs than one have it. What constants are now is not asked.
+// The plan that is kept of the program of this number for such inputs; null if there is none, or
+// more programs than one have it. What constants are now is not asked.
 std::shared_ptr<const Plan> known_plan(const RowSparseKernels& kernels,
                                        const std::vector<Tensor>& inputs, int64_t number);
 

@@ -8,7 +8,8 @@ namespace sparse_ops {
 namespace program {
 
 // A copy of (C) numbers, filled up to whole blocks of channels; empty if there is no tensor.
-inline std::vector<float> numbers_of_channels(const Tensor* constant, const char* name, float otherwise) {
+inline std::vector<float> numbers_of_channels(const Tensor* constant, const char* name,
+                                              float otherwise) {
   if (!constant) return {};
   STD_TORCH_CHECK(constant->dim() == 1, name, " must be (C), got ", constant->dim(), " dimensions");
   const Tensor t = floats(*constant, name);
@@ -18,8 +19,8 @@ inline std::vector<float> numbers_of_channels(const Tensor* constant, const char
   return values;
 }
 
-// Which numbers lines need: those of all channels, side by side as the line has them; kLanes of them, or
-// one, which are repeated along the line.
+// Which numbers lines need: those of all channels, side by side as the line has them; kLanes of
+// them, or one, which are repeated along the line.
 enum class Which { kAll, kBlock, kOne };
 
 // Those numbers, from channel `first` on; one is filled up to kLanes in `filled`.
@@ -38,8 +39,12 @@ void over_channels(const View& in, const View& out, int64_t channels, const Use&
       in.spec.halo == 0) {
     // Planes of one number are joined to lines of channels.
     share(spec.blocks(), channels, [&](int64_t i0, int64_t i1) {
-      const Lines lines = {i1 - i0, channels, in.data + i0 * in.block_step, in.block_step,
-                           out.data + i0 * out.block_step, out.block_step};
+      const Lines lines = {i1 - i0,
+                           channels,
+                           in.data + i0 * in.block_step,
+                           in.block_step,
+                           out.data + i0 * out.block_step,
+                           out.block_step};
       use(lines, Which::kAll, 0);
     });
     return;

@@ -48,8 +48,7 @@ Weights::Weights(const Parts& parts, Form form, int64_t filters, int64_t columns
   if (form == kDense) {
     values = floats(needed(parts, 0, "weight"), "weight");
     STD_TORCH_CHECK(values->numel() / columns == filters && values->numel() % columns == 0,
-                    "weight must have ", filters, " x ", columns, " values, got ",
-                    values->numel());
+                    "weight must have ", filters, " x ", columns, " values, got ", values->numel());
     return;
   }
   bool none = true;
@@ -71,8 +70,7 @@ Weights::Weights(const Parts& parts, Form form, int64_t filters, int64_t columns
   STD_TORCH_CHECK(all_below(parts.kernels, col.data(), kept, columns),
                   "col_indices must be in [0, ", columns, ")");
   int64_t all = 0;
-  for (int64_t c = 0; c < of; ++c)
-    all += (crow[c + 1] - crow[c]) * ((filters - c + of - 1) / of);
+  for (int64_t c = 0; c < of; ++c) all += (crow[c + 1] - crow[c]) * ((filters - c + of - 1) / of);
   STD_TORCH_CHECK(values->numel() == all, "values must be ", all, ", got ", values->numel());
 }
 
@@ -174,8 +172,9 @@ class Conv : public Step {
                     ", H, W), got rank ", in[0].rank, " with ", in[0].c, " channels");
     const int64_t reach[2] = {l.dilation[0] * (l.kernel[0] - 1) + 1,
                               l.dilation[1] * (l.kernel[1] - 1) + 1};
-    STD_TORCH_CHECK(in[0].h + 2 * l.padding[0] >= reach[0] && in[0].w + 2 * l.padding[1] >= reach[1],
-                    "x of ", in[0].h, " x ", in[0].w, " is too small for the kernel");
+    STD_TORCH_CHECK(
+        in[0].h + 2 * l.padding[0] >= reach[0] && in[0].w + 2 * l.padding[1] >= reach[1], "x of ",
+        in[0].h, " x ", in[0].w, " is too small for the kernel");
     const Shape out = {4, in[0].n, l.filters, l.out(in[0].h, 0), l.out(in[0].w, 1)};
     if (l.residual)
       STD_TORCH_CHECK(in[1].rank == 4 && in[1].n == out.n && in[1].c == out.c && in[1].h == out.h &&
@@ -200,7 +199,8 @@ class Conv : public Step {
     const bool same = in[0].order == out.order && out.order != kPlanar;
     if (const int64_t side = same ? winograd_side(l, out) : 0)
       return ready_winograd(conv_, in[0], out, side);
-    if (in[0].order == kImages && out.order == kImages) return ready_images(conv_, in[0], out, added);
+    if (in[0].order == kImages && out.order == kImages)
+      return ready_images(conv_, in[0], out, added);
     if (in[0].order == kPlanar && out.order == kPlanar) return ready_rows(conv_, in[0], out, added);
     STD_TORCH_CHECK(out.order == kChannels && in[0].order != kImages,
                     "there is no convolution from ", name_of(in[0].order), " to ",
@@ -208,8 +208,10 @@ class Conv : public Step {
     STD_TORCH_CHECK(l.form == kDense, "convolutions to CHANNELS are of the form DENSE");
     if (in[0].order == kChannels && l.depthwise()) return ready_depthwise(conv_, in[0], out, added);
     STD_TORCH_CHECK(l.groups == 1 || l.group_filters() % kLanes == 0,
-                    "to CHANNELS, groups have a multiple of ", kLanes, " filters, or each channel is "
-                    "one; got ", l.group_filters(), " filters in each of ", l.groups);
+                    "to CHANNELS, groups have a multiple of ", kLanes,
+                    " filters, or each channel is "
+                    "one; got ",
+                    l.group_filters(), " filters in each of ", l.groups);
     return in[0].order == kChannels ? ready_channels(conv_, in[0], out, added)
                                     : ready_planar_to_channels(conv_, in[0], out, added);
   }

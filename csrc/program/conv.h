@@ -84,9 +84,9 @@ struct Layer {
   }
 };
 
-// Units of kLanes filters, filters innermost: unit u, column j, filter i at u * step + j * kLanes + i. Columns
-// are in order of blocks of kLanes channels, taps, and channels of a block. Filters that fill up a unit
-// are zeros.
+// Units of kLanes filters, filters innermost: unit u, column j, filter i at u * step + j * kLanes +
+// i. Columns are in order of blocks of kLanes channels, taps, and channels of a block. Filters that
+// fill up a unit are zeros.
 struct TurnedWeights {
   int64_t units, step;
   Memory values, bias;
@@ -94,8 +94,8 @@ struct TurnedWeights {
   TurnedWeights(const Layer& layer, const Weights& weights);
 };
 
-// What Winograd's F(side x side, 3x3) makes of a dense weight: for CHANNELS in units of kLanes filters, for IMAGES
-// in groups.
+// What Winograd's F(side x side, 3x3) makes of a dense weight: for CHANNELS in units of kLanes
+// filters, for IMAGES in groups.
 struct WinogradWeights {
   int64_t units;
   std::vector<int64_t> first;  // by group: its first filter
@@ -103,8 +103,8 @@ struct WinogradWeights {
   Memory values, bias;
 
   // `turned` is where weights are that are no longer as they were given.
-  WinogradWeights(const Layer& layer, const Weights& weights, const TurnedWeights* turned, Order order,
-                  int64_t side);
+  WinogradWeights(const Layer& layer, const Weights& weights, const TurnedWeights* turned,
+                  Order order, int64_t side);
 };
 
 // A weight, and what was made of it for images of any size.
@@ -127,16 +127,20 @@ class Shared {
 
 // For a value's `in` and `out`, whose sizes fit; `added` is the residual, or null.
 using Whole = std::shared_ptr<const Shared>;
-std::unique_ptr<Ready> ready_channels(const Whole& conv, const Spec& in, const Spec& out, const Spec* added);
+std::unique_ptr<Ready> ready_channels(const Whole& conv, const Spec& in, const Spec& out,
+                                      const Spec* added);
 std::unique_ptr<Ready> ready_planar_to_channels(const Whole& conv, const Spec& in, const Spec& out,
                                                 const Spec* added);
 std::unique_ptr<Ready> ready_depthwise(const Whole& conv, const Spec& in, const Spec& out,
                                        const Spec* added);
-std::unique_ptr<Ready> ready_images(const Whole& conv, const Spec& in, const Spec& out, const Spec* added);
+std::unique_ptr<Ready> ready_images(const Whole& conv, const Spec& in, const Spec& out,
+                                    const Spec* added);
 // Its tiles' side, 2 or 4; 0: it is not to be used.
 int64_t winograd_side(const Layer& layer, const Spec& out);
-std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out, int64_t side);
-std::unique_ptr<Ready> ready_rows(const Whole& conv, const Spec& in, const Spec& out, const Spec* added);
+std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out,
+                                      int64_t side);
+std::unique_ptr<Ready> ready_rows(const Whole& conv, const Spec& in, const Spec& out,
+                                  const Spec* added);
 
 // Zeros above or beneath the lines [top, end) of a plane, if they are its ends, and beside each.
 void clear_around(const Spec& spec, float* inside, int64_t top, int64_t end);

@@ -8,8 +8,8 @@ namespace sparse_ops {
 namespace program {
 namespace {
 
-// Of each group: where a column is, counted from what the tap in the corner of the first pixel reads, and
-// one more.
+// Of each group: where a column is, counted from what the tap in the corner of the first pixel
+// reads, and one more.
 std::vector<int32_t> offsets_of(const Layer& layer, int64_t line, int64_t plane, bool lanes) {
   const int64_t channels = layer.group_channels();
   std::vector<int32_t> offsets;
@@ -29,8 +29,8 @@ std::vector<int32_t> offsets_of(const Layer& layer, int64_t line, int64_t plane,
   return offsets;
 }
 
-// What is asked for ahead with each column: its weights of a unit; or a pixel of its channels, for with the
-// kLanes channels of a tap kLanes pixels are asked for, as many as a tile has or more.
+// What is asked for ahead with each column: its weights of a unit; or a pixel of its channels, for
+// with the kLanes channels of a tap kLanes pixels are asked for, as many as a tile has or more.
 std::vector<int32_t> lines_of_weights(const Layer& layer) {
   std::vector<int32_t> later(layer.columns());
   for (size_t j = 0; j < later.size(); ++j) later[j] = static_cast<int32_t>(j * kLanes);
@@ -52,7 +52,8 @@ int64_t work_of(const Layer& layer, const Shape& out) {
   return out.n * out.h * out.w * ((layer.filters + kLanes - 1) / kLanes * kLanes) * layer.columns();
 }
 
-// What both have in common: tiles of a piece, from a panel in which its first pixel's corner is known.
+// What both have in common: tiles of a piece, from a panel in which its first pixel's corner is
+// known.
 class ToChannels : public Ready {
  protected:
   ToChannels(const Whole& conv, const Spec& out, int64_t pixel_step, int64_t in_line, bool spread)
@@ -68,8 +69,8 @@ class ToChannels : public Ready {
     const float* panel;
   };
 
-  // A bundle over a piece. panel: of the piece's first image and line, whose images and lines are so far
-  // apart.
+  // A bundle over a piece. panel: of the piece's first image and line, whose images and lines are
+  // so far apart.
   void compute(const Piece& piece, const Bundle& bundle, const float* panel, int64_t image_step,
                int64_t line_step, const View* added, const View& out, const Next& next) const {
     const Layer& layer = conv_->layer;
@@ -109,10 +110,11 @@ class ToChannels : public Ready {
                      spot.column * pixel_step_;
         work.later = pixels_later_.data();
       }
-      spot.of_units[bundle.units](
-          work,
-          panel + spot.image * image_step + (spot.line - piece.top) * line_step + spot.column * pixel_step_,
-          to + at(out), more ? more + at(*added) : nullptr);
+      spot.of_units[bundle.units](work,
+                                  panel + spot.image * image_step +
+                                      (spot.line - piece.top) * line_step +
+                                      spot.column * pixel_step_,
+                                  to + at(out), more ? more + at(*added) : nullptr);
     }
     for (int64_t n = 0; n < piece.images; ++n)
       for (int u = 0; u < bundle.units; ++u)
@@ -232,7 +234,8 @@ class PlanarConv : public ToChannels {
 
 }  // namespace
 
-std::unique_ptr<Ready> ready_channels(const Whole& conv, const Spec& in, const Spec& out, const Spec*) {
+std::unique_ptr<Ready> ready_channels(const Whole& conv, const Spec& in, const Spec& out,
+                                      const Spec*) {
   return std::make_unique<ChannelsConv>(conv, in, out);
 }
 

@@ -10,8 +10,8 @@ namespace sparse_ops {
 namespace program {
 namespace {
 
-// What a weight costs in a group, as a part of what it costs alone (ResNet-18's layers, Zen 5: 105 and 45
-// GMAC/s).
+// What a weight costs in a group, as a part of what it costs alone (ResNet-18's layers, Zen 5: 105
+// and 45 GMAC/s).
 constexpr double kSharedCost = 0.45;
 
 // Filters in the kernel's order, as Groups has them; columns among all input channels.
@@ -155,7 +155,8 @@ struct Geometry {
     return Blocks(s.blocks(), s.shape.c, s.shape.h + more, s.shape.w + more, halo);
   }
 
-  static std::vector<int32_t> offsets(const Layer& layer, const Spec& in, const std::vector<int32_t>& columns) {
+  static std::vector<int32_t> offsets(const Layer& layer, const Spec& in,
+                                      const std::vector<int32_t>& columns) {
     const int64_t kW = layer.kernel[1], taps = layer.taps();
     std::vector<int32_t> found;
     found.reserve(columns.size() + kSpareOffsets);
@@ -206,8 +207,10 @@ class ImagesConv : public Ready {
  private:
   // Taps are what makes lines of a part be read again and again.
   ChannelParts parts_of(const Layer& layer) const {
-    const bool suits = layer.groups == 1 && layer.stride[0] == 1 && layer.stride[1] == 1 && layer.taps() > 1;
-    return suits ? ChannelParts(groups_, grouped_.columns, layer.channels, layer.taps()) : ChannelParts();
+    const bool suits =
+        layer.groups == 1 && layer.stride[0] == 1 && layer.stride[1] == 1 && layer.taps() > 1;
+    return suits ? ChannelParts(groups_, grouped_.columns, layer.channels, layer.taps())
+                 : ChannelParts();
   }
 
   Whole conv_;
@@ -223,7 +226,10 @@ class ImagesConv : public Ready {
 class CodedConv : public Ready {
  public:
   CodedConv(const Whole& conv, std::unique_ptr<const ConvCode> code, const Geometry& geometry)
-      : conv_(conv), code_(std::move(code)), corner_(geometry.corner), ready_{geometry.images, *code_} {}
+      : conv_(conv),
+        code_(std::move(code)),
+        corner_(geometry.corner),
+        ready_{geometry.images, *code_} {}
 
   void run(const View* in, const View& out, float*) const override {
     run_at(ready_, corner_, conv_->layer.residual, in, out);
@@ -239,22 +245,26 @@ class CodedConv : public Ready {
 
 // Filters with columns of their own; none where some are equal, which other kernels take together.
 std::optional<SparseFilters> filters_alone(const Layer& layer, const Weights& weights) {
-  if (weights.form != kRows || weights.classes() != layer.filters || !weights.values) return std::nullopt;
+  if (weights.form != kRows || weights.classes() != layer.filters || !weights.values)
+    return std::nullopt;
   std::set<std::vector<int32_t>> seen;
   SparseFilters found;
   for (int64_t f = 0; f < layer.filters; ++f) {
     const int64_t group = f / layer.group_filters() * layer.columns();
-    std::vector<int32_t> own(weights.col.begin() + weights.crow[f], weights.col.begin() + weights.crow[f + 1]);
+    std::vector<int32_t> own(weights.col.begin() + weights.crow[f],
+                             weights.col.begin() + weights.crow[f + 1]);
     for (const int32_t c : own) found.columns.push_back(static_cast<int32_t>(group + c));
     found.starts.push_back(static_cast<int64_t>(found.columns.size()));
-    if (!own.empty() && !seen.insert(std::move(own)).second && layer.groups == 1) return std::nullopt;
+    if (!own.empty() && !seen.insert(std::move(own)).second && layer.groups == 1)
+      return std::nullopt;
   }
   const float* values = data(weights.values);
   found.values.assign(values, values + found.columns.size());
   return found;
 }
 
-std::unique_ptr<Ready> ready_coded(const Whole& conv, const Spec& in, const Spec& out, const Spec* added) {
+std::unique_ptr<Ready> ready_coded(const Whole& conv, const Spec& in, const Spec& out,
+                                   const Spec* added) {
   const Layer& layer = conv->layer;
   if (!layer.kernels.code || !ConvCode::takes(layer.activation)) return nullptr;
   const std::optional<SparseFilters> filters = filters_alone(layer, conv->weights);
@@ -263,14 +273,15 @@ std::unique_ptr<Ready> ready_coded(const Whole& conv, const Spec& in, const Spec
   const std::vector<int32_t> offsets = Geometry::offsets(layer, in, filters->columns);
   const CodePlanes planes{offsets.data(), layer.stride[1] * kLanes, geometry.images.y.plane(),
                           geometry.images.added.plane()};
-  auto code = ConvCode::of(*filters, planes, layer.residual,
-                           biases(*conv, layer.filters).data(), layer.activation);
+  auto code = ConvCode::of(*filters, planes, layer.residual, biases(*conv, layer.filters).data(),
+                           layer.activation);
   return code ? std::make_unique<CodedConv>(conv, std::move(code), geometry) : nullptr;
 }
 
 }  // namespace
 
-std::unique_ptr<Ready> ready_images(const Whole& conv, const Spec& in, const Spec& out, const Spec* added) {
+std::unique_ptr<Ready> ready_images(const Whole& conv, const Spec& in, const Spec& out,
+                                    const Spec* added) {
   if (auto coded = ready_coded(conv, in, out, added)) return coded;
   return std::make_unique<ImagesConv>(conv, in, out, added);
 }

@@ -10,9 +10,7 @@ namespace {
 
 Numbers two(const int64_t (&numbers)[2]) { return {numbers[0], numbers[1]}; }
 
-Layout layout_of(const View& view) {
-  return {view.block_step, view.spec.plane(), 1};
-}
+Layout layout_of(const View& view) { return {view.block_step, view.spec.plane(), 1}; }
 Source source_of(const View& view) { return {reinterpret_cast<const char*>(view.data), kFloat}; }
 
 // Which columns are kept, in memory of its own.
@@ -46,12 +44,15 @@ class PlanarConv : public Ready {
               two(layer_.stride), two(layer_.padding), two(layer_.dilation), layer_.groups) {
     const int64_t classes = rows_.classes, threads = torch::stable::get_num_threads();
     const bool even = layer_.groups == 1 || layer_.group_filters() % classes == 0;
-    STD_TORCH_CHECK(layer_.way != kOfFilters || even, "vectors of filters need groups whose filters "
-                    "are a multiple of the classes, got ", layer_.group_filters(), " of ", classes);
+    STD_TORCH_CHECK(layer_.way != kOfFilters || even,
+                    "vectors of filters need groups whose filters "
+                    "are a multiple of the classes, got ",
+                    layer_.group_filters(), " of ", classes);
     if (in.shape.n == 0) return;
     // Not by the size of the batch, on which results must not depend.
-    const bool wide = layer_.way == kOfFilters ||
-                      (layer_.way != kOfPixels && wide_classes(layer_.filters, layer_.groups, classes));
+    const bool wide =
+        layer_.way == kOfFilters ||
+        (layer_.way != kOfPixels && wide_classes(layer_.filters, layer_.groups, classes));
     const int64_t work = in.shape.n * out.shape.h * out.shape.w * rows_.start[layer_.filters];
     const int64_t most = std::clamp<int64_t>(work / kGrain, 1, threads);
     // Where x and y are does not matter here, whether there is a residual does.
@@ -64,8 +65,8 @@ class PlanarConv : public Ready {
       scratch_ = channels_->scratch(shares_);
       return;
     }
-    // Image by image, so that results do not depend on how many there are: several at once where that is
-    // enough for all threads.
+    // Image by image, so that results do not depend on how many there are: several at once where
+    // that is enough for all threads.
     planar_ = std::make_unique<PlanarPlan>(job, 1);
     at_once_ = in.shape.n >= most ? most : 1;
     shares_ = at_once_ > 1 ? 1 : planar_->shares(most);
@@ -77,10 +78,10 @@ class PlanarConv : public Ready {
   void run(const View* in, const View& out, float* scratch) const override {
     if (!channels_ && !planar_) return;
     const bool residual = layer_.residual;
-    const Job job = job_of(source_of(in[0]), layout_of(in[0]),
-                           {reinterpret_cast<char*>(out.data), kFloat}, layout_of(out),
-                           residual ? source_of(in[1]) : Source{nullptr, kFloat},
-                           residual ? layout_of(in[1]) : Layout{});
+    const Job job =
+        job_of(source_of(in[0]), layout_of(in[0]), {reinterpret_cast<char*>(out.data), kFloat},
+               layout_of(out), residual ? source_of(in[1]) : Source{nullptr, kFloat},
+               residual ? layout_of(in[1]) : Layout{});
     if (channels_) {
       channels_->run(job, shares_, scratch);
       return;

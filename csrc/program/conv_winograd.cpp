@@ -1,7 +1,8 @@
-// Dense 3x3 convolutions by Winograd's F(2x2, 3x3), which takes 16 products where 36 are asked for, or, where
-// that was asked for, F(4x4, 3x3): 36 where there are 144, and more roundings. Lavin and Gray, arXiv:1509.09308.
-// What (M + 2)^2 of the input become is at as many positions; at each of them filters are multiplied with
-// channels as in a 1x1 convolution, by the kernels of the order: IMAGES or CHANNELS.
+// Dense 3x3 convolutions by Winograd's F(2x2, 3x3), which takes 16 products where 36 are asked for,
+// or, where that was asked for, F(4x4, 3x3): 36 where there are 144, and more roundings. Lavin and
+// Gray, arXiv:1509.09308. What (M + 2)^2 of the input become is at as many positions; at each of
+// them filters are multiplied with channels as in a 1x1 convolution, by the kernels of the order:
+// IMAGES or CHANNELS.
 #include <algorithm>
 #include <array>
 
@@ -15,9 +16,9 @@ namespace {
 int64_t positions_of(int64_t side) { return (side + 2) * (side + 2); }
 int64_t tiles_along(int64_t size, int64_t side) { return (size + side - 1) / side; }
 
-// Tiles at once. IMAGES: as many as use a weight together while what they read is in the second cache, or
-// near it (16 to 512 channels, Zen 4: 4 is best or nearly for all, 2 and 8 up to 1.2 times slower).
-// CHANNELS: those of a line, and of more lines while a kernel has sums for them.
+// Tiles at once. IMAGES: as many as use a weight together while what they read is in the second
+// cache, or near it (16 to 512 channels, Zen 4: 4 is best or nearly for all, 2 and 8 up to 1.2
+// times slower). CHANNELS: those of a line, and of more lines while a kernel has sums for them.
 constexpr int64_t kTilesOfImages = 4, kTilesOfChannels = 8, kMostPixels = 14;
 // Fewer tiles than that in an image do not pay for weights that are 16 / 9, or 4 times, as large.
 constexpr int64_t kFewestTiles = 16, kFewestOfFour = 8;
@@ -36,8 +37,8 @@ struct Strips {
   int64_t pixels() const { return rows * tiles; }
 };
 
-// What both orders have in common. A position has planes of pixels of kLanes numbers, of the input and of
-// some planes of the output at a time.
+// What both orders have in common. A position has planes of pixels of kLanes numbers, of the input
+// and of some planes of the output at a time.
 class Winograd : public Ready {
  public:
   Winograd(const Whole& conv, const Spec& in, const Spec& out, int64_t side, const Strips& strips,
@@ -106,7 +107,8 @@ class Winograd : public Ready {
     work.added_line = layer.residual ? in[1].spec.line() : 0;
     work.activation = layer.activation;
     const View& x = in[0];
-    const int64_t line = x.spec.line(), run = work.tiles * kLanes, plane_size = strips_.pixels() * kLanes;
+    const int64_t line = x.spec.line(), run = work.tiles * kLanes,
+                  plane_size = strips_.pixels() * kLanes;
     const float* corner = x.data + block * x.block_step + corner_ + top * line + left * kLanes;
     for (int64_t c = 0; c < x.spec.planes(); ++c)
       for (int64_t q = 0; q < rows; ++q)
@@ -119,7 +121,8 @@ class Winograd : public Ready {
       for (int64_t u = 0; u < part.planes; ++u)
         for (int64_t y = top; y < end; ++y)
           for (int64_t w = 0; w < work.width; ++w)
-            __builtin_prefetch(out.inside(block, part.first + u) + y * work.out_line + (left + w) * kLanes, 1);
+            __builtin_prefetch(
+                out.inside(block, part.first + u) + y * work.out_line + (left + w) * kLanes, 1);
       for (int64_t p = 0; p < positions_; ++p)
         multiply(p, part, rows * work.tiles, positions + p * position_, sums + p * sums_step_);
       for (int64_t u = 0; u < part.planes; ++u) {
@@ -189,7 +192,9 @@ class OfChannels : public Winograd {
     offsets_.push_back(0);
     // As many units as make the most sums.
     const int* pixels = layer.kernels.tiles->pixels;
-    const auto sums = [&](int units) { return units * std::min<int64_t>(pixels[units], strips_.pixels()); };
+    const auto sums = [&](int units) {
+      return units * std::min<int64_t>(pixels[units], strips_.pixels());
+    };
     int units = 1;
     for (int u = 2; u <= kMostUnits; ++u)
       if (pixels[u] > 0 && sums(u) > sums(units)) units = u;
@@ -231,8 +236,10 @@ class OfChannels : public Winograd {
   const std::array<float, kMostUnits * kLanes> zeros_ = {};
 };
 
-// What three taps become at a position of one dimension: rows of G. F(4x4) has the points of winograd_body.h.
-constexpr double kA = 0.75 * 0.75, kB = 1.5 * 1.5, kOfA = 2 * kA * (kA - kB), kOfB = 2 * kB * (kB - kA);
+// What three taps become at a position of one dimension: rows of G. F(4x4) has the points of
+// winograd_body.h.
+constexpr double kA = 0.75 * 0.75, kB = 1.5 * 1.5, kOfA = 2 * kA * (kA - kB),
+                 kOfB = 2 * kB * (kB - kA);
 constexpr double kOfTwo[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
 constexpr double kOfFour[6][3] = {{1 / (kA * kB), 0, 0},
                                   {1 / kOfA, 0.75 / kOfA, kA / kOfA},
@@ -243,7 +250,7 @@ constexpr double kOfFour[6][3] = {{1 / (kA * kB), 0, 0},
 
 // What nine taps become at a position.
 float at_position(const float* taps, int64_t side, int64_t p) {
-  const double(*row)[3] = side == 4 ? kOfFour : kOfTwo;
+  const double (*row)[3] = side == 4 ? kOfFour : kOfTwo;
   const double *of_lines = row[p / (side + 2)], *of_columns = row[p % (side + 2)];
   double sum = 0;
   for (int y = 0; y < 3; ++y)
@@ -256,7 +263,8 @@ float at_position(const float* taps, int64_t side, int64_t p) {
 WinogradWeights::WinogradWeights(const Layer& layer, const Weights& weights,
                                  const TurnedWeights* turned, Order order, int64_t side)
     : units((layer.filters + kLanes - 1) / kLanes),
-      values(positions_of(side) * (order == kImages ? layer.filters : units * kLanes) * layer.channels),
+      values(positions_of(side) * (order == kImages ? layer.filters : units * kLanes) *
+             layer.channels),
       bias(units * kLanes) {
   if (weights.bias) std::copy_n(data(*weights.bias), layer.filters, bias.get());
   const int64_t channels = layer.channels, filters = layer.filters, nine = layer.taps();
@@ -311,15 +319,19 @@ int64_t winograd_side(const Layer& layer, const Spec& out) {
   for (int d = 0; d < 2; ++d)
     if (layer.kernel[d] != 3 || layer.stride[d] != 1 || layer.dilation[d] != 1) return 0;
   if (layer.channels < kLanes || layer.filters < kLanes || size.h < 2 || size.w < 2) return 0;
-  const auto tiles = [&](int64_t side) { return tiles_along(size.h, side) * tiles_along(size.w, side); };
+  const auto tiles = [&](int64_t side) {
+    return tiles_along(size.h, side) * tiles_along(size.w, side);
+  };
   if (out.order == kChannels && tiles(2) < kFewestTiles) return 0;
   // Tiles of four that reach over the edges may take more products.
-  const bool four = layer.way == kTilesOfFour && positions_of(4) * tiles(4) < positions_of(2) * tiles(2) &&
+  const bool four = layer.way == kTilesOfFour &&
+                    positions_of(4) * tiles(4) < positions_of(2) * tiles(2) &&
                     (out.order == kImages || tiles(4) >= kFewestOfFour);
   return four ? 4 : 2;
 }
 
-std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out, int64_t side) {
+std::unique_ptr<Ready> ready_winograd(const Whole& conv, const Spec& in, const Spec& out,
+                                      int64_t side) {
   if (out.order == kImages) return std::make_unique<OfImages>(conv, in, out, side);
   return std::make_unique<OfChannels>(conv, in, out, side);
 }

@@ -14,7 +14,8 @@ constexpr int64_t kStretch = 64;
 // A thread gets at least this many values.
 constexpr int64_t kGrain = 1 << 15;
 
-// to[i * to_step + l] = from[l * lane_step + i] for the `lanes` lanes that there are, 0 in the others.
+// to[i * to_step + l] = from[l * lane_step + i] for the `lanes` lanes that there are, 0 in the
+// others.
 void interleave(const RowSparseKernels& kernels, int64_t lanes, int64_t length, const float* from,
                 int64_t lane_step, float* to, int64_t to_step) {
   if (lanes == kLanes) {
@@ -24,7 +25,8 @@ void interleave(const RowSparseKernels& kernels, int64_t lanes, int64_t length, 
   alignas(64) float lines[kLanes * kStretch];
   for (int64_t i = 0; i < length; i += kStretch) {
     const int64_t some = std::min(kStretch, length - i);
-    for (int64_t l = 0; l < lanes; ++l) std::copy_n(from + l * lane_step + i, some, lines + l * some);
+    for (int64_t l = 0; l < lanes; ++l)
+      std::copy_n(from + l * lane_step + i, some, lines + l * some);
     std::fill(lines + lanes * some, lines + kLanes * some, 0.0f);
     kernels.interleave(some, lines, some, 1, to + i * to_step, to_step);
   }
@@ -95,7 +97,8 @@ class Conversion : public Ready {
       for (int64_t i = 0; i < planes; ++i)
         std::copy_n(at(in, n, c + i, l), W * in_.lanes(), at(out, n, c + i, l));
     } else if (in_.order == kPlanar && out_.order == kChannels) {
-      interleave(kernels_, part.channels, W, at(in, n, c, l), in_.plane(), at(out, n, c, l), kLanes);
+      interleave(kernels_, part.channels, W, at(in, n, c, l), in_.plane(), at(out, n, c, l),
+                 kLanes);
     } else if (in_.order == kChannels && out_.order == kPlanar) {
       separate(kernels_, part.channels, W, at(in, n, c, l), kLanes, at(out, n, c, l), out_.plane());
     } else if (in_.order == kPlanar) {

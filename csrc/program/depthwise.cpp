@@ -36,34 +36,35 @@ class Depthwise : public Ready {
     const View& x = in[0];
     const View* added = layer_.residual ? in + 1 : nullptr;
     const int64_t planes = out.spec.planes(), height = out.spec.shape.h, line = x.spec.line();
-    torch::stable::parallel_for(0, out.spec.blocks() * planes * parts_, grain_,
-                                [&](int64_t i0, int64_t i1) {
-      for (int64_t i = i0; i < i1; ++i) {
-        const int64_t plane = i / parts_ % planes, n = i / parts_ / planes;
-        const int64_t top = height * (i % parts_) / parts_, end = height * (i % parts_ + 1) / parts_;
-        DepthwiseWork work = {};
-        work.lines = end - top;
-        work.width = out.spec.shape.w;
-        work.taps = layer_.taps();
-        work.offsets = offsets_.data();
-        work.weights = weights_.get() + plane * work.taps * kLanes;
-        work.bias = bias_.get() + plane * kLanes;
-        work.line_step = layer_.stride[0] * line;
-        work.pixel_step = layer_.stride[1] * kLanes;
-        work.panel = x.inside(n, plane) - layer_.padding[0] * line - layer_.padding[1] * kLanes +
-                     top * work.line_step;
-        float* inside = out.inside(n, plane);
-        work.out = inside + top * out.spec.line();
-        work.out_line = out.spec.line();
-        if (added) {
-          work.added = added->inside(n, plane) + top * added->spec.line();
-          work.added_line = added->spec.line();
-        }
-        work.activation = layer_.activation;
-        layer_.kernels.tiles->depthwise(work);
-        clear_around(out.spec, inside, top, end);
-      }
-    });
+    torch::stable::parallel_for(
+        0, out.spec.blocks() * planes * parts_, grain_, [&](int64_t i0, int64_t i1) {
+          for (int64_t i = i0; i < i1; ++i) {
+            const int64_t plane = i / parts_ % planes, n = i / parts_ / planes;
+            const int64_t top = height * (i % parts_) / parts_,
+                          end = height * (i % parts_ + 1) / parts_;
+            DepthwiseWork work = {};
+            work.lines = end - top;
+            work.width = out.spec.shape.w;
+            work.taps = layer_.taps();
+            work.offsets = offsets_.data();
+            work.weights = weights_.get() + plane * work.taps * kLanes;
+            work.bias = bias_.get() + plane * kLanes;
+            work.line_step = layer_.stride[0] * line;
+            work.pixel_step = layer_.stride[1] * kLanes;
+            work.panel = x.inside(n, plane) - layer_.padding[0] * line -
+                         layer_.padding[1] * kLanes + top * work.line_step;
+            float* inside = out.inside(n, plane);
+            work.out = inside + top * out.spec.line();
+            work.out_line = out.spec.line();
+            if (added) {
+              work.added = added->inside(n, plane) + top * added->spec.line();
+              work.added_line = added->spec.line();
+            }
+            work.activation = layer_.activation;
+            layer_.kernels.tiles->depthwise(work);
+            clear_around(out.spec, inside, top, end);
+          }
+        });
   }
 
  private:
@@ -75,7 +76,8 @@ class Depthwise : public Ready {
 
 }  // namespace
 
-std::unique_ptr<Ready> ready_depthwise(const Whole& conv, const Spec& in, const Spec& out, const Spec*) {
+std::unique_ptr<Ready> ready_depthwise(const Whole& conv, const Spec& in, const Spec& out,
+                                       const Spec*) {
   return std::make_unique<Depthwise>(conv, in, out);
 }
 

@@ -1,5 +1,5 @@
-// Images that are sets of channels, one for each phase of a larger image's lines and pixels, as that
-// image: the last step of a transposed convolution.
+// Images that are sets of channels, one for each phase of a larger image's lines and pixels, as
+// that image: the last step of a transposed convolution.
 #include "values.h"
 
 namespace sparse_ops {
@@ -48,8 +48,8 @@ struct Interleave : Step, Ready {
       float* to = out.inside(block, channel);
       for (int64_t l = top; l < end; ++l) {
         const int64_t phase = l % stride[0] * stride[1];
-        const float* from = in->inside(block, phase * channels + channel) +
-                            l / stride[0] * in->spec.line();
+        const float* from =
+            in->inside(block, phase * channels + channel) + l / stride[0] * in->spec.line();
         kernels.interleave(plane, stride[1], width, from, step, to + l * line);
       }
     });

@@ -11,12 +11,12 @@ inline void copy_lines(const Lines& lines) {
                 sizeof(float) * static_cast<size_t>(lines.length));
 }
 
-// Lines [top, end) of plane `plane` of `out`: its channels from `start` on are those of `in` from `first` on. In
-// channels order lanes of the plane that come before `start` are left as they are; those after the last
-// channel of `in` become anything.
+// Lines [top, end) of plane `plane` of `out`: its channels from `start` on are those of `in` from
+// `first` on. In channels order lanes of the plane that come before `start` are left as they are;
+// those after the last channel of `in` become anything.
 inline void copy_channels(const StepKernels& kernels, const View& in, int64_t first,
-                          const View& out, int64_t start, int64_t block, int64_t plane,
-                          int64_t top, int64_t end) {
+                          const View& out, int64_t start, int64_t block, int64_t plane, int64_t top,
+                          int64_t end) {
   // The channel of `in` that the plane's first, or only, channel would be.
   const int64_t lanes = out.spec.order == kChannels ? kLanes : 1;
   const int64_t channel = plane * lanes - start + first;
@@ -27,13 +27,15 @@ inline void copy_channels(const StepKernels& kernels, const View& in, int64_t fi
   lines.to = out.inside(block, plane) + top * out.spec.line();
   lines.from = lines_from + std::max<int64_t>(before, 0) * in.spec.plane();
   if (lanes == 1) return copy_lines(lines);
-  const int64_t distance = channel - before * kLanes, kept = std::max<int64_t>(0, start - plane * kLanes);
+  const int64_t distance = channel - before * kLanes,
+                kept = std::max<int64_t>(0, start - plane * kLanes);
   if (distance == 0 && kept == 0) return copy_lines(lines);
   const float* next = lines_from + std::min(before + 1, last) * in.spec.plane();
   kernels.shift(lines, next, distance, kept);
 }
 
-// Whether the planes of both views follow each other, and are so small that they are best moved together.
+// Whether the planes of both views follow each other, and are so small that they are best moved
+// together.
 inline bool small_planes(const View& in, const View& out) {
   return out.spec.order != kChannels && in.spec.halo == 0 && out.spec.halo == 0 &&
          out.spec.plane() <= 1024;

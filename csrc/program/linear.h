@@ -36,7 +36,8 @@ struct GivenLinear {
   mutable std::mutex mutex;
   mutable std::shared_ptr<const TurnedLinear> known;
 
-  GivenLinear(const LinearSizes& sizes, Weights weights) : sizes(sizes), weights(std::move(weights)) {}
+  GivenLinear(const LinearSizes& sizes, Weights weights)
+      : sizes(sizes), weights(std::move(weights)) {}
   std::shared_ptr<const TurnedLinear> turned() const {
     const std::lock_guard<std::mutex> lock(mutex);
     if (!known) known = std::make_shared<const TurnedLinear>(sizes, weights);

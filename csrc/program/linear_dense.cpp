@@ -11,13 +11,18 @@ int64_t up(int64_t value, int64_t step) { return (value + step - 1) / step; }
 class Dense : public Ready {
  public:
   Dense(const GivenLinear& given, int64_t batch)
-      : sizes_(given.sizes), turned_(given.turned()), batch_(batch), offsets_(sizes_.in + 1), nowhere_(sizes_.in) {
+      : sizes_(given.sizes),
+        turned_(given.turned()),
+        batch_(batch),
+        offsets_(sizes_.in + 1),
+        nowhere_(sizes_.in) {
     for (int64_t k = 0; k < sizes_.in; ++k) offsets_[k] = static_cast<int32_t>(k);
     const TileKernels& tiles = *sizes_.kernels.tiles;
     // Where there are few rows, many units: what is read of a weight is used by all of them, and
     // additions do not wait for each other.
     for (int units = kMostUnits; units >= 1; --units)
-      if (tiles.pixels[units] > tiles.pixels[units_] && (units_ == 0 || tiles.pixels[units_] < batch))
+      if (tiles.pixels[units] > tiles.pixels[units_] &&
+          (units_ == 0 || tiles.pixels[units_] < batch))
         units_ = units;
     const int64_t bundles = up(turned_->units, units_);
     grain_ = grain_of(bundles, batch * sizes_.in * turned_->units * kLanes);
@@ -88,7 +93,8 @@ class Dense : public Ready {
     std::fill_n(more, scratch_, 0.0f);
     in_tiles(1, [&](Tile tile, int64_t first, int64_t count) {
       for (int64_t i = 0; sizes_.residual && i < count; ++i)
-        std::copy_n(in[1].data + (first + i) * in[1].block_step + column, filled, more + i * kLanes);
+        std::copy_n(in[1].data + (first + i) * in[1].block_step + column, filled,
+                    more + i * kLanes);
       tile(work, in[0].data + first * in[0].block_step, results, sizes_.residual ? more : nullptr);
       for (int64_t i = 0; i < count; ++i)
         std::copy_n(results + i * kLanes, filled, out.data + (first + i) * out.block_step + column);

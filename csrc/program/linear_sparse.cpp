@@ -6,7 +6,8 @@ namespace sparse_ops {
 namespace program {
 namespace {
 
-// Up to this batch, rows are read one entry at a time for all; beyond it x is turned, the batch innermost.
+// Up to this batch, rows are read one entry at a time for all; beyond it x is turned, the batch
+// innermost.
 constexpr int64_t kFew = 4;
 // Floats of x that are turned at once.
 int64_t most_in_panel() { return second_cache() / 2; }
@@ -18,10 +19,7 @@ int64_t up(int64_t value, int64_t step) { return (value + step - 1) / step; }
 class Sparse : public Ready {
  public:
   Sparse(const GivenLinear& given, int64_t batch)
-      : sizes_(given.sizes),
-        crow_(given.weights.crow),
-        col_(given.weights.col),
-        batch_(batch) {
+      : sizes_(given.sizes), crow_(given.weights.crow), col_(given.weights.col), batch_(batch) {
     const std::optional<Tensor>& values = given.weights.values;
     if (values) values_.assign(data(*values), data(*values) + values->numel());
     if (given.weights.bias)
@@ -68,7 +66,8 @@ class Sparse : public Ready {
   void turn(const float* x, int64_t step, int64_t count, float* to) const {
     if (!lines_) {
       for (int64_t k = 0; k < sizes_.in; ++k)
-        for (int64_t b = 0; b < width_; ++b) to[k * width_ + b] = b < count ? x[b * step + k] : 0.0f;
+        for (int64_t b = 0; b < width_; ++b)
+          to[k * width_ + b] = b < count ? x[b * step + k] : 0.0f;
       return;
     }
     for (int64_t line = 0; line < lines_; ++line) {
@@ -81,7 +80,8 @@ class Sparse : public Ready {
       alignas(64) float some[kLanes * kTile] = {};
       for (int64_t k = 0; k < sizes_.in; k += kTile) {
         const int64_t length = std::min(kTile, sizes_.in - k);
-        for (int64_t l = 0; l < filled; ++l) std::copy_n(rows + l * step + k, length, some + l * kTile);
+        for (int64_t l = 0; l < filled; ++l)
+          std::copy_n(rows + l * step + k, length, some + l * kTile);
         sizes_.kernels.interleave(length, some, kTile, 1, to + k * width_ + line * kLanes, width_);
       }
     }
@@ -95,8 +95,8 @@ class Sparse : public Ready {
     const View* added = sizes_.residual ? in + 1 : nullptr;
     for (int64_t o = from; o < to; o += kTile) {
       const int64_t rows = std::min(kTile, to - o);
-      const SparseWork work = {o, o + rows, crow_.data(), col_.data(), values_.data(),
-                               bias_.empty() ? nullptr : bias_.data()};
+      const SparseWork work = {o,           o + rows,       crow_.data(),
+                               col_.data(), values_.data(), bias_.empty() ? nullptr : bias_.data()};
       if (lines_)
         tiles.sparse_lines(static_cast<int>(lines_), work, x, results);
       else
@@ -112,8 +112,8 @@ class Sparse : public Ready {
           continue;
         }
         for (int64_t i = 0; i < std::min(kLanes, count - b); ++i)
-          ends.write(rows, results + b + i, width_, more ? more + i * added->block_step : nullptr, 1,
-                     y + i * out.block_step, 1, sizes_.activation);
+          ends.write(rows, results + b + i, width_, more ? more + i * added->block_step : nullptr,
+                     1, y + i * out.block_step, 1, sizes_.activation);
       }
     }
   }

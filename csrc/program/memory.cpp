@@ -15,8 +15,8 @@ constexpr int64_t kLine = 16;  // floats in a cache line
 int64_t up(int64_t floats) { return (floats + kLine - 1) / kLine * kLine; }
 
 void check_size(const Shape& shape, int64_t value) {
-  STD_TORCH_CHECK(shape.rank == 4 || (shape.rank == 2 && shape.h == 1 && shape.w == 1),
-                  "value ", value, " has ", shape.rank, " dimensions, not 4 or 2");
+  STD_TORCH_CHECK(shape.rank == 4 || (shape.rank == 2 && shape.h == 1 && shape.w == 1), "value ",
+                  value, " has ", shape.rank, " dimensions, not 4 or 2");
   const auto& [rank, n, c, h, w] = shape;
   const int64_t around = rank == 4 ? 2 * kMostHalo : 0;
   bool good = true;
@@ -165,9 +165,9 @@ class Planner {
       const int64_t v = program_.outputs[o];
       const Place& place = layout_->places[v];
       STD_TORCH_CHECK(spec(v).order == kPlanar, "output ", o, ", value ", v, ", must be planar");
-      if (place.where == Place::kArena && given[place.index] == -1 &&
-          blocks_[place.index].planar && place.first == 0 &&
-          place.block_step == spec(v).block() && blocks_[place.index].floats == spec(v).size()) {
+      if (place.where == Place::kArena && given[place.index] == -1 && blocks_[place.index].planar &&
+          place.first == 0 && place.block_step == spec(v).block() &&
+          blocks_[place.index].floats == spec(v).size()) {
         given[place.index] = o;
         continue;
       }

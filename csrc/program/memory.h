@@ -31,9 +31,9 @@ struct Copy {
 
 struct Layout {
   std::shared_ptr<const Program> program;
-  std::vector<Spec> specs;     // of all values
-  std::vector<Place> places;   // likewise
-  Numbers offsets;             // in the arena, of its pieces of memory
+  std::vector<Spec> specs;    // of all values
+  std::vector<Place> places;  // likewise
+  Numbers offsets;            // in the arena, of its pieces of memory
   std::vector<Prepared> steps;
   std::vector<Copy> copies;
   std::vector<bool> takes_last;  // for each input: whether it may have its channels innermost

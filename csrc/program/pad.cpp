@@ -39,22 +39,22 @@ struct Pad : Step, Ready {
     // Pixels [left, right) are those of the input.
     const int64_t left = std::max<int64_t>(0, sides[0]);
     const int64_t right = std::min(width, sides[0] + in->spec.shape.w);
-    for_each_lines(out, out.spec.line(), [&](int64_t block, int64_t plane, int64_t top,
-                                             int64_t end) {
-      for (int64_t l = top; l < end; ++l) {
-        float* to = out.inside(block, plane) + l * out.spec.line();
-        const int64_t y = l - top_side;
-        if (y < 0 || y >= height) {
-          std::fill_n(to, width * lanes, value);
-          continue;
-        }
-        std::fill_n(to, left * lanes, value);
-        const float* from = in->inside(block, plane) + y * in->spec.line();
-        std::memcpy(to + left * lanes, from + (left - sides[0]) * lanes,
-                    sizeof(float) * static_cast<size_t>((right - left) * lanes));
-        std::fill(to + right * lanes, to + width * lanes, value);
-      }
-    });
+    for_each_lines(out, out.spec.line(),
+                   [&](int64_t block, int64_t plane, int64_t top, int64_t end) {
+                     for (int64_t l = top; l < end; ++l) {
+                       float* to = out.inside(block, plane) + l * out.spec.line();
+                       const int64_t y = l - top_side;
+                       if (y < 0 || y >= height) {
+                         std::fill_n(to, width * lanes, value);
+                         continue;
+                       }
+                       std::fill_n(to, left * lanes, value);
+                       const float* from = in->inside(block, plane) + y * in->spec.line();
+                       std::memcpy(to + left * lanes, from + (left - sides[0]) * lanes,
+                                   sizeof(float) * static_cast<size_t>((right - left) * lanes));
+                       std::fill(to + right * lanes, to + width * lanes, value);
+                     }
+                   });
   }
 
   static constexpr int64_t kMost = 1 << 24;

@@ -19,11 +19,11 @@ struct Kind {
   int64_t inputs, attributes;
 };
 constexpr Kind kKinds[] = {
-    {"", 0, 0},          {"convert", 1, 0}, {"conv", 1, 15},   {"linear", 1, 5},
-    {"pool", 1, 9},      {"adaptive_pool", 1, 3}, {"unary", 1, 3},   {"binary", 2, 2},
-    {"concat", -1, 0},   {"flatten", 1, 0}, {"upsample", 1, 4}, {"softmax", 1, 1},
-    {"affine", 1, 1},    {"slice", 1, 2},   {"shuffle", 1, 1}, {"pad", 1, 5},
-    {"prelu", 1, 0},     {"interleave", 1, 4},
+    {"", 0, 0},        {"convert", 1, 0},       {"conv", 1, 15},    {"linear", 1, 5},
+    {"pool", 1, 9},    {"adaptive_pool", 1, 3}, {"unary", 1, 3},    {"binary", 2, 2},
+    {"concat", -1, 0}, {"flatten", 1, 0},       {"upsample", 1, 4}, {"softmax", 1, 1},
+    {"affine", 1, 1},  {"slice", 1, 2},         {"shuffle", 1, 1},  {"pad", 1, 5},
+    {"prelu", 1, 0},   {"interleave", 1, 4},
 };
 constexpr int64_t kConv = 2, kLinear = 3, kAffine = 12, kPReLU = 16;
 
@@ -60,11 +60,12 @@ Value value_from(Reader& reader, int64_t v, int64_t inputs, int64_t values) {
   STD_TORCH_CHECK(order >= kPlanar && order <= kImages, "value ", v, " has the order ", order,
                   ", it must be 0, 1 or 2");
   STD_TORCH_CHECK(halo >= 0 && halo <= kMostHalo && (order != kPlanar || halo == 0), "value ", v,
-                  " has a halo of ", halo, "; it must be 0 to ", kMostHalo, ", and 0 in planar order");
-  STD_TORCH_CHECK(whole == -1 ? first == -1
-                              : whole >= 0 && whole < values && first >= 0 && first < kMost,
-                  "value ", v, " is channels ", first, " on of value ", whole,
-                  "; there are ", values, " values, and both are -1 in one that is no part");
+                  " has a halo of ", halo, "; it must be 0 to ", kMostHalo,
+                  ", and 0 in planar order");
+  STD_TORCH_CHECK(
+      whole == -1 ? first == -1 : whole >= 0 && whole < values && first >= 0 && first < kMost,
+      "value ", v, " is channels ", first, " on of value ", whole, "; there are ", values,
+      " values, and both are -1 in one that is no part");
   STD_TORCH_CHECK(v >= inputs || (order == kPlanar && whole == -1), "value ", v,
                   " is an input: it must be planar, and no part of another");
   return {static_cast<Order>(order), halo, whole, first};
@@ -101,11 +102,11 @@ class Parser {
     const int64_t outputs = numbers[5], values = numbers[6], calls = numbers[7];
     STD_TORCH_CHECK(result_.piece >= 0 && result_.piece < kMost, "a piece of ", result_.piece,
                     " images is out of range");
-    STD_TORCH_CHECK(result_.inputs >= 1 && outputs >= 1 && values >= result_.inputs &&
-                        values <= kMostValues && outputs <= kMostValues && calls == values - result_.inputs,
-                    "a program has inputs, outputs, and a step for each value that is no input; got ",
-                    result_.inputs, " inputs, ", outputs, " outputs, ", values, " values, ", calls,
-                    " steps");
+    STD_TORCH_CHECK(
+        result_.inputs >= 1 && outputs >= 1 && values >= result_.inputs && values <= kMostValues &&
+            outputs <= kMostValues && calls == values - result_.inputs,
+        "a program has inputs, outputs, and a step for each value that is no input; got ",
+        result_.inputs, " inputs, ", outputs, " outputs, ", values, " values, ", calls, " steps");
     for (int64_t v = 0; v < values; ++v)
       result_.values.push_back(value_from(reader_, v, result_.inputs, values));
     result_.outputs = reader_.some(outputs);
@@ -127,8 +128,8 @@ class Parser {
     const int64_t kind = reader_.one(), out = reader_.one();
     const Numbers inputs = reader_.list(), constants = reader_.list(), attributes = reader_.list();
     const int64_t values = static_cast<int64_t>(result_.values.size());
-    const Make make = kind >= 1 && kind < static_cast<int64_t>(std::size(kKinds)) ? maker_of(kind)
-                                                                                  : nullptr;
+    const Make make =
+        kind >= 1 && kind < static_cast<int64_t>(std::size(kKinds)) ? maker_of(kind) : nullptr;
     STD_TORCH_CHECK(make, "step ", s, " is of kind ", kind, ", which this version does not know");
     const Kind& known = kKinds[kind];
     STD_TORCH_CHECK(out >= result_.inputs && out < values && written_by_[out] == -1, "step ", s,
@@ -142,8 +143,8 @@ class Parser {
     STD_TORCH_CHECK(static_cast<int64_t>(constants.size()) == wanted, "step ", s, " (", known.name,
                     ") must have ", wanted, " constants, got ", constants.size());
     Parts parts{kernels_, attributes, {}};
-    // Copied, as steps are checked against what no one else can change; a step's at a time, as most steps
-    // keep them in an order of their own.
+    // Copied, as steps are checked against what no one else can change; a step's at a time, as most
+    // steps keep them in an order of their own.
     std::vector<Tensor> copies;
     copies.reserve(constants.size());
     for (const int64_t c : constants) {

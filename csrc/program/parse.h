@@ -40,9 +40,9 @@ Numbers numbers_of(const Tensor& encoded);
 
 inline int64_t number_of(const Numbers& numbers) { return numbers[kNumber]; }
 
-// Raises with words unless every number stands for something that is there: kinds, values (each written
-// once, and read after that), constants, parts of concatenations, how many of each. Steps have copies of
-// the constants.
+// Raises with words unless every number stands for something that is there: kinds, values (each
+// written once, and read after that), constants, parts of concatenations, how many of each. Steps
+// have copies of the constants.
 Program parse(const RowSparseKernels& kernels, const Numbers& numbers,
               const std::vector<Tensor>& constants);
 

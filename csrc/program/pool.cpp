@@ -5,8 +5,8 @@ namespace sparse_ops {
 namespace program {
 namespace {
 
-// The output's size along a side. With ceil_mode the last window begins inside the image or its padding
-// before it.
+// The output's size along a side. With ceil_mode the last window begins inside the image or its
+// padding before it.
 int64_t pooled_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, bool ceil_mode) {
   const int64_t room = size + 2 * padding - kernel + (ceil_mode ? stride - 1 : 0);
   if (room < 0) return 0;
@@ -37,11 +37,12 @@ struct PoolStep : Step {
       kernel[i] = a[1 + i];
       stride[i] = a[3 + i];
       padding[i] = a[5 + i];
-      STD_TORCH_CHECK(kernel[i] >= 1 && kernel[i] < kMost && stride[i] >= 1 && stride[i] < kMost &&
-                          padding[i] >= 0 && padding[i] <= kernel[i] / 2,
-                      "pooling must have a kernel and a stride from 1 on, padding up to half of the "
-                      "kernel, got ",
-                      kernel[i], ", ", stride[i], ", ", padding[i]);
+      STD_TORCH_CHECK(
+          kernel[i] >= 1 && kernel[i] < kMost && stride[i] >= 1 && stride[i] < kMost &&
+              padding[i] >= 0 && padding[i] <= kernel[i] / 2,
+          "pooling must have a kernel and a stride from 1 on, padding up to half of the "
+          "kernel, got ",
+          kernel[i], ", ", stride[i], ", ", padding[i]);
     }
     ceil_mode = a[7] != 0;
     count_include_pad = a[8] != 0;
@@ -62,8 +63,7 @@ struct PoolStep : Step {
     check_orders(in, out, "pool");
     const Shape &from = in[0].shape, &to = out.shape;
     return std::make_unique<Pool>(
-        kernels, most,
-        windows(from.h, to.h, kernel[0], stride[0], padding[0], count_include_pad),
+        kernels, most, windows(from.h, to.h, kernel[0], stride[0], padding[0], count_include_pad),
         windows(from.w, to.w, kernel[1], stride[1], padding[1], count_include_pad));
   }
 

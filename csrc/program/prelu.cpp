@@ -16,8 +16,8 @@ struct PReLU : Step, Ready {
   Shape infer(const std::vector<Shape>& in) const override {
     check_inputs(in.size(), "prelu", 1);
     check_shape(in[0], "prelu", false);
-    STD_TORCH_CHECK(channels == 1 || in[0].c == channels, "prelu must read ", channels, " channels, got ",
-                    in_words(in[0]));
+    STD_TORCH_CHECK(channels == 1 || in[0].c == channels, "prelu must read ", channels,
+                    " channels, got ", in_words(in[0]));
     return in[0];
   }
 

@@ -1,8 +1,9 @@
 // A converted network as data, and what runs it: a flat list of steps over values.
 //
-// sparse_ops/ops/_program_code.py defines the encoding. Every step reads values that earlier steps wrote and
-// writes one. A program is parsed and checked once; for each size of its inputs the shapes of all values
-// follow, and with them their places in an arena, the offsets that kernels read by, and scratch memory.
+// sparse_ops/ops/_program_code.py defines the encoding. Every step reads values that earlier steps
+// wrote and writes one. A program is parsed and checked once; for each size of its inputs the
+// shapes of all values follow, and with them their places in an arena, the offsets that kernels
+// read by, and scratch memory.
 #pragma once
 #include <memory>
 #include <vector>
@@ -32,28 +33,26 @@ struct Spec {
 
   int64_t lanes() const { return order == kPlanar ? 1 : kLanes; }
   // How many blocks of images, and how many planes each has.
-  int64_t blocks() const {
-    return order == kImages ? (shape.n + kLanes - 1) / kLanes : shape.n;
-  }
-  int64_t planes() const {
-    return order == kChannels ? (shape.c + kLanes - 1) / kLanes : shape.c;
-  }
+  int64_t blocks() const { return order == kImages ? (shape.n + kLanes - 1) / kLanes : shape.n; }
+  int64_t planes() const { return order == kChannels ? (shape.c + kLanes - 1) / kLanes : shape.c; }
   int64_t line() const { return (shape.w + 2 * halo) * lanes(); }
   int64_t plane() const { return (shape.h + 2 * halo) * line(); }
   int64_t block() const { return planes() * plane(); }
   int64_t size() const { return blocks() * block(); }
 };
 
-// A value in memory. Lanes that stand for no channel or no image hold anything: no step may let them
-// change what others hold.
+// A value in memory. Lanes that stand for no channel or no image hold anything: no step may let
+// them change what others hold.
 struct View {
   Spec spec;
-  float* data;         // the first value of the first block, halo included
-  int64_t block_step;  // from a block to the next: more than spec.block() in a part of a larger value
+  float* data;  // the first value of the first block, halo included
+  int64_t
+      block_step;  // from a block to the next: more than spec.block() in a part of a larger value
 
   // The first value inside the halo.
   float* inside(int64_t block, int64_t plane) const {
-    return data + block * block_step + plane * spec.plane() + spec.halo * (spec.line() + spec.lanes());
+    return data + block * block_step + plane * spec.plane() +
+           spec.halo * (spec.line() + spec.lanes());
   }
 };
 
@@ -65,12 +64,14 @@ class Ready {
   virtual int64_t scratch() const { return 0; }
   // How many bytes of machine code, and what stands beside it, were made.
   virtual int64_t code() const { return 0; }
-  // Writes all of `out`, its halo, as zeros, included. `in` are the step's inputs in order. Parallel
+  // Writes all of `out`, its halo, as zeros, included. `in` are the step's inputs in order.
+  // Parallel
   // inside. The result does not depend on the number of threads.
   virtual void run(const View* in, const View& out, float* scratch) const = 0;
 };
 
-// A step of any size, its attributes and constants checked. Everything raises with words (STD_TORCH_CHECK).
+// A step of any size, its attributes and constants checked. Everything raises with words
+// (STD_TORCH_CHECK).
 class Step {
  public:
   virtual ~Step() = default;
@@ -88,7 +89,8 @@ struct Parts {
 };
 using Make = std::unique_ptr<Step> (*)(const Parts& parts);
 
-// By the numbers of program.py's KINDS; null for a number that is none. Each is in the file of its name.
+// By the numbers of program.py's KINDS; null for a number that is none. Each is in the file of its
+// name.
 Make maker_of(int64_t kind);
 std::unique_ptr<Step> make_convert(const Parts& parts);
 std::unique_ptr<Step> make_conv(const Parts& parts);

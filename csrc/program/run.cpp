@@ -47,8 +47,8 @@ std::vector<Input> readable(const std::vector<Tensor>& inputs, const Layout& lay
   all.reserve(inputs.size());
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Tensor& x = inputs[i];
-    const bool last = !x.is_contiguous() && layout.takes_last[i] && other.takes_last[i] &&
-                      stored_last(x);
+    const bool last =
+        !x.is_contiguous() && layout.takes_last[i] && other.takes_last[i] && stored_last(x);
     Tensor whole = last ? x : as_contiguous(x);
     const float* data = whole.const_data_ptr<float>();
     all.push_back({std::move(whole), data, last});
@@ -119,8 +119,8 @@ class Run {
 
 // Calls work(run) for each piece of the batch.
 template <class Work>
-void for_each_piece(const Plan& plan, const std::vector<Tensor>& given, std::vector<Tensor>& outputs,
-                    const Work& work) {
+void for_each_piece(const Plan& plan, const std::vector<Tensor>& given,
+                    std::vector<Tensor>& outputs, const Work& work) {
   if (plan.batch == 0) return;
   const std::vector<Input> inputs = readable(given, *plan.layout, *plan.last);
   std::vector<float*> to;
@@ -150,8 +150,9 @@ std::vector<Tensor> new_outputs(const Plan& plan, const Tensor& like) {
   return outputs;
 }
 
-std::shared_ptr<const Plan> found(const RowSparseKernels& kernels, const std::vector<Tensor>& inputs,
-                                  const Tensor& program, const std::vector<Tensor>& constants) {
+std::shared_ptr<const Plan> found(const RowSparseKernels& kernels,
+                                  const std::vector<Tensor>& inputs, const Tensor& program,
+                                  const std::vector<Tensor>& constants) {
   STD_TORCH_CHECK(!inputs.empty(), "a program has one input or more, got none");
   try {
     return plan_for(kernels, inputs, program, constants);
@@ -184,8 +185,8 @@ std::vector<Tensor> run_program(const RowSparseKernels& kernels, const std::vect
   return ran(*plan, inputs);
 }
 
-std::vector<Tensor> rerun_program(const RowSparseKernels& kernels, const std::vector<Tensor>& inputs,
-                                  int64_t number) {
+std::vector<Tensor> rerun_program(const RowSparseKernels& kernels,
+                                  const std::vector<Tensor>& inputs, int64_t number) {
   STD_TORCH_CHECK(!inputs.empty(), "a program has one input or more, got none");
   const auto plan = known_plan(kernels, inputs, number);
   return plan ? ran(*plan, inputs) : std::vector<Tensor>{};
@@ -199,8 +200,7 @@ Tensor profile_program(const RowSparseKernels& kernels, const std::vector<Tensor
   const auto plan = found(kernels, inputs, program, constants);
   std::vector<Tensor> outputs = new_outputs(*plan, inputs[0]);
   const int64_t steps = static_cast<int64_t>(plan->layout->steps.size());
-  const Tensor result =
-      torch::stable::new_zeros(inputs[0], {repeats, steps}, ScalarType::Double);
+  const Tensor result = torch::stable::new_zeros(inputs[0], {repeats, steps}, ScalarType::Double);
   double* times = result.mutable_data_ptr<double>();
   for (int64_t r = 0; r < repeats; ++r, times += steps)
     for_each_piece(*plan, inputs, outputs, [&](const Run& run) {
@@ -232,8 +232,12 @@ Tensor describe_program(const RowSparseKernels& kernels, const Tensor& program,
   int64_t code = 0;
   for (const Prepared& step : layout.steps)
     if (step.ready) code += step.ready->code();
-  const int64_t head[] = {layout.arena * 4, pieces, plan->piece, plan->last->specs[0].shape.n,
-                          static_cast<int64_t>(layout.steps.size()), code};
+  const int64_t head[] = {layout.arena * 4,
+                          pieces,
+                          plan->piece,
+                          plan->last->specs[0].shape.n,
+                          static_cast<int64_t>(layout.steps.size()),
+                          code};
   std::copy(std::begin(head), std::end(head), row);
   for (int64_t v = 0; v < values; ++v) {
     const Spec& spec = layout.specs[v];
@@ -241,10 +245,9 @@ Tensor describe_program(const RowSparseKernels& kernels, const Tensor& program,
     int64_t readers = 0;
     for (const Prepared& step : layout.steps)
       readers += std::count(step.call->inputs.begin(), step.call->inputs.end(), v);
-    const int64_t offset = place.where == Place::kArena
-                               ? (layout.offsets[place.index] + place.first) * 4
-                               : -1;
-    const int64_t numbers[] = {spec.shape.rank, spec.shape.n,     spec.shape.c, spec.shape.h,
+    const int64_t offset =
+        place.where == Place::kArena ? (layout.offsets[place.index] + place.first) * 4 : -1;
+    const int64_t numbers[] = {spec.shape.rank, spec.shape.n,    spec.shape.c, spec.shape.h,
                                spec.shape.w,    spec.size() * 4, offset,       readers};
     row += 8;
     std::copy(std::begin(numbers), std::end(numbers), row);

@@ -9,7 +9,9 @@ namespace {
 // The operations of ops/_program_shapes.py.
 enum Operation : int64_t { kConstant, kInput, kAdd, kMultiply, kDivide, kLeast, kDone };
 
-int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a % b < 0) != (b < 0)); }
+int64_t floor_divide(int64_t a, int64_t b) {
+  return a / b - (a % b != 0 && (a % b < 0) != (b < 0));
+}
 
 // One formula, from `at` on, which moves behind it.
 int64_t evaluate(const Numbers& formulas, size_t& at, const std::vector<Tensor>& inputs) {
@@ -38,10 +40,14 @@ int64_t evaluate(const Numbers& formulas, size_t& at, const std::vector<Tensor>&
       if (good) result = inputs[input].size(d);
     } else {
       const int64_t b = pop(), a = pop();
-      if (operation == kAdd) good = !__builtin_add_overflow(a, b, &result);
-      else if (operation == kMultiply) good = !__builtin_mul_overflow(a, b, &result);
-      else if (operation == kDivide) good = b > 0;
-      else good = operation == kLeast;
+      if (operation == kAdd)
+        good = !__builtin_add_overflow(a, b, &result);
+      else if (operation == kMultiply)
+        good = !__builtin_mul_overflow(a, b, &result);
+      else if (operation == kDivide)
+        good = b > 0;
+      else
+        good = operation == kLeast;
       if (good && operation == kDivide) result = floor_divide(a, b);
       if (operation == kLeast) result = std::min(a, b);
     }

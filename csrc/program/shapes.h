@@ -5,7 +5,8 @@
 namespace sparse_ops {
 namespace program {
 
-// Raises unless the formulas are well formed (ops/_program_shapes.py) and give the sizes of `outputs`.
+// Raises unless the formulas are well formed (ops/_program_shapes.py) and give the sizes of
+// `outputs`.
 void check_shapes(const Numbers& formulas, const std::vector<Tensor>& inputs,
                   const std::vector<Shape>& outputs);
 

@@ -32,23 +32,23 @@ struct Shuffle : Step, Ready {
 
   void run(const View* in, const View& out, float*) const override {
     const int64_t channels = out.spec.shape.c;
-    for_each_lines(out, out.spec.line(), [&](int64_t block, int64_t plane, int64_t top,
-                                             int64_t end) {
-      if (out.spec.order != kChannels) {
-        Lines lines = lines_of(*in, out, block, plane, top, end);
-        lines.from = in->inside(block, source(plane, channels)) + top * in->spec.line();
-        return copy_lines(lines);
-      }
-      for (int64_t l = top; l < end; ++l) {
-        const float* from[kLanes];
-        for (int64_t i = 0; i < kLanes; ++i) {
-          // Lanes without a channel take that of the last.
-          const int64_t c = source(std::min(plane * kLanes + i, channels - 1), channels);
-          from[i] = in->inside(block, c / kLanes) + l * in->spec.line() + c % kLanes;
-        }
-        kernels.pick(out.spec.shape.w, from, out.inside(block, plane) + l * out.spec.line());
-      }
-    });
+    for_each_lines(
+        out, out.spec.line(), [&](int64_t block, int64_t plane, int64_t top, int64_t end) {
+          if (out.spec.order != kChannels) {
+            Lines lines = lines_of(*in, out, block, plane, top, end);
+            lines.from = in->inside(block, source(plane, channels)) + top * in->spec.line();
+            return copy_lines(lines);
+          }
+          for (int64_t l = top; l < end; ++l) {
+            const float* from[kLanes];
+            for (int64_t i = 0; i < kLanes; ++i) {
+              // Lanes without a channel take that of the last.
+              const int64_t c = source(std::min(plane * kLanes + i, channels - 1), channels);
+              from[i] = in->inside(block, c / kLanes) + l * in->spec.line() + c % kLanes;
+            }
+            kernels.pick(out.spec.shape.w, from, out.inside(block, plane) + l * out.spec.line());
+          }
+        });
   }
 
   const StepKernels& kernels;

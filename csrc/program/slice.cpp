@@ -10,8 +10,10 @@ struct Slice : Step, Ready {
     check_parts(parts, "slice", 2, 0);
     first = parts.attributes[0];
     count = parts.attributes[1];
-    STD_TORCH_CHECK(first >= 0 && count >= 1, "slice must have a first channel from 0 and at least one, "
-                    "got ", first, " and ", count);
+    STD_TORCH_CHECK(first >= 0 && count >= 1,
+                    "slice must have a first channel from 0 and at least one, "
+                    "got ",
+                    first, " and ", count);
   }
 
   Shape infer(const std::vector<Shape>& in) const override {

@@ -15,8 +15,7 @@ struct Softmax : Step, Ready {
 
   Shape infer(const std::vector<Shape>& in) const override {
     check_inputs(in.size(), "softmax", 1);
-    STD_TORCH_CHECK(in[0].rank == 2, "softmax must read (N, C), got ",
-                    in_words(in[0]));
+    STD_TORCH_CHECK(in[0].rank == 2, "softmax must read (N, C), got ", in_words(in[0]));
     check_shape(in[0], "softmax", false);
     return in[0];
   }

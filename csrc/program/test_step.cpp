@@ -125,8 +125,8 @@ Tensor test_step(const RowSparseKernels& kernels, const std::vector<Tensor>& inp
   for (size_t i = 0; i < count; ++i) {
     const Spec& in = specs[i];
     if (orders[i] / 10 == kThere) {
-      STD_TORCH_CHECK(in.order == spec.order && in.halo == spec.halo && in.shape.n == spec.shape.n &&
-                          channel + in.shape.c <= spec.shape.c &&
+      STD_TORCH_CHECK(in.order == spec.order && in.halo == spec.halo &&
+                          in.shape.n == spec.shape.n && channel + in.shape.c <= spec.shape.c &&
                           (in.order != kChannels || channel % kLanes == 0),
                       "input ", i, " cannot stand in the output");
       const int64_t plane = in.order == kChannels ? channel / kLanes : channel;
@@ -149,8 +149,9 @@ Tensor test_step(const RowSparseKernels& kernels, const std::vector<Tensor>& inp
   for (int64_t b = 0; b < spec.blocks(); ++b)
     for (int64_t i = 1; i <= out.margin_; ++i) {
       const float* block = out.view.data + b * out.view.block_step;
-      STD_TORCH_CHECK(block[-i] != block[-i] && block[spec.block() + i - 1] != block[spec.block() + i - 1],
-                      "the step wrote beside its output");
+      STD_TORCH_CHECK(
+          block[-i] != block[-i] && block[spec.block() + i - 1] != block[spec.block() + i - 1],
+          "the step wrote beside its output");
     }
   const Shape& s = spec.shape;
   Tensor y = s.rank == 4 ? torch::stable::new_empty(tensors[0], {s.n, s.c, s.h, s.w})

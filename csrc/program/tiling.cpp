@@ -22,7 +22,8 @@ struct Cuts {
   int64_t length(int64_t i) const { return at(i + 1) - at(i); }
 };
 
-// In about cycles: additions, loads, or additions that wait for each other; and what else a tile is.
+// In about cycles: additions, loads, or additions that wait for each other; and what else a tile
+// is.
 double cost_of(const TileKernels& tiles, int64_t units, int64_t pixels, int64_t k) {
   const double vectors = static_cast<double>(units * kLanes / tiles.lanes);
   const double steps = std::max({vectors * pixels / 2, (vectors + pixels) / 2, 4.0});
@@ -36,7 +37,8 @@ struct Choice {
   double cost;
 };
 
-// Of `units` of one group: as many as `most` at once, of equal number or nearly, as there are tiles for.
+// Of `units` of one group: as many as `most` at once, of equal number or nearly, as there are tiles
+// for.
 std::vector<int> parts_of(const TileKernels& tiles, int64_t units, int most) {
   std::vector<int> parts;
   if (most <= 4) {
@@ -106,8 +108,8 @@ Choice choose(const TileKernels& tiles, const Shape& size, int64_t units, int64_
 
 }  // namespace
 
-Tiling::Tiling(const TileKernels& tiles, const Shape& size, int64_t units, int64_t groups, int64_t k,
-               int64_t pixel_step, int64_t in_line, bool spread) {
+Tiling::Tiling(const TileKernels& tiles, const Shape& size, int64_t units, int64_t groups,
+               int64_t k, int64_t pixel_step, int64_t in_line, bool spread) {
   const int64_t per_group = units / groups, threads = torch::stable::get_num_threads();
   const Choice choice = choose(tiles, size, per_group, k, pixel_step, spread);
   const std::vector<int> parts = parts_of(tiles, per_group, choice.units);
@@ -118,7 +120,8 @@ Tiling::Tiling(const TileKernels& tiles, const Shape& size, int64_t units, int64
       unit += part;
     }
 
-  const auto spot = [&](int64_t image, int64_t line, int64_t column, int64_t width, int64_t height) {
+  const auto spot = [&](int64_t image, int64_t line, int64_t column, int64_t width,
+                        int64_t height) {
     Spot s = {image, line, column, {}};
     for (const int part : parts) {
       s.of_units[part] =
@@ -132,8 +135,10 @@ Tiling::Tiling(const TileKernels& tiles, const Shape& size, int64_t units, int64
   const int64_t line = in_line + units * kLanes * size.w;
   int64_t most = std::max<int64_t>(1, most_in_piece() / std::max<int64_t>(1, line));
   // Every thread should have some.
-  const int64_t pieces_wanted = threads == 1 ? 1 : up(4 * threads, static_cast<int64_t>(bundles.size()));
-  most = std::clamp<int64_t>(most, 1, up(size.h, std::max<int64_t>(1, pieces_wanted / std::max<int64_t>(1, size.n))));
+  const int64_t pieces_wanted =
+      threads == 1 ? 1 : up(4 * threads, static_cast<int64_t>(bundles.size()));
+  most = std::clamp<int64_t>(
+      most, 1, up(size.h, std::max<int64_t>(1, pieces_wanted / std::max<int64_t>(1, size.n))));
 
   if (high == High::kImages) {
     const Cuts cuts{size.h, up(size.h, most)};
@@ -159,7 +164,8 @@ Tiling::Tiling(const TileKernels& tiles, const Shape& size, int64_t units, int64
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < (lines ? choice.across.parts : choice.down.parts); ++c)
         if (lines)
-          spot(0, choice.down.at(r), choice.across.at(c), choice.across.length(c), choice.down.length(r));
+          spot(0, choice.down.at(r), choice.across.at(c), choice.across.length(c),
+               choice.down.length(r));
         else
           spot(0, r, choice.down.at(c), 1, choice.down.length(c));
     const int64_t each = lines ? choice.across.parts : choice.down.parts;
@@ -173,10 +179,13 @@ Tiling::Tiling(const TileKernels& tiles, const Shape& size, int64_t units, int64
       }
   }
 
-  // What is read again and again from beyond the second cache: weights for each piece, or x for each bundle.
+  // What is read again and again from beyond the second cache: weights for each piece, or x for
+  // each bundle.
   const int64_t weights = units * kLanes * k, images = in_line * size.h * size.n;
-  const int64_t again_weights = weights > second_cache() ? weights * static_cast<int64_t>(pieces.size()) : weights;
-  const int64_t again_images = images > second_cache() ? images * static_cast<int64_t>(bundles.size()) : images;
+  const int64_t again_weights =
+      weights > second_cache() ? weights * static_cast<int64_t>(pieces.size()) : weights;
+  const int64_t again_images =
+      images > second_cache() ? images * static_cast<int64_t>(bundles.size()) : images;
   bundles_outside = weights + again_images < again_weights + images;
   far_weights = weights > second_cache();
   far_images = images > second_cache();

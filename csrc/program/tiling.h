@@ -21,13 +21,14 @@ struct Spot {
   Tile of_units[kMostUnits + 1];
 };
 
-// Images [image, image + images), lines [top, end), which spots cover; theirs are counted from `image`.
+// Images [image, image + images), lines [top, end), which spots cover; theirs are counted from
+// `image`.
 struct Piece {
   int64_t image, images, top, end, first, last;
 };
 
-// What tiles with more than one line are high in: COLUMNS where pixels are farther apart than tiles can
-// have them.
+// What tiles with more than one line are high in: COLUMNS where pixels are farther apart than tiles
+// can have them.
 enum class High { kLines, kImages, kColumns };
 
 struct Tiling {
@@ -39,8 +40,8 @@ struct Tiling {
   // Whether weights, and images, are larger than a second cache.
   bool far_weights, far_images;
 
-  // Of an output of `size`, from images whose pixels are pixel_step apart, with columns() `k`; in_line: floats
-  // that a line of x has over all channels. `spread`: images may be in one tile.
+  // Of an output of `size`, from images whose pixels are pixel_step apart, with columns() `k`;
+  // in_line: floats that a line of x has over all channels. `spread`: images may be in one tile.
   Tiling(const TileKernels& tiles, const Shape& size, int64_t units, int64_t groups, int64_t k,
          int64_t pixel_step, int64_t in_line, bool spread);
 

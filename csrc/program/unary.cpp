@@ -50,23 +50,22 @@ struct Unary : Step, Ready {
       // Blocks have no gaps: their planes may be cut anywhere.
       constexpr int64_t piece = 4096;
       const int64_t length = out.spec.block(), pieces = (length + piece - 1) / piece;
-      share(out.spec.blocks() * pieces, cost * std::min(piece, length),
-            [&](int64_t i0, int64_t i1) {
-              for (int64_t i = i0; i < i1; ++i) {
-                const int64_t block = i / pieces, at = i % pieces * piece;
-                const Lines line = {1, std::min(piece, length - at),
-                                    in->data + block * in->block_step + at, 0,
-                                    out.data + block * out.block_step + at, 0};
-                kernels.unary(line, function, first, second);
-              }
-            });
+      share(
+          out.spec.blocks() * pieces, cost * std::min(piece, length), [&](int64_t i0, int64_t i1) {
+            for (int64_t i = i0; i < i1; ++i) {
+              const int64_t block = i / pieces, at = i % pieces * piece;
+              const Lines line = {
+                  1, std::min(piece, length - at),           in->data + block * in->block_step + at,
+                  0, out.data + block * out.block_step + at, 0};
+              kernels.unary(line, function, first, second);
+            }
+          });
       return;
     }
-    for_each_lines(out, cost * out.spec.line(),
-                   [&](int64_t block, int64_t plane, int64_t top, int64_t end) {
-                     kernels.unary(lines_of(*in, out, block, plane, top, end), function, first,
-                                   second);
-                   });
+    for_each_lines(
+        out, cost * out.spec.line(), [&](int64_t block, int64_t plane, int64_t top, int64_t end) {
+          kernels.unary(lines_of(*in, out, block, plane, top, end), function, first, second);
+        });
   }
 
   const StepKernels& kernels;

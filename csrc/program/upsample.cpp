@@ -5,8 +5,8 @@ namespace sparse_ops {
 namespace program {
 namespace {
 
-// Which line or pixel of the input comes before each of the output, which after it, and how much the
-// latter weighs.
+// Which line or pixel of the input comes before each of the output, which after it, and how much
+// the latter weighs.
 struct Between {
   std::vector<int32_t> before, after;
   std::vector<float> weight;
@@ -26,8 +26,8 @@ Between linear(int64_t size, int64_t scale, bool align_corners) {
   Between side;
   const int64_t count = size * scale;
   const double step = !align_corners ? 1.0 / static_cast<double>(scale)
-                      : count > 1    ? static_cast<double>(size - 1) / static_cast<double>(count - 1)
-                                     : 0.0;
+                      : count > 1 ? static_cast<double>(size - 1) / static_cast<double>(count - 1)
+                                  : 0.0;
   for (int64_t i = 0; i < count; ++i) {
     const double at = align_corners ? step * static_cast<double>(i)
                                     : std::max(0.0, step * (static_cast<double>(i) + 0.5) - 0.5);
@@ -48,8 +48,8 @@ struct Upsample : Step, Ready {
     bilinear = a[0] == 1;
     for (int i = 0; i < 2; ++i) {
       scale[i] = a[1 + i];
-      STD_TORCH_CHECK(scale[i] >= 1 && scale[i] < (1 << 24),
-                      "upsample must be by 1 to 2^24, got ", scale[i]);
+      STD_TORCH_CHECK(scale[i] >= 1 && scale[i] < (1 << 24), "upsample must be by 1 to 2^24, got ",
+                      scale[i]);
     }
     align_corners = a[3] != 0;
   }
@@ -75,23 +75,23 @@ struct Upsample : Step, Ready {
   void run(const View* in, const View& out, float*) const override {
     const bool plane = out.spec.order == kPlanar;
     const int64_t width = out.spec.shape.w, step = in->spec.line(), to_step = out.spec.line();
-    for_each_lines(out, (bilinear ? 4 : 1) * to_step, [&](int64_t block, int64_t p, int64_t top,
-                                                          int64_t end) {
-      const float* from = in->inside(block, p);
-      float* to = out.inside(block, p) + top * to_step;
-      for (int64_t l = top; l < end; ++l, to += to_step) {
-        const float* upper = from + lines.before[l] * step;
-        if (bilinear)
-          kernels.blend(plane, width, pixels.before.data(), pixels.after.data(),
-                        pixels.weight.data(), upper, from + lines.after[l] * step, lines.weight[l],
-                        to);
-        else if (l > top && lines.before[l] == lines.before[l - 1])
-          std::memcpy(to, to - to_step,
-                      sizeof(float) * static_cast<size_t>(width * out.spec.lanes()));
-        else
-          kernels.repeat(plane, width, pixels.before.data(), upper, to);
-      }
-    });
+    for_each_lines(out, (bilinear ? 4 : 1) * to_step,
+                   [&](int64_t block, int64_t p, int64_t top, int64_t end) {
+                     const float* from = in->inside(block, p);
+                     float* to = out.inside(block, p) + top * to_step;
+                     for (int64_t l = top; l < end; ++l, to += to_step) {
+                       const float* upper = from + lines.before[l] * step;
+                       if (bilinear)
+                         kernels.blend(plane, width, pixels.before.data(), pixels.after.data(),
+                                       pixels.weight.data(), upper, from + lines.after[l] * step,
+                                       lines.weight[l], to);
+                       else if (l > top && lines.before[l] == lines.before[l - 1])
+                         std::memcpy(to, to - to_step,
+                                     sizeof(float) * static_cast<size_t>(width * out.spec.lanes()));
+                       else
+                         kernels.repeat(plane, width, pixels.before.data(), upper, to);
+                     }
+                   });
   }
 
   const StepKernels& kernels;
@@ -102,7 +102,9 @@ struct Upsample : Step, Ready {
 
 }  // namespace
 
-std::unique_ptr<Step> make_upsample(const Parts& parts) { return std::make_unique<Upsample>(parts); }
+std::unique_ptr<Step> make_upsample(const Parts& parts) {
+  return std::make_unique<Upsample>(parts);
+}
 
 }  // namespace program
 }  // namespace sparse_ops

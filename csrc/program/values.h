@@ -39,8 +39,8 @@ inline void check_inputs(size_t got, const char* kind, size_t wanted) {
   STD_TORCH_CHECK(got == wanted, kind, " must have ", wanted, " inputs, got ", got);
 }
 
-// Lines and planes must be under 2^31 numbers, so that pixels can be counted in int32, and all of a value
-// under 2^62.
+// Lines and planes must be under 2^31 numbers, so that pixels can be counted in int32, and all of a
+// value under 2^62.
 inline bool is_small(const Shape& s) {
   const double plane = 16.0 * static_cast<double>(s.w) * static_cast<double>(s.h);
   return plane < 2147483648.0 &&
@@ -66,8 +66,9 @@ inline Shape checked(const Shape& s, const char* kind) {
 // Input and output in one order; of two dimensions it is planar.
 inline void check_orders(const std::vector<Spec>& in, const Spec& out, const char* kind) {
   for (const Spec& spec : in)
-    STD_TORCH_CHECK(spec.order == out.order, kind, " must have inputs and output in one order, got ",
-                    in_words(spec.order), " and ", in_words(out.order));
+    STD_TORCH_CHECK(spec.order == out.order, kind,
+                    " must have inputs and output in one order, got ", in_words(spec.order),
+                    " and ", in_words(out.order));
   STD_TORCH_CHECK(out.shape.rank == 4 || (out.order == kPlanar && out.halo == 0), kind,
                   " of (N, C) must be planar without a halo");
 }
@@ -78,8 +79,8 @@ inline float number_from(int64_t bits) {
   return static_cast<float>(number);
 }
 
-// Writes zeros around lines [top, end) of a plane's image; above it and below it where they are the first
-// and the last.
+// Writes zeros around lines [top, end) of a plane's image; above it and below it where they are the
+// first and the last.
 inline void clear_halo(const View& v, int64_t block, int64_t plane, int64_t top, int64_t end) {
   if (v.spec.halo == 0) return;
   const int64_t line = v.spec.line(), side = v.spec.halo * v.spec.lanes(), height = v.spec.shape.h;
@@ -97,8 +98,8 @@ inline void clear_halo(const View& v, int64_t block, int64_t plane, int64_t top,
 // So many floats are worth a thread.
 constexpr int64_t kWorthAThread = 32768;
 
-// Calls work(first, last) for parts of [0, count), each of which takes about as long as moving `cost`
-// floats.
+// Calls work(first, last) for parts of [0, count), each of which takes about as long as moving
+// `cost` floats.
 template <class Work>
 void share(int64_t count, int64_t cost, const Work& work) {
   const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, cost));
@@ -109,8 +110,8 @@ void share(int64_t count, int64_t cost, const Work& work) {
   torch::stable::parallel_for(0, count, grain, work);
 }
 
-// Calls work(block, plane, top, end) for lines [top, end) of all planes of `out`, and clears the halo
-// around them. A line takes about as long as moving `cost` floats.
+// Calls work(block, plane, top, end) for lines [top, end) of all planes of `out`, and clears the
+// halo around them. A line takes about as long as moving `cost` floats.
 template <class Work>
 void for_each_lines(const View& out, int64_t cost, const Work& work) {
   const int64_t planes = out.spec.planes(), height = out.spec.shape.h;
@@ -125,12 +126,17 @@ void for_each_lines(const View& out, int64_t cost, const Work& work) {
   });
 }
 
-// Lines [top, end) of a plane, from one view to another of the same size; one line, if no halo parts them.
+// Lines [top, end) of a plane, from one view to another of the same size; one line, if no halo
+// parts them.
 inline Lines lines_of(const View& in, const View& out, int64_t block, int64_t plane, int64_t top,
                       int64_t end) {
   const int64_t width = out.spec.shape.w * out.spec.lanes();
-  Lines lines = {end - top, width, in.inside(block, plane) + top * in.spec.line(), in.spec.line(),
-                 out.inside(block, plane) + top * out.spec.line(), out.spec.line()};
+  Lines lines = {end - top,
+                 width,
+                 in.inside(block, plane) + top * in.spec.line(),
+                 in.spec.line(),
+                 out.inside(block, plane) + top * out.spec.line(),
+                 out.spec.line()};
   if (in.spec.halo == 0 && out.spec.halo == 0) {
     lines.lines = 1;
     lines.length = width * (end - top);
