@@ -55,6 +55,7 @@ def convert(
     from sparse_ops._files import replacing
     from sparse_ops.cli import checkpoints, file_note, networks
     from sparse_ops.cli.named_network import network_of
+    from sparse_ops.planning.masked import find_masks
 
     for path in (out, plan_json):
         if path is not None:
@@ -76,7 +77,7 @@ def convert(
     if masks is not None:
         found = sparse_ops.masks.load(masks)
     elif found:
-        found = sparse_ops.masks.from_zeros(dense, threshold) | found
+        found = find_masks(dense, threshold) | found
     plan = sparse_ops.plan(
         dense, example, found or None, threshold=threshold, budget_s=budget, winograd=winograd
     )

@@ -13,6 +13,7 @@ from sparse_ops.report import count_macs
 from sparse_ops.training import cut_, hdf5
 from tests.cli.running import run
 from tests.convert.models import says
+from tests.convert.small_networks import Upward
 from tests.program.converted import PLANAR, in_order
 from tests.sparsifier import sparsify
 
@@ -52,6 +53,21 @@ def test_a_checkpoint_of_a_model_under_torch_prune_is_read(tmp_path):
     x = torch.randn(2, 1, 28, 28)
     loaded = so.load(out, lenet300().eval())
     torch.testing.assert_close(loaded(x), model.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_zeros_of_transposed_convolutions_are_read_beside_masks(tmp_path):
+    model = Upward()
+    prune.random_unstructured(model.last, "weight", 0.5)
+    with torch.no_grad():
+        model.up.weight.mul_(torch.rand_like(model.up.weight) > 0.9)
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    out, plan = tmp_path / "x.safetensors", tmp_path / "plan.json"
+    options = ("--model", "tests.convert.small_networks:Upward", "--input", "3,12,12")
+    options += ("--out", out, "--budget", 0.2, "--plan-json", plan)
+    run("convert", tmp_path / "model.pt", *options)
+    nnz = {layer["name"]: layer["nnz"] for layer in json.loads(plan.read_text())["layers"]}
+    assert nnz["up"] == int(model.up.weight.count_nonzero())
+    assert nnz["last"] == int(model.last.weight_mask.sum())
 
 
 @pytest.mark.parametrize("masks_in", ["state", "sparsifier"])

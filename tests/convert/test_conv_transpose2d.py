@@ -75,6 +75,7 @@ def in_programs(model, monkeypatch, **options):
 
 def all_packed(monkeypatch):
     """Has every search choose what is packed."""
+    monkeypatch.setattr("sparse_ops.planning.search.HOPELESS", float("inf"))
     monkeypatch.setattr(
         "sparse_ops.planning.search._race",
         lambda made, *_: {n: n != "packed, planar" for n in made},

@@ -83,6 +83,10 @@ def test_constants_that_do_not_fit_are_refused_by_both(seed):
             constants[number] = change(constants[number]).contiguous()
             if constants[number].shape == program.constants[number].shape == (0,):
                 continue
+            before, after = program.constants[number], constants[number]
+            if after.dtype == torch.int32 and len(after) and before[-1] == after[-1]:
+                # Pointers without a last class that has no weights may be right, too.
+                continue
             with pytest.raises(ValueError):
                 validate(decoded(code, constants), shapes)
             assert not runs(inputs, code, constants)
