@@ -19,8 +19,8 @@ COMPILED = [(name, backend) for name, backend in EVERY if backend.name in _nativ
 IDS = [f"{name}-{backend.name}" for name, backend in COMPILED]
 ISAS = [isa for isa in _native.ISAS if _native.REFUSES[isa] is None]
 HALVES = [torch.float16, torch.bfloat16]
-# Images innermost, or channels by sixteens: their ends are kernels of each type, and pairs of axes do
-# not see to both types on each instruction set.
+# Images innermost, or channels by sixteens: their ends are kernels of each type, and pairs of axes
+# do not see to both types on each instruction set.
 ENDS = [case for case in CONV if case.batch in (17, 40, 90)]
 
 
