@@ -63,6 +63,11 @@ struct BlockedImages {
   int64_t origin(const Cell& cell) const {
     return cell.block * x.step + cell.top * stride_l * x.line() + cell.left * stride_p * kLanes;
   }
+  // Floats that a cell reads.
+  int64_t read_by(const Cells& cells) const {
+    return x.channels * ((cells.lines - 1) * stride_l + reach_l) *
+           ((cells.width - 1) * stride_p + reach_p) * kLanes;
+  }
   // Where a filter's cell begins in y, and in what is added to it.
   int64_t in_y(const Cell& cell, int64_t filter) const {
     return y.inside(cell.block, filter) + cell.top * y.line() + cell.left * kLanes;
@@ -70,6 +75,8 @@ struct BlockedImages {
   int64_t in_added(const Cell& cell, int64_t filter) const {
     return added.inside(cell.block, filter) + cell.top * added.line() + cell.left * kLanes;
   }
+  // Cells whose lines fit the second cache, where they can.
+  Cells cells() const { return Cells(x, y, stride_l, stride_p, reach_l, reach_p); }
   // The halo around a filter's cell.
   void clear(float* to, const Cell& cell, int64_t filter) const {
     if (cell.left == 0) y.clear(to + y.inside(cell.block, filter), cell.top, cell.top + cell.lines);

@@ -142,7 +142,7 @@ void Job::run(const Cell& cell, int64_t g, int64_t part) const {
 
 void BlockedConvolution::run(const float* from, const float* residual, float* to) const {
   const bool whole = parts.count == 1;
-  const Cells cells = whole ? Cells(x, y, stride_l, stride_p, reach_l, reach_p) : Cells(y);
+  const Cells cells = whole ? this->cells() : Cells(y);
   const Job job{*this, from, residual, to};
   deal_out(cells, y, groups.cost, [&](const Cell& cell, const Cell* next, int64_t g0, int64_t g1) {
     Ahead ahead(*this, from, cell, whole ? next : nullptr, g1 - g0);

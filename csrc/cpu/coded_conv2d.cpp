@@ -4,13 +4,17 @@
 namespace sparse_ops {
 
 void CodedConvolution::run(const float* from, const float* residual, float* to) const {
-  const Cells cells(x, y, stride_l, stride_p, reach_l, reach_p);
+  const Cells cells = this->cells();
+  const int64_t parts = static_cast<int64_t>(code.cost().size()) - 1;
+  const int64_t splits = static_cast<int64_t>(code.parts().size()) / parts;
   deal_out(cells, y, code.cost(), [&](const Cell& cell, const Cell* next, int64_t p0, int64_t p1) {
-    Ahead ahead(*this, from, cell, next, (p1 - p0) * cell.lines);
+    Ahead ahead(*this, from, cell, next, splits * (p1 - p0) * cell.lines);
     alignas(64) float sums[ConvCode::kSums];
-    for (int64_t p = p0; p < p1; ++p) {
-      const ConvCode::Part& part = code.parts()[p];
-      for (int64_t f = part.first; f < part.end; ++f) clear(to, cell, f);
+    for (int64_t i = splits * p0; i < splits * p1; ++i) {
+      const int64_t split = (i - splits * p0) / (p1 - p0), p = p0 + (i - splits * p0) % (p1 - p0);
+      const ConvCode::Part& part = code.parts()[split * parts + p];
+      if (split == 0)
+        for (int64_t f = part.first; f < part.end; ++f) clear(to, cell, f);
       const float* line = from + origin(cell);
       const float* more = residual ? residual + in_added(cell, part.first) : nullptr;
       float* out = to + in_y(cell, part.first);

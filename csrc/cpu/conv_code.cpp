@@ -34,18 +34,32 @@ int64_t columns_of(const SparseFilters& filters) {
              : *std::max_element(filters.columns.begin(), filters.columns.end()) + 1;
 }
 
-// Of filters [first, end), by counting; `columns` is more than any.
-std::vector<Use> uses(const SparseFilters& filters, int64_t first, int64_t end, int64_t columns) {
-  const int64_t from = filters.starts[first], count = filters.starts[end] - from;
-  std::vector<int64_t> next(columns + 1);
-  for (int64_t j = from; j < from + count; ++j) ++next[filters.columns[j] + 1];
-  std::partial_sum(next.begin(), next.end(), next.begin());
-  std::vector<Use> found(count);
+// Of filters [first, end) and columns from `least` up to `limit`, by counting.
+std::vector<Use> uses(const SparseFilters& filters, int64_t first, int64_t end, int32_t least,
+                      int32_t limit) {
+  const auto range = [&](int64_t f) {
+    const auto begin = filters.columns.begin(), own = begin + filters.starts[f];
+    const auto own_end = begin + filters.starts[f + 1];
+    return std::make_pair(std::lower_bound(own, own_end, least) - begin,
+                          std::lower_bound(own, own_end, limit) - begin);
+  };
+  std::vector<int64_t> next(limit - least + 1);
   for (int64_t f = first; f < end; ++f)
-    for (int64_t j = filters.starts[f]; j < filters.starts[f + 1]; ++j)
-      found[next[filters.columns[j]]++] = {filters.columns[j], static_cast<int32_t>(f - first), j};
+    for (auto [j, last] = range(f); j < last; ++j) ++next[filters.columns[j] - least + 1];
+  std::partial_sum(next.begin(), next.end(), next.begin());
+  std::vector<Use> found(next.back());
+  for (int64_t f = first; f < end; ++f)
+    for (auto [j, last] = range(f); j < last; ++j)
+      found[next[filters.columns[j] - least]++] = {filters.columns[j],
+                                                   static_cast<int32_t>(f - first), j};
   return found;
 }
+
+// Which of the parts of the columns a function is for, and what the last one does beside.
+struct Ends {
+  bool first, last, residual;
+  Activation activation;
+};
 
 // The function of some filters: a sum in the register of its filter's number.
 class Writer {
@@ -58,7 +72,7 @@ class Writer {
   // Where the function starts. The table gets the biases, a six, and the weights in the order of
   // their use.
   size_t write(const std::vector<Use>& uses, const SparseFilters& filters, int64_t first,
-               int64_t count, bool residual, const float* bias, Activation activation) {
+               int64_t count, const float* bias, const Ends& ends) {
     count_ = static_cast<int>(count);
     made_.assign(count, 0);
     aside_.assign(count, false);
@@ -78,10 +92,10 @@ class Writer {
         ++made_[uses[j].filter];
       }
     }
-    finish(residual, activation);
+    finish(ends);
     to_.move(A::kRDI, planes_.pixel_step * kFloatBytes - x_moved_);
     to_.move(A::kRSI, kLanes * kFloatBytes);
-    if (residual) to_.move(A::kRCX, kLanes * kFloatBytes);
+    if (ends.residual) to_.move(A::kRCX, kLanes * kFloatBytes);
     to_.move(A::kRDX, -table_moved_);
     to_.repeat(A::kR9, again);
     to_.end();
@@ -126,16 +140,20 @@ class Writer {
     }
   }
 
-  void finish(bool residual, Activation activation) {
-    if (activation.kind != kNone) to_.zero(kZero);
-    if (activation.kind == kReLU6) to_.splat(kSix, in_table(count_));
+  void finish(const Ends& ends) {
+    const ActivationKind kind = ends.last ? ends.activation.kind : kNone;
+    if (kind != kNone) to_.zero(kZero);
+    if (kind == kReLU6) to_.splat(kSix, in_table(count_));
     for (int f = 0; f < count_; ++f) {
+      const A::Place out{A::kRSI, f * planes_.out * kFloatBytes};
       if (aside_[f]) to_.add(f, of_sum(f));
-      if (residual) to_.add(f, A::Place{A::kRCX, f * planes_.added * kFloatBytes});
-      to_.add_splat(f, in_table(f));
-      if (activation.kind != kNone) to_.largest(f, kZero);
-      if (activation.kind == kReLU6) to_.smallest(f, kSix);
-      to_.store(f, A::Place{A::kRSI, f * planes_.out * kFloatBytes});
+      if (!ends.first) to_.add(f, out);
+      if (ends.last && ends.residual)
+        to_.add(f, A::Place{A::kRCX, f * planes_.added * kFloatBytes});
+      if (ends.last) to_.add_splat(f, in_table(f));
+      if (kind != kNone) to_.largest(f, kZero);
+      if (kind == kReLU6) to_.smallest(f, kSix);
+      to_.store(f, out);
     }
   }
 
@@ -169,8 +187,8 @@ double ConvCode::reads(const SparseFilters& filters) {
 bool ConvCode::pays(const SparseFilters& filters) { return reads(filters) <= kMostReads; }
 
 std::unique_ptr<const ConvCode> ConvCode::of(const SparseFilters& filters, const CodePlanes& planes,
-                                             bool residual, const float* bias,
-                                             Activation activation) {
+                                             const std::vector<int32_t>& limits, bool residual,
+                                             const float* bias, Activation activation) {
   if (!takes(activation) || filters.count() == 0) return nullptr;
   const int64_t weights = static_cast<int64_t>(filters.columns.size());
   const int64_t far = weights ? *std::max_element(planes.offsets, planes.offsets + weights) : 0;
@@ -179,26 +197,30 @@ std::unique_ptr<const ConvCode> ConvCode::of(const SparseFilters& filters, const
   std::unique_ptr<ConvCode> made(new ConvCode);
   Assembler assembler;
   const std::vector<int64_t> bound = bounds(filters.count());
-  const int64_t columns = columns_of(filters);
   std::vector<size_t> starts, tables;
-  for (size_t p = 0; p + 1 < bound.size(); ++p) {
-    tables.push_back(made->tables_.size());
-    Writer writer(planes, assembler, made->tables_);
-    starts.push_back(writer.write(uses(filters, bound[p], bound[p + 1], columns), filters, bound[p],
-                                  bound[p + 1] - bound[p], residual, bias, activation));
-  }
+  for (size_t s = 0; s < limits.size(); ++s)
+    for (size_t p = 0; p + 1 < bound.size(); ++p) {
+      const Ends ends{s == 0, s + 1 == limits.size(), residual, activation};
+      tables.push_back(made->tables_.size());
+      Writer writer(planes, assembler, made->tables_);
+      starts.push_back(
+          writer.write(uses(filters, bound[p], bound[p + 1], s == 0 ? 0 : limits[s - 1], limits[s]),
+                       filters, bound[p], bound[p + 1] - bound[p], bias, ends));
+    }
   made->code_ = Executable::of(assembler.code());
   if (!made->code_) return nullptr;
   made->bytes_ =
       static_cast<int64_t>(assembler.code().size() + made->tables_.size() * sizeof(float));
-  for (size_t p = 0; p < starts.size(); ++p) {
-    const int64_t first = bound[p], end = bound[p + 1];
-    made->parts_.push_back({first, end,
-                            made->code_->at<std::remove_pointer_t<decltype(Part::run)>>(starts[p]),
-                            made->tables_.data() + tables[p]});
+  for (size_t p = 0; p + 1 < bound.size(); ++p) {
     // Reads count as weights do, the ends of filters as some.
-    made->cost_.push_back(made->cost_.back() + filters.starts[end] - filters.starts[first] +
-                          8 * (end - first));
+    const int64_t own = filters.starts[bound[p + 1]] - filters.starts[bound[p]];
+    made->cost_.push_back(made->cost_.back() + own + 8 * (bound[p + 1] - bound[p]));
+  }
+  using Function = std::remove_pointer_t<decltype(Part::run)>;
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const size_t p = i % (bound.size() - 1);
+    made->parts_.push_back({bound[p], bound[p + 1], made->code_->at<Function>(starts[i]),
+                            made->tables_.data() + tables[i]});
   }
   return made;
 }

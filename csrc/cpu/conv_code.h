@@ -42,9 +42,11 @@ class ConvCode {
   }
 
   // Null where code cannot be run, or something is too far from something else. bias: by filter.
+  // `limits`: up to which columns each part of them goes, the last beyond all. Sums go to the output
+  // and back between parts, and all filters read one part before another.
   static std::unique_ptr<const ConvCode> of(const SparseFilters& filters, const CodePlanes& planes,
-                                            bool residual, const float* bias,
-                                            Activation activation);
+                                            const std::vector<int32_t>& limits, bool residual,
+                                            const float* bias, Activation activation);
 
   // Filters [first, end) over `pixels` pixels of a line, kLanes images each. `from` is what the
   // first of them reads first, `out` and `added` the first filter's.
@@ -54,8 +56,9 @@ class ConvCode {
                 int64_t pixels);
     const float* table;
   };
+  // By part of the columns, then of the filters.
   const std::vector<Part>& parts() const { return parts_; }
-  // About that of the parts before each, and of all.
+  // By part of the filters: about that of those before, and of all.
   const std::vector<int64_t>& cost() const { return cost_; }
   // Floats on a cache line that a function may write to.
   static constexpr int64_t kSums = kMost * kLanes;

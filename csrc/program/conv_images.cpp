@@ -4,6 +4,7 @@
 #include <set>
 
 #include "../cpu/blocked_conv.h"
+#include "../cpu/second_cache.h"
 #include "conv.h"
 
 namespace sparse_ops {
@@ -263,6 +264,17 @@ std::optional<SparseFilters> filters_alone(const Layer& layer, const Weights& we
   return found;
 }
 
+// Up to which columns each part goes, so that the second cache holds what a cell reads of it.
+std::vector<int32_t> limits_of(const Layer& layer, const BlockedImages& images) {
+  // Beside it there are the code and what is written.
+  const int64_t read = images.read_by(images.cells()), most = second_cache() / 4;
+  const int64_t parts = std::min(layer.channels, (read + most - 1) / most);
+  std::vector<int32_t> limits;
+  for (int64_t p = 1; p <= parts; ++p)
+    limits.push_back(static_cast<int32_t>(layer.channels * p / parts * layer.taps()));
+  return limits;
+}
+
 std::unique_ptr<Ready> ready_coded(const Whole& conv, const Spec& in, const Spec& out,
                                    const Spec* added) {
   const Layer& layer = conv->layer;
@@ -273,8 +285,8 @@ std::unique_ptr<Ready> ready_coded(const Whole& conv, const Spec& in, const Spec
   const std::vector<int32_t> offsets = Geometry::offsets(layer, in, filters->columns);
   const CodePlanes planes{offsets.data(), layer.stride[1] * kLanes, geometry.images.y.plane(),
                           geometry.images.added.plane()};
-  auto code = ConvCode::of(*filters, planes, layer.residual, biases(*conv, layer.filters).data(),
-                           layer.activation);
+  auto code = ConvCode::of(*filters, planes, limits_of(layer, geometry.images), layer.residual,
+                           biases(*conv, layer.filters).data(), layer.activation);
   return code ? std::make_unique<CodedConv>(conv, std::move(code), geometry) : nullptr;
 }
 

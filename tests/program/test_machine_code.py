@@ -71,6 +71,21 @@ def test_sums_of_thousands_are_in_pieces():
     assert float(off.abs().max()) * 2**24 < 14
 
 
+@pytest.mark.parametrize("activation", [None, "relu6"])
+def test_channels_go_in_parts_where_many_are_read(activation):
+    """A cell reads 4 MiB here: in parts, with sums in the output between them."""
+    weight, mask = masked((60, 700, 3, 3), 0.2)
+    # Filters with weights in the first and in the last part only, and without any.
+    mask[0, 60:], mask[1, :650], mask[2] = False, False, False
+    layer = rows(weight, mask, torch.randn(60), padding=(1, 1), activation=activation)
+    x = torch.randn(18, 700, 8, 8)
+    for residual in (False, True):
+        inputs = (x, torch.randn(18, 60, 8, 8)) if residual else (x,)
+        made = program(layer, IMAGES, IMAGES, (1, 1, 1), residual)
+        assert code(made, *inputs) > 0
+        assert_right(layer, result(made, ISA, *inputs), *inputs)
+
+
 def test_filters_without_weights_are_their_bias():
     weight, mask = masked((60, 8, 3, 3), 0.4)
     mask[:30] = False
