@@ -30,20 +30,31 @@ def ecosystem_table(data: dict) -> str:
 
 
 def speedups_table(data: dict) -> str:
-    """A line for each network, a column for what was removed and each batch."""
+    """A column for each network (of two libraries' the first), a line for what was removed."""
     found = {(r["network"], r["masks"], r["batch"]): r for r in data["rows"]}
-    columns = list(dict.fromkeys((r["masks"], r["batch"]) for r in data["rows"]))
-    columns.sort(key=lambda column: (column[0] != "90%", column))
-    lines = [
-        f"{_machine(data)}:",
-        "",
-        "| network | " + " | ".join(f"{masks}, batch {batch}" for masks, batch in columns) + " |",
-        "|---" + "|--:" * len(columns) + "|",
-    ]
+    kinds = list(dict.fromkeys((r["masks"], r["batch"]) for r in data["rows"]))
+    kinds.sort(key=lambda kind: (kind[0] != "90%", kind))
+    networks: dict[str, str] = {}
     for name in dict.fromkeys(r["network"] for r in data["rows"]):
-        cells = [_speedup(found.get((name, *column))) for column in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        networks.setdefault(_short(name), name)
+    lines = [
+        f"{_machine(data)}, random masks:",
+        "",
+        "| removed | " + " | ".join(networks) + " |",
+        "|---" + "|--:" * len(networks) + "|",
+    ]
+    for masks, batch in kinds:
+        cells = [_speedup(found.get((name, masks, batch))) for name in networks.values()]
+        lines.append(f"| {masks}, batch {batch} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    """ "torchvision mobilenet_v3_large" and timm's mobilenetv3_large_100 -> "mobilenet v3"."""
+    plain = name.removeprefix("torchvision ").removeprefix("timm ")
+    plain = plain.replace("mobilenetv3", "mobilenet_v3")
+    words = plain.split("_")
+    return " ".join(word for word in words if word not in ("large", "100", "x1", "0"))
 
 
 def _machine(data: dict) -> str:
