@@ -29,7 +29,7 @@ test-gpu-interpreter: $(VENV)/ready
 	  TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -rs -n auto tests/kernels/interpreted && \
 	  $(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_compiled.py tests/kernels/test_launched.py tests/kernels/test_gpu_run.py tests/kernels/test_gpu_results.py tests/kernels/test_device_benchmarks.py; \
 	else echo "skipped: there is no Triton for this machine"; fi
-	$(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_cuda_on_host.py tests/kernels/test_cuda_compiled.py tests/kernels/test_cuda_ahead.py
+	$(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_cuda_on_host.py tests/kernels/test_cuda_compiled.py tests/kernels/test_cuda_ahead.py tests/kernels/test_wgmma_on_host.py tests/kernels/test_wgmma_compiled.py
 
 # Random networks, operators, files and state dicts for so long; findings go to tests/fuzz/found.
 SECONDS ?= 600
