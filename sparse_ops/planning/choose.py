@@ -18,15 +18,18 @@ from sparse_ops.planning.context import Context, about_tensor
 from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.describe import GEOMETRY, TRANSPOSED
 from sparse_ops.planning.forms import Call as Run
+from sparse_ops.planning.images import FEW
 from sparse_ops.planning.layout import in_channels_last, take_channels_last_
 from sparse_ops.planning.masked import Call
-from sparse_ops.planning.measure import Comparison
+from sparse_ops.planning.measure import Comparison, scaled
 from sparse_ops.planning.progress import Step
 from sparse_ops.planning.verify import check_layer, exactly
 
 # What a few calls show to be this many times as slow as the fastest is not timed at length.
 HOPELESS = 1.5
 TRIAL_CALLS = 3
+# A layer is compared in float64 on images with so many multiply-accumulates, about.
+CHECKED_MACS = 2e8
 
 
 def decide(
@@ -41,10 +44,7 @@ def decide(
     step(f"layer {layer.name or layer.kind}")
     dense = context.base.get_submodule(layer.name)
     mask = context.masks[weight_name(layer.name)]
-    plain, activation = dense, None
-    if layer.name in context.folding.activations:
-        place, activation = context.folding.activations[layer.name]
-        plain = nn.Sequential(dense, context.base.get_submodule(place))
+    plain, activation = activated(context, layer, dense)
     found, refusals = candidates.find(dense, mask, call.x, activation)
     layer = with_floor(context, layer, call)
     if not found:
@@ -55,28 +55,48 @@ def decide(
     if channels_last and call.x.dim() == 4:
         planar = take_channels_last_(sharing_copy(plain))
         to_beat = partial(planar, in_channels_last(call.x))
-    about = _about(context, layer, dense, call.x, activation, channels_last)
+    key = about(context, layer, dense, call.x, activation, channels_last)
     names = list(runs)
     hopeless: list[str] = []
     # On a GPU the host's time for a call says nothing of the device's, and there are few.
     if context.cache is not None and len(names) > 1 and not call.x.is_cuda:
-        names, hopeless = _promising(context, about, runs)
-    whats = {name: {**about, "candidate": name} for name in names}
+        names, hopeless = _promising(context, key, runs)
+    whats = {name: {**key, "candidate": name} for name in names}
     share = budget_s / len(names)
     new = [name for name in names if not context.knows(whats[name], share)]
-    _check(layer.name, dense, call.x, [runs[name][0] for name in new])
-    measured = {name: context.timed(whats[name], to_beat, runs[name][1], share) for name in names}
+    _check(context, layer, dense, call, [runs[name][0] for name in new])
+    measured = {
+        name: scaled(context.timed(whats[name], to_beat, runs[name][1], share), context.scale)
+        for name in names
+    }
     layer = replace(layer, refused=tuple(refusals), slower=tuple(hopeless))
     return _verdict(layer, call, activation, runs, measured)
 
 
-def _check(name: str, dense: nn.Module, x: Tensor, found: list[Candidate]) -> None:
-    """Compares what is going to be timed with dense; `apply` does so for what was chosen."""
+def activated(context: Context, layer: LayerPlan, dense: nn.Module) -> tuple[nn.Module, str | None]:
+    """A layer with the activation that its packed one is to apply, and the name of that."""
+    if layer.name not in context.folding.activations:
+        return dense, None
+    place, activation = context.folding.activations[layer.name]
+    return nn.Sequential(dense, context.base.get_submodule(place)), activation
+
+
+def _check(
+    context: Context, layer: LayerPlan, dense: nn.Module, call: Call, found: list[Candidate]
+) -> None:
+    """Compares what is going to be timed with dense, on no more images than have to be.
+
+    What is chosen is compared once more by `apply`.
+    """
     if not found:
         return
+    x = call.x
+    if (x.dim() == 4 or isinstance(dense, nn.Linear)) and len(x) > FEW:
+        of_image = layer.macs / (context.scale * call.calls * len(x))
+        x = x[: max(FEW, int(CHECKED_MACS / max(1.0, of_image)))]
     exact = exactly(dense, x)
     for candidate in dict.fromkeys(found):
-        check_layer(name, dense, candidate.layer, exact)
+        check_layer(layer.name, dense, candidate.layer, exact)
 
 
 def _runs(found: list[Candidate], x: Tensor) -> dict[str, tuple[Candidate, Run]]:
@@ -91,7 +111,7 @@ def _runs(found: list[Candidate], x: Tensor) -> dict[str, tuple[Candidate, Run]]
     return runs
 
 
-def _about(
+def about(
     context: Context,
     layer: LayerPlan,
     dense: nn.Module,
@@ -118,11 +138,11 @@ def _geometry(dense: nn.Module) -> tuple[str, ...]:
 
 @torch.inference_mode()
 def _promising(
-    context: Context, about: dict[str, Any], runs: dict[str, tuple[Candidate, Run]]
+    context: Context, key: dict[str, Any], runs: dict[str, tuple[Candidate, Run]]
 ) -> tuple[list[str], list[str]]:
     """The names of what may be fastest, and why the others cannot be."""
     assert context.cache is not None
-    what = {**about, "what": "trial", "candidates": list(runs)}
+    what = {**key, "what": "trial", "candidates": list(runs)}
     kept = context.cache.get(what)
     if not isinstance(kept, dict) or kept.keys() != runs.keys():
         kept = {name: _trial(run) for name, (_, run) in runs.items()}
@@ -181,6 +201,7 @@ def with_floor(context: Context, layer: LayerPlan, call: Call) -> LayerPlan:
     if context.floors is None:
         return layer
     each = call.x.element_size()
-    size = each * (call.x.numel() + call.outputs // max(1, call.calls) + layer.nnz)
+    moved = context.scale * (call.x.numel() + call.outputs // max(1, call.calls))
+    size = round(each * (moved + layer.nnz))
     macs = layer.kept_macs // max(1, call.calls)
     return replace(layer, floor_ms=context.floors.milliseconds(macs, size))

@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,7 +18,12 @@ from sparse_ops.planning.differences import Mismatch
 from sparse_ops.planning.floors import Floors
 from sparse_ops.planning.fold import Folding
 from sparse_ops.planning.forms import Call
-from sparse_ops.planning.measure import PAIRS_OF_WHOLE, Comparison, compare
+from sparse_ops.planning.images import first_images, images_of
+from sparse_ops.planning.measure import MUCH_TOO_LATE, PAIRS_OF_WHOLE, Comparison, compare
+from sparse_ops.planning.verify_model import Reference, check_against
+
+# What two models take that are compared once, the packed one no slower, in calls of the dense one.
+CALLS_OF_ALL = 4
 
 Measure = Callable[[Call, Call, float], Comparison]
 
@@ -39,6 +44,10 @@ class Context:
         ends: when they are over, as `time.perf_counter` has it.
         winograd: the tiles of dense 3×3 convolutions: see `passes.winograd`.
         failed: what was left out because it computed something else, in words.
+        few: what is enough of the example to compare models on; () is all of it.
+        whole: all of the example, where `example` is the part of it that forms are timed on; () is
+            the same.
+        call_s: seconds that a call of the dense model takes with all of the example, about.
     """
 
     dense: nn.Module
@@ -56,6 +65,80 @@ class Context:
     ends: float = float("inf")
     winograd: str = SMALL
     failed: list[str] = field(default_factory=list)
+    few: tuple[Any, ...] = ()
+    whole: tuple[Any, ...] = ()
+    call_s: float = 0.0
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What packed models are compared with."""
+        return Reference(self.dense, self.few or self.example)
+
+    def check(self, packed: nn.Module) -> None:
+        """Compares a packed model with the dense one.
+
+        Raises:
+            Mismatch: it computes something else.
+        """
+        check_against(self.reference, packed)
+
+    @property
+    def left_s(self) -> float:
+        """The seconds that are left."""
+        return self.ends - time.perf_counter()
+
+    def has_calls(self, calls: float) -> bool:
+        """Whether there is time for so many calls of the dense model, as it is timed here, and to
+        compare the whole on all of the example."""
+        if self.measure is not compare:
+            return True
+        return self.left_s >= self.needs_s(calls)
+
+    def needs_s(self, calls: float) -> float:
+        """The seconds of so many calls of the dense model here, and of comparing the whole."""
+        return (calls / self.scale + (CALLS_OF_ALL if self.is_part else 0.0)) * self.call_s
+
+    def with_call(self, forms_ms: Mapping[str, float]) -> "Context":
+        """The same where the dense model was timed: in these forms, milliseconds of all images."""
+        if not forms_ms:
+            return self
+        timed = replace(self, call_s=min(forms_ms.values()) / 1e3)
+        timed.__dict__["reference"] = self.reference
+        return timed
+
+    @property
+    def is_part(self) -> bool:
+        """Whether forms are timed on a part of the example."""
+        return bool(self.whole) and self.whole is not self.example
+
+    @property
+    def scale(self) -> float:
+        """How many times as many images all of the example has as what forms are timed on."""
+        return images_of(self.whole) / images_of(self.example) if self.is_part else 1.0
+
+    def on_part(self, calls: float, seconds: float) -> "Context":
+        """The same with no more images than so many calls of the dense model have time for."""
+        most = images_of(self.example)
+        count = 1
+        while 2 * count <= most and 2 * count * calls * self.call_s <= seconds * most:
+            count *= 2
+        enough = 2 * count > most or self.call_s <= 0 or self.measure is not compare
+        few = () if enough else first_images(self.example, max(count, images_of(self.few)))
+        if enough or images_of(few) >= most:
+            return self
+        about = None if self.identity is None else {**self.identity, "images": images_of(few)}
+        part = replace(self, example=few, whole=self.whole or self.example, identity=about)
+        # What models are compared on is the same.
+        part.__dict__["reference"] = self.reference
+        return part
+
+    @cached_property
+    def of_all(self) -> "Context":
+        """The same with all of the example."""
+        if not self.is_part or self.identity is None:
+            return self if not self.is_part else replace(self, example=self.whole)
+        about = {key: value for key, value in self.identity.items() if key != "images"}
+        return replace(self, example=self.whole, identity=about)
 
     def tell_of(self, what: str, error: Exception) -> None:
         """Warns of what is left out if it computed something else, and keeps it for the plan."""
@@ -65,7 +148,8 @@ class Context:
         self, what: Mapping[str, Any] | None, dense: Call, packed: Call, seconds: float
     ) -> Comparison:
         """Compares two callables, or takes from the cache what was measured for `what`."""
-        seconds = max(0.0, min(seconds, self.ends - time.perf_counter()))
+        # What is slow may take so many times as long as it is given.
+        seconds = max(0.0, min(seconds, self.left_s / MUCH_TOO_LATE))
         if self.cache is None or what is None:
             return self.measure(dense, packed, seconds)
         known = self.cache.comparison(what, seconds)

@@ -74,11 +74,14 @@ def measure(
         node -> its choice and the milliseconds of each run; and those of all steps together.
     """
     # Prepares what runs, which may take much longer than a run.
-    _profiled(items, graph, example, 1)
     begun = time.perf_counter()
-    times = _profiled(items, graph, example, LEAST)
-    took = (time.perf_counter() - begun) / LEAST
-    if (again := min(MOST, int(seconds / max(took, 1e-6))) - LEAST) > 0:
+    _profiled(items, graph, example, 1)
+    prepared = time.perf_counter()
+    # Where preparing takes all of the time there is, one more run has to do.
+    least = 1 if prepared - begun > seconds else LEAST
+    times = _profiled(items, graph, example, least)
+    took = (time.perf_counter() - prepared) / least
+    if (again := min(MOST, int(seconds / max(took, 1e-6))) - least) > 0:
         more = _profiled(items, graph, example, again)
         times = {name: row + more[name] for name, row in times.items()}
     for node in graph.nodes:
@@ -128,8 +131,15 @@ def _profiled(
 
 
 @torch.inference_mode()
-def measure_conversions(costs: Costs, values: Sequence[Value], orders: Sequence[int]) -> None:
-    """Times the ways between orders for values of these sizes, of which each is tried once."""
+def measure_conversions(
+    costs: Costs, values: Sequence[Value], orders: Sequence[int], seconds: float
+) -> None:
+    """Times the ways between orders for values of these sizes, of which each is tried once.
+
+    Args:
+        seconds: where it takes longer, each is run once and not three times.
+    """
+    ends = time.perf_counter() + seconds
     for shape in {value.shape for value in values if value.rank == 4 and value.shape}:
         pairs = [(a, b) for a in orders for b in orders if a != b]
         if all((shape, *pair) in costs.conversions for pair in pairs):
@@ -145,7 +155,8 @@ def measure_conversions(costs: Costs, values: Sequence[Value], orders: Sequence[
         places = tuple(Place(order) for order in path)
         program = Program(1, (len(path) - 1,), places, steps, (), _number())
         x = torch.randn(shape)
-        table = programs.profile([x], program.encoded(), (), 3)
+        repeats = 1 if time.perf_counter() > ends else 3
+        table = programs.profile([x], program.encoded(), (), repeats)
         programs.release(program.number)
         fastest = table.median(0).values.tolist()
         for number in range(1, len(path)):

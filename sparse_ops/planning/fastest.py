@@ -23,6 +23,8 @@ from sparse_ops.planning.layout import CHANNELS_LAST, has_images
 # Compiling a network of 18 to 50 layers takes 10 to 60 s, and cannot be stopped: it is begun only
 # with a budget of which this part, which nothing else has, is as long as that.
 COMPILE_S, COMPILE_SHARE = 15.0, 0.3
+# How many calls of a model tell its layout, and the part of the budget that they may take.
+LAYOUT_CALLS, LAYOUT_SHARE = 5, 0.1
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,18 @@ def fastest_layout(
     if not has_images(model, context.example):
         return Forms(), plain
     planar = channels_last_call(model, context.example)
+    part = context.on_part(LAYOUT_CALLS, max(seconds, LAYOUT_SHARE * context.budget_s))
+    one, other = plain, planar
+    if part is not context:
+        one, other = calling(model, part.example), channels_last_call(model, part.example)
     what = {"forms": [EAGER, CHANNELS_LAST], "of": about}
     try:
-        measured = context.timed_whole(what, plain, planar, seconds)
+        measured = part.timed_whole(what, one, other, seconds)
     except Exception as error:
         # A `view` of images as vectors, say, which only the usual layout has.
         return Forms(skipped={CHANNELS_LAST: failure(error)}), plain
-    times = {EAGER: measured.dense_ms, CHANNELS_LAST: measured.packed_ms}
+    scale = part.scale
+    times = {EAGER: scale * measured.dense_ms, CHANNELS_LAST: scale * measured.packed_ms}
     if measured.speedup > 1:
         return Forms(CHANNELS_LAST, times), planar
     return Forms(EAGER, times), plain

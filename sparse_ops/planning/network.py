@@ -6,7 +6,6 @@ decided one by one, and it is asked which uniform order of values is the fastest
 """
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -43,7 +42,7 @@ from sparse_ops.planning.programmed import with_programs_
 from sparse_ops.planning.progress import Step
 from sparse_ops.planning.search import checked_images, search
 from sparse_ops.planning.swap import Chosen, against, converted, name_of
-from sparse_ops.planning.verify_model import check_model
+from sparse_ops.planning.verify_model import check_block
 
 # The sparse layer of each form.
 KINDS = {
@@ -55,8 +54,9 @@ KINDS = {
 # What programs run of a network's work, at least, to be worth the search.
 LEAST_WORK = 0.1
 SEARCH_SHARE, LEAST_SHARE, WHOLE_SHARE = 0.5, 0.1, 0.2
-# Of the dense model, as long as it takes to check what was found and to compare it, at least.
-CALLS_AFTER = 6
+# Calls of the dense model, as long as it takes to check what was found and to compare it, at least;
+# and to trace, check and time what is packed as a program, and the whole once more.
+CALLS_AFTER, CALLS_OF_PROGRAM = 6, 8
 
 
 def refuses_programs(context: Context) -> str | None:
@@ -94,12 +94,12 @@ def refuses(context: Context, graph: Graph) -> str | None:
 
 def _macs(node: Node) -> int:
     """The multiply-accumulates of a layer on the example."""
-    weight = node.parameters.get("weight")
-    if not isinstance(weight, Tensor):
+    kept = node.parameters.get("weight", node.parameters.get("values"))
+    if not isinstance(kept, Tensor):
         return 0
     # A transposed convolution multiplies what it reads by all that a channel gives.
     counted = node.inputs[0] if node.op == "conv_transpose2d" else node.output
-    return math.prod(counted.shape or ()) * weight.numel() // max(1, len(weight))
+    return math.prod(counted.shape or ()) * kept.numel() // max(1, node.attributes["shape"][0])
 
 
 def planned(
@@ -130,10 +130,11 @@ def planned(
     known = _from_cache(context, rows)
     allow_tiles(graph, context.winograd)
     if known is None:
-        call_s = max(dense.milliseconds.values(), default=0.0) / 1e3
-        left = context.ends - time.perf_counter() - CALLS_AFTER * call_s
+        # What was timed is surer than the first call.
+        call_s = min(dense.milliseconds.values(), default=1e3 * context.call_s) / 1e3
+        left = context.left_s - CALLS_AFTER * call_s
         search_s = max(LEAST_SHARE * budget_s, min(SEARCH_SHARE * budget_s, left))
-        found = search(graph, context.masks, context.example, search_s, fixed, step)
+        found = search(graph, context.masks, context.example, search_s, fixed, step, call_s)
         rows = [_row(context, row, graph, found.decisions, found.costs, calls) for row in rows]
         decisions = found.decisions
         _to_cache(context, decisions, rows)
@@ -141,7 +142,7 @@ def planned(
     else:
         (decisions, rows), left_out = known, ()
     fast = model_of(context, rows, decisions)
-    check_model(context.dense, fast, checked_images(context.example))
+    check_block(context.reference, fast, checked_images(context.example))
     to_beat = to_beat or channels_last_call(context.dense, context.example)
     packed, call = (
         replace(dense, fastest="program", milliseconds={}, skipped={}),
@@ -149,7 +150,7 @@ def planned(
     )
     about = name_of(rows) + " program"
     step("dense against packed")
-    whole = against(context, dense, to_beat, packed, call, about, share)
+    whole = against(context, dense, to_beat, packed, call, about, share, fast)
     if whole.speedup <= 1:
         back = [_dense_again(row, whole) for row in rows]
         return Chosen(back, None, dense, replace(packed, fastest="eager"), to_beat=to_beat)
@@ -172,6 +173,9 @@ def by_measure(context: Context, chosen: Chosen, budget_s: float) -> Chosen:
     call = chosen.call or chosen.to_beat
     if call is None:
         return chosen
+    late = replace(chosen, left_out=(*chosen.left_out, "what is packed as a program"))
+    if not context.has_calls(CALLS_OF_PROGRAM):
+        return late
     try:
         graph = capture(converted(context, chosen.layers), context.example)
     except Uncaptured:
@@ -183,11 +187,14 @@ def by_measure(context: Context, chosen: Chosen, budget_s: float) -> Chosen:
     planar = tuple(uniform(graph, PLANAR).items())
     best, speed = None, 1.0
     for order in (PLANAR, CHANNELS, IMAGES) if room else (PLANAR, CHANNELS):
+        if not context.has_calls(CALLS_OF_PROGRAM):
+            chosen = late
+            break
         orders = tuple(uniform(graph, order).items())
         decisions = Decisions(_forms(chosen.layers), orders, planar, winograd=context.winograd)
         try:
             model = model_of(context, chosen.layers, decisions)
-            check_model(context.dense, model, context.example)
+            check_block(context.reference, model, context.example)
         except (Mismatch, ValueError) as error:
             context.tell_of("the network as a program", error)
             words = f"the network does not run as a program: {failure(error)}"
@@ -203,7 +210,7 @@ def by_measure(context: Context, chosen: Chosen, budget_s: float) -> Chosen:
     assert chosen.to_beat is not None
     packed = replace(chosen.packed, fastest="program")
     about = name_of(chosen.layers) + " program"
-    whole = against(context, chosen.dense, chosen.to_beat, packed, one, about, budget_s / 2)
+    whole = against(context, chosen.dense, chosen.to_beat, packed, one, about, budget_s / 2, model)
     if whole.speedup <= 1:
         return chosen
     return replace(
@@ -223,7 +230,7 @@ def model_of(context: Context, layers: list[LayerPlan], decisions: Decisions) ->
     """A copy of the base with these layers packed, that runs as decided."""
     model = assemble_(sharing_copy(context.base), context.masks, layers, context.folding)
     shapes = tuple(tuple(x.shape) for x in context.example)
-    return with_programs_(model, decisions, checked_images(context.example), shapes)
+    return with_programs_(model, decisions, context.few or context.example, shapes)
 
 
 def _forms(layers: list[LayerPlan]) -> tuple[tuple[str, str], ...]:

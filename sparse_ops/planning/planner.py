@@ -21,8 +21,11 @@ from sparse_ops.planning.columns import some
 from sparse_ops.planning.context import Context, Measure, tell_of
 from sparse_ops.planning.copies import free_cycles
 from sparse_ops.planning.copy_check import check_copy
+from sparse_ops.planning.deciding import LEAST_S
 from sparse_ops.planning.floors import floors
+from sparse_ops.planning.fold import Folding
 from sparse_ops.planning.forms import COMPILED
+from sparse_ops.planning.images import few_images
 from sparse_ops.planning.layer_rows import calls_of, row_of
 from sparse_ops.planning.masked import (
     check_initialised,
@@ -47,9 +50,11 @@ from sparse_ops.planning.ways import MULTIPLES, Way, find_ways, plain_way
 PIECES_SHARE = 0.6
 # The part of the budget for a model whose attentions have their projections apart.
 SPLIT_SHARE = 0.7
+# A plan that takes so many times its budget, and a call or some seconds, says so.
+OVER, SHORT_S = 1.2, 3.0
 NOT_FASTER = "with its projections apart and packed it was not faster"
-# The part of the budget for the widths of a shrunk model.
-WIDTHS_SHARE = 0.05
+# The part of the budget for the widths of a shrunk model, and calls that compare two of them.
+WIDTHS_SHARE, WIDTHS_CALLS = 0.05, 6
 
 
 def plan(
@@ -81,8 +86,9 @@ def plan(
             model's own zeros.
         threshold: without masks, weights with |w| <= threshold count as zeros. A warning counts
             the weights that look as if they were meant to be zero and are not.
-        budget_s: seconds that planning may take; a compilation that has begun, or a large model,
-            may take somewhat longer. More is surer, not better. What there was no time for is said.
+        budget_s: seconds that planning may take; a compilation that has begun may take longer, and
+            so does a model that cannot be called some fifteen times in it. More is surer, not
+            better. What there was no time for is said.
         fold: whether BatchNorm and activations may be folded into the layers before them, on both
             sides of the comparison, and the network may run as a program: one call of one operator.
             Needs eval mode.
@@ -112,8 +118,19 @@ def plan(
     options: dict[str, Any] = {"threshold": threshold, "budget_s": budget_s, "fold": fold}
     options |= {"shrink": shrink, "compile": compile, "measure": measure, "winograd": winograd}
     with undisturbed(), steps("planning", budget_s, progress) as step:
+        begun = time.perf_counter()
         inputs = example_tuple(example, kwargs, model)
-        return _planned(model, inputs, masks, **options, step=step, splits=True)
+        made = _planned(model, inputs, masks, **options, step=step, splits=True)
+        took_s = time.perf_counter() - begun
+        call_s = 0.0 if made.whole is None else made.whole.dense_ms / 1e3
+        if measure is None and took_s > OVER * budget_s + max(call_s, SHORT_S):
+            said = (
+                f"planning took {took_s:.0f} s, for a call of the dense model takes {call_s:.2g} s"
+            )
+            made = replace(
+                made, notes=(*made.notes, f"budget_s={budget_s:g} was too little: {said}")
+            )
+        return made
 
 
 def _planned(
@@ -182,8 +199,9 @@ def _as_it_is(
         masks = from_table(masks, model)
     masked = masked_view(model, masks)
     trains = any(module.training for module in model.modules())
-    given = check_copy(model, masked, inputs)
+    given, call_s = check_copy(model, masked, inputs)
     masked.eval()
+    few = few_images(masked, inputs)
     if trains and (fold or shrink):
         done = " and ".join(["folded"] * fold + ["shrunk"] * shrink)
         notes.append(
@@ -192,15 +210,17 @@ def _as_it_is(
     fold, shrink = fold and not trains, shrink and not trains
     step("tracing")
     graph: Graph | None = None
-    if fold or shrink:
-        graph, note = captured(masked, inputs, given)
-        notes += [note] if note else []
-    plain = dense = plain_way(masked, graph, masks, fold)
     user_masks, reasons = masks, dict(reasons or {})
     split: tuple[str, ...] = ()
     if splits:
-        split, refused = to_split(masked, masks, inputs)
+        split, refused = to_split(masked, masks, few)
         reasons |= refused
+    if fold or shrink:
+        # Of a model whose attentions are split, the graph is that of the split one: see below.
+        on = (few, first_run(masked, few)) if split else (inputs, given)
+        graph, note = captured(masked, *on)
+        notes += [note] if note else []
+    plain = dense = plain_way(masked, graph, masks, fold)
     if split:
         masked, masks = split_copy(masked, split), split_masks(masks, split)
         if graph is not None:
@@ -236,14 +256,17 @@ def _as_it_is(
         share = WIDTHS_SHARE * budget_s
 
         def faster(one: Way, other: Way) -> bool:
-            sides = [calling(way.model, inputs) for way in (one, other)]
+            of = masked, masked, masks, inputs, Folding(), clock
+            context = Context(*of, budget_s, few=few, call_s=call_s)
+            example = context.on_part(WIDTHS_CALLS, share / len(MULTIPLES)).example
+            sides = [calling(way.model, example) for way in (one, other)]
             return between(sides[0], sides[1], share / len(MULTIPLES)).low > 1
 
         # Programs have whole vectors of channels anyway.
         rounds = cache is None or runs_layer_by_layer(plain, inputs, masks)
         ways, note = find_ways(
-            plain, masked, graph, masks, inputs, fold, faster if rounds else None,
-            partial(tell_of, failed),
+            plain, masked, graph, masks, few, fold, faster if rounds else None,
+            partial(tell_of, failed), max(share, LEAST_S) if cache is not None else float("inf"),
         )  # fmt: skip
         notes += [note] if note else []
     way_planner = WayPlanner(
@@ -263,6 +286,8 @@ def _as_it_is(
         rewrites,
         winograd,
         failed,
+        few,
+        call_s,
     )
     best = way_planner.best(
         ways, plain, max(0.2 * budget_s, begun + budget_s - time.perf_counter())

@@ -26,12 +26,14 @@ from sparse_ops.patterns import Periodic
 from sparse_ops.planning import beam, costs
 from sparse_ops.planning.costs import Costs
 from sparse_ops.planning.decisions import Decisions
+from sparse_ops.planning.images import first_images, images_of
 from sparse_ops.program.segments import Item, cut, release_all, run
 
 # Is told what begins now.
 Step = Callable[[str], None]
 # Of the budget: for uniform ways, for whole programs, for pieces, for small batches.
 UNIFORM_SHARE, WHOLE_SHARE, PIECES_SHARE, SMALL_SHARE = 0.4, 0.2, 0.2, 0.2
+CONVERSIONS_SHARE = 0.05
 # How many images are run to find the way, a block of them for each of two threads; how large pieces
 # are is found out with all of them.
 ENOUGH_IMAGES = 2 * LANES
@@ -39,6 +41,10 @@ ENOUGH_IMAGES = 2 * LANES
 CHECKED_IMAGES = LANES + 1
 # Ways whose steps together take so many times as long as the fastest are not run once more.
 HOPELESS = 1.5
+# How many calls of the dense model a way takes to time, and images it is timed on at least; what
+# the dense way in blocks and all that comes after it take.
+CALLS_OF_WAY, LEAST_IMAGES, CALLS_OF_DENSE = 2.5, 4, 5
+DENSE_BLOCKS = "dense, images innermost"
 MOST_TURNS = 200
 # Pieces that are tried, as a multiple of what fills the vectors.
 PIECES = (16, 32, 64)
@@ -94,6 +100,7 @@ def search(
     budget_s: float,
     fixed: Sequence[str] = (),
     step: Step = lambda doing: None,
+    call_s: float = 0.0,
 ) -> Found:
     """Finds the fastest way to run a graph as programs.
 
@@ -104,14 +111,16 @@ def search(
         budget_s: seconds that it may take, about.
         fixed: layers that must stay dense.
         step: is told what begins now.
+        call_s: seconds of a call of the dense model with the example, about.
     """
     ends = time.perf_counter() + budget_s
     few = some_images(example)
+    few_s = call_s * images_of(tuple(few)) / images_of(tuple(example))
     fused = graph.copy()
     fuse(fused)
     forms = possible_forms(fused, masks, fixed)
     share = budget_s * (1 - SMALL_SHARE - PIECES_SHARE)
-    found = _chosen(fused, forms, masks, few, share, step)
+    found = _chosen(fused, forms, masks, few, share, step, call_s=few_s)
     step("pieces of the batch")
     found = _in_pieces(found, example, min(PIECES_SHARE * budget_s, ends - time.perf_counter()))
     if not any(order == IMAGES for _, order in found.decisions.orders):
@@ -122,14 +131,17 @@ def search(
     left = ends - time.perf_counter()
     if left <= 0:
         small = tuple(uniform(_packed(fused, own, masks), PLANAR).items())
-        note = ("how batches of few images run: as blocks of images cannot, plain",)
+        note = "how batches of few images run: as blocks of images cannot, plain"
         made = replace(found.decisions, small=small)
-        return replace(found, decisions=made, left_out=note)
+        return replace(found, decisions=made, left_out=(*found.left_out, note))
 
     def small_step(doing: str) -> None:
         step(f"one image: {doing}")
 
-    other = _chosen(fused, own, masks, one, left, small_step, (PLANAR, CHANNELS), keep=True)
+    of_one = call_s / images_of(tuple(example))
+    other = _chosen(
+        fused, own, masks, one, left, small_step, (PLANAR, CHANNELS), keep=True, call_s=of_one
+    )
     return replace(found, decisions=replace(found.decisions, small=other.decisions.orders))
 
 
@@ -148,13 +160,17 @@ def _chosen(
     step: Step,
     orders: Sequence[int] | None = None,
     keep: bool = False,
+    call_s: float = 0.0,
 ) -> Found:
     """The fastest way for one size of the inputs.
 
     Args:
         orders: those to choose among; default: all that the batch fills.
         keep: whether layers keep the forms that they are given.
+        call_s: seconds of a call of the dense model, about.
     """
+    ends = time.perf_counter() + budget_s
+    left_out: list[str] = []
     room = any(value.rank == 4 and has_room(value) for value in fused.inputs)
     if orders is None:
         orders = (PLANAR, CHANNELS, IMAGES) if room else (PLANAR, CHANNELS)
@@ -164,22 +180,27 @@ def _chosen(
         ways["dense, channels innermost"] = (dense, CHANNELS)
     if IMAGES in orders:
         ways["packed, images innermost"] = (forms, IMAGES)
-        ways["dense, images innermost"] = ({}, IMAGES)
+        ways[DENSE_BLOCKS] = ({}, IMAGES)
     if not forms:
         ways = {name: way for name, way in ways.items() if not name.startswith("packed, im")}
     known = Costs()
     share = UNIFORM_SHARE * budget_s / len(ways)
     made: dict[str, _Made] = {}
     for name, (own, order) in ways.items():
+        # It is there for layers whose packed form is slower in blocks, which are few.
+        if name == DENSE_BLOCKS and ends - time.perf_counter() < CALLS_OF_DENSE * call_s:
+            left_out.append("dense layers in blocks of images")
+            continue
         step(f"ways: {name}")
         packed = _packed(fused, own, masks)
         one = made[name] = _Made.of(packed, own, uniform(packed, order))
-        measured, totals = costs.measure(packed, one.items, own, one.orders, example, share)
+        part, scale = (example, 1.0) if order == IMAGES else _part(example, call_s, share)
+        measured, totals = costs.measure(packed, one.items, own, one.orders, part, share)
         for node, (choice, milliseconds) in measured.items():
-            known.steps[node].setdefault(choice, milliseconds)
-        known.totals[name] = totals
+            known.steps[node].setdefault(choice, [scale * each for each in milliseconds])
+        known.totals[name] = [scale * each for each in totals]
     step("ways between orders of values")
-    costs.measure_conversions(known, _images_of(fused), orders)
+    costs.measure_conversions(known, _images_of(fused), orders, CONVERSIONS_SHARE * budget_s)
     choices = beam.choose(fused, known, orders)
     named = {node.name: node for node in fused.nodes}
     best_forms = {
@@ -193,8 +214,9 @@ def _chosen(
     best_orders = _possible(packed, {node: order for node, (_, order) in choices.items()})
     step("whole programs")
     least = min(costs.median(totals) for totals in known.totals.values())
+    hurry = ends - time.perf_counter() < CALLS_OF_DENSE * call_s
     for name, totals in known.totals.items():
-        if costs.median(totals) > HOPELESS * least:
+        if costs.median(totals) > (1 if hurry else HOPELESS) * least:
             release_all(made.pop(name).items)
     made["chosen by steps"] = _Made.of(packed, best_forms, best_orders)
     times = _race(made, example, WHOLE_SHARE * budget_s)
@@ -203,7 +225,18 @@ def _chosen(
     decisions = Decisions(
         tuple(best.forms.items()), found_orders, found_orders, winograd=tiles_of(fused)
     )
-    return Found(best.graph, decisions, known, times)
+    return Found(best.graph, decisions, known, times, tuple(left_out))
+
+
+def _part(example: Sequence[Any], call_s: float, seconds: float) -> tuple[Sequence[Any], float]:
+    """As many images as there is time for, and how many times as many the example has.
+
+    Values that are planar or have channels innermost take as long for each image, about.
+    """
+    images = count = images_of(tuple(example))
+    while count > LEAST_IMAGES and count * CALLS_OF_WAY * call_s > seconds * images:
+        count //= 2
+    return first_images(tuple(example), count), images / count
 
 
 @dataclass(frozen=True, eq=False)

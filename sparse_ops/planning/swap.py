@@ -25,10 +25,12 @@ from sparse_ops.planning.layout import CHANNELS_LAST
 from sparse_ops.planning.measure import Comparison
 from sparse_ops.planning.memory import Memory, memory_of
 from sparse_ops.planning.progress import Step
-from sparse_ops.planning.verify_model import check_model
 
 # How much of the layers that are left goes back to dense at a time.
 BACK_SHARE = 4
+# What it takes to compare the whole model with fewer layers packed, in calls of the dense one.
+CALLS_ONCE_MORE = 6
+TOO_SLOW = "faster alone, but the whole model was not faster with it ({:.2f})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +91,7 @@ def swap_layers(
         to_beat = channels_last_call(context.dense, context.example)
     dense_forms, to_beat = try_compiled(context, context.dense, "dense", dense, to_beat, share / 2)
     packed_forms = Forms()
+    left_out: tuple[str, ...] = ()
     while (packed := [layer for layer in layers if layer.becomes is not None]) or shrunk:
         fast = converted(context, layers)
         about = name_of(layers)
@@ -110,11 +113,12 @@ def swap_layers(
                 context.tell_of("the model's graph with layers fused", error)
                 unfused = f"nothing was fused in the model's graph: {failure(error)}"
         about += " concatenated" if concatenations else ""
-        whole = against(context, dense_forms, to_beat, packed_forms, call, about, share)
+        whole = against(context, dense_forms, to_beat, packed_forms, call, about, share, fast)
         if whole.speedup <= 1 and dense_forms.fastest == COMPILED:
             packed_forms, call = try_compiled(context, fast, about, packed_forms, call, share / 2)
             if packed_forms.fastest == COMPILED:
-                whole = against(context, dense_forms, to_beat, packed_forms, call, about, share)
+                forms = dense_forms, to_beat, packed_forms, call
+                whole = against(context, *forms, about, share, fast)
         if whole.speedup > 1:
             ways = fusions, concatenations
             made = Chosen(layers, whole, dense_forms, packed_forms, *ways, unfused)
@@ -122,9 +126,15 @@ def swap_layers(
             return replace(made, to_beat=to_beat, call=call, about=about, takes=takes)
         if not packed:
             break
+        if not context.has_calls(CALLS_ONCE_MORE):
+            left_out = ("the model with fewer layers packed",)
+            reason = TOO_SLOW.format(whole.speedup)
+            layers = [_back_to_dense(each, reason) if each.becomes else each for each in layers]
+            break
         layers = _some_back(layers, packed, whole)
         share = budget_s / 2 / len(packed)
-    return Chosen(layers, None, dense_forms, packed_forms, to_beat=to_beat, unfused=unusable)
+    made = Chosen(layers, None, dense_forms, packed_forms, to_beat=to_beat, unfused=unusable)
+    return replace(made, left_out=left_out)
 
 
 @dataclass(frozen=True)
@@ -145,11 +155,11 @@ class _Rewriting:
         seconds: float,
     ) -> tuple[list[Any], nn.Module, Call]:
         """What is rewritten, the model with it and its call: where that is surely faster."""
-        found = self.find(fast, fuse.shapes_of(fast, context.example))
+        found = self.find(fast, fuse.shapes_of(fast, context.few or context.example))
         if not found:
             return [], fast, call
         model = self.rewrite(sharing_copy(fast), found)
-        check_model(fast, model, context.example)
+        context.check(model)
         one: Call = calling(model, context.example)
         if form == CHANNELS_LAST:
             one = channels_last_call(model, context.example)
@@ -167,10 +177,26 @@ def against(
     call: Call,
     about: str,
     seconds: float,
+    fast: nn.Module,
 ) -> Comparison:
-    """The fastest dense form against the packed one."""
+    """The fastest dense form against the packed one; in the end on all of the example.
+
+    Args:
+        to_beat, call: of the two models.
+        fast: the packed one.
+    """
     what = {"forms": [dense_forms.fastest, packed_forms.fastest], "of": ["dense", about]}
-    return context.timed_last(what, to_beat, call, seconds)
+    if not context.is_part:
+        return context.timed_last(what, to_beat, call, seconds)
+    whole = context.timed_whole(what, to_beat, call, seconds / 2)
+    if whole.speedup <= 1:
+        return whole
+    every = context.of_all
+    to_beat, call = (
+        (channels_last_call if forms.fastest == CHANNELS_LAST else calling)(model, every.example)
+        for model, forms in ((every.dense, dense_forms), (fast, packed_forms))
+    )
+    return every.timed_last(what, to_beat, call, seconds / 2)
 
 
 def name_of(layers: Sequence[LayerPlan]) -> str:
@@ -185,7 +211,7 @@ def _some_back(
 ) -> list[LayerPlan]:
     """The layers with those that gain least, a quarter but at least one, back at dense."""
     worst = sorted(packed, key=_gain)[: max(1, len(packed) // BACK_SHARE)]
-    reason = f"faster alone, but the whole model was not faster with it ({whole.speedup:.2f})"
+    reason = TOO_SLOW.format(whole.speedup)
     return [_back_to_dense(layer, reason) if layer in worst else layer for layer in layers]
 
 
@@ -206,7 +232,7 @@ def converted(context: Context, layers: Sequence[LayerPlan]) -> nn.Module:
 def _failure(context: Context, layers: Sequence[LayerPlan]) -> str | None:
     """Why the model cannot have these layers packed: it fails, or computes something else."""
     try:
-        check_model(context.dense, converted(context, layers), context.example)
+        context.check(converted(context, layers))
     except Exception as error:
         names = some([layer.name or layer.kind for layer in layers if layer.becomes])
         context.tell_of(f"the model with {names} packed", error)

@@ -1,6 +1,7 @@
 """Verifying models: a packed one must equal the masked dense one within rounding."""
 
 import copy
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from sparse_ops.graph.running import (
 )
 from sparse_ops.planning.blame import where
 from sparse_ops.planning.differences import Mismatch, difference, factor_of, float_tensors
+from sparse_ops.planning.images import images_of, times_over
 from sparse_ops.planning.layout import is_channels_last
 
 
@@ -67,8 +69,46 @@ def _truth(model: nn.Module, example: tuple[Any, ...]) -> list[Tensor]:
         return float_tensors(calling(copy.deepcopy(model).double(), inputs)())
 
 
-@torch.no_grad()
+class Reference:
+    """What a masked dense model gives on an example, in its own dtype and in float64.
+
+    Each is worked out when it is first asked for, once.
+    """
+
+    def __init__(self, dense: nn.Module, example: tuple[Any, ...]) -> None:
+        self.dense, self.example = dense, example
+
+    @cached_property
+    def given(self) -> list[Tensor]:
+        """What the model gives."""
+        with torch.no_grad():
+            return float_tensors(first_run(self.dense, self.example).output)
+
+    @cached_property
+    def exact(self) -> tuple[list[Tensor], str | None]:
+        """The same in float64, and what stands against it, in words."""
+        theirs = self.given
+        try:
+            with kept_as_it_is(self.dense), seeded():
+                truth = _truth(self.dense, self.example)
+        except Exception as failure:
+            words = f"the model does not run in float64 ({type(failure).__name__}: {failure})"
+            return [t.double() for t in theirs], words
+        if [t.shape for t in truth] != [t.shape for t in theirs]:
+            return [t.double() for t in theirs], "in float64 the model gives other shapes"
+        if _is_other(truth, theirs) and _is_other(_drawn(self.dense, self.example, 1), theirs):
+            # Of float64 there are other random numbers, for which errors would be allowed.
+            return [t.double() for t in theirs], RANDOM
+        return truth, None
+
+
 def check_model(dense: nn.Module, packed: nn.Module, example: tuple[Any, ...]) -> str | None:
+    """Compares a packed model with its masked dense one on an example: see `check_against`."""
+    return check_against(Reference(dense, example), packed)
+
+
+@torch.no_grad()
+def check_against(known: Reference, packed: nn.Module) -> str | None:
     """Compares a packed model with its masked dense one on an example.
 
     The error of each output from that of the dense model in float64 may be `MODEL_FACTOR` times
@@ -82,26 +122,18 @@ def check_model(dense: nn.Module, packed: nn.Module, example: tuple[Any, ...]) -
         Mismatch: an output has another shape, or is further off; the message names what is wrong
             alone, or the first value that differs, and has both numbers.
     """
+    dense, example = known.dense, known.example
     # Models may write to their inputs, keep what they are given, and draw random numbers.
     ours = float_tensors(first_run(packed, example).output)
-    theirs = float_tensors(first_run(dense, example).output)
-    note = None if ours or theirs else "the model gives nothing that holds floating point tensors"
-    try:
-        with kept_as_it_is(dense), seeded():
-            truth = _truth(dense, example)
-    except Exception as failure:
-        note = f"the model does not run in float64 ({type(failure).__name__}: {failure})"
-        truth = [t.double() for t in theirs]
+    theirs = known.given
+    truth, note = known.exact
+    if not ours and not theirs:
+        note = note or "the model gives nothing that holds floating point tensors"
     if [t.shape for t in ours] != [t.shape for t in theirs]:
         raise Mismatch(
             f"the packed model gives {[tuple(t.shape) for t in ours]}, "
             f"the dense one {[tuple(t.shape) for t in theirs]}"
         )
-    if [t.shape for t in truth] != [t.shape for t in theirs]:
-        note, truth = "in float64 the model gives other shapes", [t.double() for t in theirs]
-    if note is None and _is_other(truth, theirs) and _is_other(_drawn(dense, example, 1), theirs):
-        # Of float64 there are other random numbers, for which errors would be allowed.
-        note, truth = RANDOM, [t.double() for t in theirs]
     wrong = difference(ours, theirs, truth, note is None, factor_of(packed))
     if wrong is None:
         return note
@@ -112,6 +144,35 @@ def check_model(dense: nn.Module, packed: nn.Module, example: tuple[Any, ...]) -
         return f"{RANDOM}: others in another layout, so that it was not compared as a whole"
     words, of_kernel = where(dense, packed, example)
     raise Mismatch(f"{wrong}; {words}", of_kernel)
+
+
+@torch.no_grad()
+def check_block(known: Reference, packed: nn.Module, example: tuple[Any, ...]) -> None:
+    """Compares a packed model with its masked dense one where it runs as many images as these.
+
+    It is given the few images of the reference over and over, so that their results need not be
+    worked out for more. Where that is not surely right, all images are compared.
+
+    Raises:
+        As `check_against`.
+    """
+    few = known.example
+    times = -(-images_of(example) // images_of(few))
+    if times > 1:
+        ours = float_tensors(first_run(packed, times_over(few, times)).output)
+        theirs, (truth, note) = known.given, known.exact
+        if [t.shape for t in ours] == [_more(t.shape, times) for t in theirs] and ours:
+            parts = zip(*(t.chunk(times) for t in ours), strict=True)
+            factor = factor_of(packed)
+            if all(
+                difference([*part], theirs, truth, note is None, factor) is None for part in parts
+            ):
+                return
+    check_model(known.dense, packed, example)
+
+
+def _more(shape: torch.Size, times: int) -> torch.Size:
+    return torch.Size((shape[0] * times, *shape[1:])) if shape else shape
 
 
 RANDOM = "the model draws random numbers"

@@ -13,17 +13,18 @@ from sparse_ops.passes.winograd import SMALL
 from sparse_ops.planning import network
 from sparse_ops.planning.assemble import LayerPlan
 from sparse_ops.planning.cache import Cache, digest
-from sparse_ops.planning.choose import decide
 from sparse_ops.planning.concat import joined
 from sparse_ops.planning.context import Context, Measure, about_tensor, tensor_digest
-from sparse_ops.planning.fastest import Forms, fastest_layout
+from sparse_ops.planning.deciding import Deciding
+from sparse_ops.planning.fastest import COMPILE_S, COMPILE_SHARE, Forms, fastest_layout
 from sparse_ops.planning.floors import Floors
 from sparse_ops.planning.forms import Call as Run
 from sparse_ops.planning.forms import failure
 from sparse_ops.planning.fuse import fused
+from sparse_ops.planning.images import images_of
 from sparse_ops.planning.layer_rows import after_shrinking, calls_of
 from sparse_ops.planning.layout import CHANNELS_LAST
-from sparse_ops.planning.masked import Call, prunable_layers, watch
+from sparse_ops.planning.masked import prunable_layers, watch
 from sparse_ops.planning.measure import Comparison
 from sparse_ops.planning.memory import memory_of
 from sparse_ops.planning.plans import Plan
@@ -35,6 +36,10 @@ from sparse_ops.planning.ways import Way
 # The parts of the budget: for the layout of the dense model, for the layers, for the whole model,
 # for programs; what `planner` and `whole` have beside is for widths and for torch.compile.
 LAYOUT_SHARE, LAYERS_SHARE, WHOLE_SHARE, PROGRAM_SHARE = 0.05, 0.4, 0.2, 0.1
+
+# How many calls of the dense model it takes to time all of its layers, at least; and the budget
+# with which models are compiled, of all of the example.
+CALLS_OF_LAYERS, PART_S = 10, COMPILE_S / COMPILE_SHARE
 
 
 class Between:
@@ -75,6 +80,8 @@ class WayPlanner:
         rewrites: whether what is packed layer by layer may become a traced graph.
         winograd: the tiles of dense 3×3 convolutions: see `passes.winograd`.
         failed: what was left out because it computed something else, in words.
+        few: what is enough of the inputs to compare models on.
+        call_s: seconds of a call of the dense model, about.
     """
 
     dense: nn.Module
@@ -93,6 +100,8 @@ class WayPlanner:
     rewrites: bool = True
     winograd: str = SMALL
     failed: list[str] = field(default_factory=list)
+    few: tuple[Any, ...] = ()
+    call_s: float = 0.0
 
     def best(self, ways: list[Way], unshrunk: Way, budget_s: float) -> Plan:
         """The plan of the fastest way; its `whole` is None if nothing is faster than dense."""
@@ -136,10 +145,12 @@ class WayPlanner:
             ends=self.ends,
             winograd=self.winograd,
             failed=self.failed,
+            few=self.few,
+            call_s=self.call_s,
         )
         graph, reason = self._graph(way, context)
         if graph is None:
-            calls = watch(base, prunable_layers(base), self.inputs)
+            calls = watch(base, prunable_layers(base), self.few or self.inputs)
         else:
             calls = calls_of(graph)
         rows = [after_shrinking(row, base, shrinking, calls.get(row.name)) for row in self.rows]
@@ -156,10 +167,9 @@ class WayPlanner:
                     # that are wrong themselves are found when they are compared one by one.
                     context.tell_of("the network as a program", error)
                     reason = f"the network does not run as a program: {failure(error)}"
-                    calls = watch(base, prunable_layers(base), self.inputs)
             fold = self.fold and way.graph is not None
             if not made_it:
-                chosen = _measured(context, rows, calls, fold, self.rewrites, budget_s, self.step)
+                chosen = _measured(context, rows, fold, self.rewrites, budget_s, self.step)
                 chosen = replace(chosen, unfused=chosen.unfused or reason)
             elif chosen.whole is None and left:
                 chosen = self._by_layers(chosen, context, rows, fold, budget_s)
@@ -204,9 +214,7 @@ class WayPlanner:
         left = min(budget_s, self.ends - time.perf_counter())
         if left < budget_s / 4:
             return replace(chosen, left_out=(*chosen.left_out, "layers packed one by one"))
-        # What a graph knows of inputs has no memory to run a layer on.
-        calls = watch(context.base, prunable_layers(context.base), self.inputs)
-        found = _measured(context, rows, calls, fold, self.rewrites, left, self.step)
+        found = _measured(context, rows, fold, self.rewrites, left, self.step)
         if found.whole is not None:
             return found
         pairs = zip(chosen.layers, found.layers, strict=True)
@@ -225,7 +233,6 @@ class WayPlanner:
 def _measured(
     context: Context,
     rows: list[LayerPlan],
-    calls: Mapping[str, Call],
     fold: bool,
     rewrites: bool,
     budget_s: float,
@@ -237,19 +244,21 @@ def _measured(
     dense, _ = fastest_layout(context, context.dense, "dense", LAYOUT_SHARE * budget_s)
     del _
     planar = dense.fastest == CHANNELS_LAST
-    left = sum(not row.reason for row in rows)
-    # As much for each; less where the ones before took too long.
-    most = LAYERS_SHARE * budget_s / max(1, left)
-    ends = time.perf_counter() + LAYERS_SHARE * budget_s
-    layers = []
-    for row in rows:
-        if not row.reason:
-            share = min(most, max(most / 4, (ends - time.perf_counter()) / left))
-            row = decide(context, row, calls[row.name], planar, share, step)
-            left -= 1
-        layers.append(row)
+    context = context.with_call(dense.milliseconds)
+    left_out: tuple[str, ...] = ()
+    # Forms that are compiled are for all of the example.
+    if not context.compiles or budget_s < PART_S:
+        whole, context = context, context.on_part(CALLS_OF_LAYERS, LAYERS_SHARE * budget_s)
+        if context is not whole:
+            count = images_of(context.example), images_of(whole.example)
+            left_out = ("to time layers on more than {} of {} images".format(*count),)
+    # What a graph knows of inputs has no memory to run a layer on.
+    calls = watch(context.base, prunable_layers(context.base), context.example)
+    deciding = Deciding(context, calls, planar, LAYERS_SHARE * budget_s, step)
+    layers = deciding.all(rows)
     fuses = fold and rewrites
     chosen = swap_layers(context, layers, dense, fuses, WHOLE_SHARE * budget_s, step)
+    chosen = replace(chosen, left_out=(*left_out, *deciding.left_out, *chosen.left_out))
     step("programs")
     return network.by_measure(context, chosen, PROGRAM_SHARE * budget_s) if fold else chosen
 

@@ -4,6 +4,7 @@ Each is a graph, made from the one that was captured, and a copy of the model wi
 layers have now; tensors that did not change are the model's.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,7 +29,7 @@ from sparse_ops.planning.copies import sharing_copy
 from sparse_ops.planning.fold import Folding, without_norm
 from sparse_ops.planning.masked import MARK, keeps_dense, replaced
 from sparse_ops.planning.resize import own_sizes
-from sparse_ops.planning.verify_model import check_model
+from sparse_ops.planning.verify_model import Reference, check_against
 
 # What widths are tried rounded up to, where layers run one by one.
 MULTIPLES = (8, 16)
@@ -94,9 +95,14 @@ def shrunk_way(
     untouched: Iterable[str] = (),
     sorts: bool = False,
     verify: bool = True,
+    known: Reference | None = None,
 ) -> Way:
     """The masked model without channels, or with them sorted; `shrinking.note` if nothing was
-    done."""
+    done.
+
+    Args:
+        known: what the masked model gives.
+    """
     own = graph.copy()
     done = shrink(own, masks, multiple=multiple, untouched=untouched)
     if not done.changes:
@@ -112,7 +118,7 @@ def shrunk_way(
     try:
         way = replace(_written(masked, own, done, fold), sorts=sorts)
         if verify:
-            check_model(masked, way.model, example)
+            check_against(known or Reference(masked, example), way.model)
     except Exception as error:
         # The model's own code works with the widths of its layers, say, and raises whatever it
         # does then; or a `Mismatch`.
@@ -210,6 +216,7 @@ def find_ways(
     fold: bool,
     faster: Callable[[Way, Way], bool] | None,
     tell: Callable[[str, Exception], None],
+    seconds: float = float("inf"),
 ) -> tuple[list[Way], str | None]:
     """The ways to shrink a model that are worth planning, and why it could not be, or None.
 
@@ -218,14 +225,17 @@ def find_ways(
 
     Args:
         plain: the way that removes nothing.
+        example: what the ways are compared with the masked model on.
         faster: tells whether the second way is; None: widths are not tried rounded up.
         tell: is told what failed, and of what was raised then.
+        seconds: where it takes longer to remove channels, no rounded widths are tried.
     """
-    exact = shrunk_way(masked, graph, masks, example, fold)
+    known, begun = Reference(masked, example), time.perf_counter()
+    exact = shrunk_way(masked, graph, masks, example, fold, known=known)
     found, note = [exact], None
     asked = _asked_sizes(masked, example) if exact.failed else ()
     if asked:
-        exact = shrunk_way(masked, graph, masks, example, fold, untouched=asked)
+        exact = shrunk_way(masked, graph, masks, example, fold, untouched=asked, known=known)
         note = f"the model's code asks {some(asked)} for sizes: no channels go there"
     if exact.failed is not None:
         tell("the model without channels that nothing needs", exact.failed)
@@ -233,7 +243,10 @@ def find_ways(
         found, note = [plain], exact.shrinking.note or note
     else:
         best = exact
-        for multiple in MULTIPLES if faster is not None else ():
+        late = faster is not None and time.perf_counter() - begun > seconds
+        late_note = "left out for want of time: to try widths rounded up" if late else ""
+        note = "; ".join(filter(None, (note, late_note))) or None
+        for multiple in MULTIPLES if faster is not None and not late else ():
             other = shrunk_way(
                 masked, graph, masks, example, fold,
                 multiple=multiple, untouched=asked, verify=False,
@@ -249,7 +262,7 @@ def find_ways(
                 continue
         if best is not exact:
             try:
-                check_model(masked, best.model, example)
+                check_against(known, best.model)
             except Exception as error:
                 # A `Mismatch` is told of; else a clock that runs nothing has let through what the
                 # model's own code does not run with.
@@ -257,7 +270,8 @@ def find_ways(
                 best, note = exact, f"widths were not rounded up: {error}"
         found = [best]
         if lost := _lost_patterns(masks, best.shrinking):
-            kept = shrunk_way(masked, graph, masks, example, fold, untouched=(*asked, *lost))
+            left = (*asked, *lost)
+            kept = shrunk_way(masked, graph, masks, example, fold, untouched=left, known=known)
             found.append(kept if kept.shrinking.changes else plain)
     if any(isinstance(x, Tensor) and x.device.type == SORTING for x in example):
         for way in [*found]:

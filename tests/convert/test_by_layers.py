@@ -27,9 +27,7 @@ def test_layers_are_tried_one_by_one_while_there_is_time(monkeypatch, there_is_t
             monkeypatch.setattr(way_planner.time, "perf_counter", lambda: now() + 1000)
         return Chosen(rows, None, Forms(), Forms())
 
-    def by_layers(context, rows, calls, *rest):
-        # A graph knows sizes only; layers are run to be timed.
-        assert not any(call.x.is_meta for call in calls.values()) and calls.keys() == {"0", "2"}
+    def by_layers(context, rows, *rest):
         return Chosen(rows, GAIN, Forms(), Forms())
 
     now = time.perf_counter
