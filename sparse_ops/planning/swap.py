@@ -30,6 +30,8 @@ from sparse_ops.planning.progress import Step
 BACK_SHARE = 4
 # What it takes to compare the whole model with fewer layers packed, in calls of the dense one.
 CALLS_ONCE_MORE = 6
+# What it takes to compare its layouts.
+CALLS_OF_LAYOUT = 8
 TOO_SLOW = "faster alone, but the whole model was not faster with it ({:.2f})"
 
 
@@ -96,7 +98,7 @@ def swap_layers(
         fast = converted(context, layers)
         about = name_of(layers)
         step(f"whole model, {len(packed)} layers packed")
-        packed_forms, call = fastest_layout(context, fast, about, share / 2)
+        packed_forms, call = _layout(context, fast, dense_forms, about, share / 2)
         fusions: list[Fusion] = []
         concatenations: list[Concatenation] = []
         unfused = unusable
@@ -135,6 +137,17 @@ def swap_layers(
         share = budget_s / 2 / len(packed)
     made = Chosen(layers, None, dense_forms, packed_forms, to_beat=to_beat, unfused=unusable)
     return replace(made, left_out=left_out)
+
+
+def _layout(
+    context: Context, fast: nn.Module, dense: Forms, about: str, seconds: float
+) -> tuple[Forms, Call]:
+    """The faster layout of a packed model; without time for that, the dense one's."""
+    if context.has_calls(CALLS_OF_LAYOUT):
+        return fastest_layout(context, fast, about, seconds)
+    if dense.fastest == CHANNELS_LAST:
+        return Forms(CHANNELS_LAST), channels_last_call(fast, context.example)
+    return Forms(), calling(fast, context.example)
 
 
 @dataclass(frozen=True)
@@ -179,24 +192,20 @@ def against(
     seconds: float,
     fast: nn.Module,
 ) -> Comparison:
-    """The fastest dense form against the packed one; in the end on all of the example.
+    """The fastest dense form against the packed one, on all of the example.
 
     Args:
-        to_beat, call: of the two models.
+        to_beat, call: of the two models, as they are timed here.
         fast: the packed one.
     """
     what = {"forms": [dense_forms.fastest, packed_forms.fastest], "of": ["dense", about]}
-    if not context.is_part:
-        return context.timed_last(what, to_beat, call, seconds)
-    whole = context.timed_whole(what, to_beat, call, seconds / 2)
-    if whole.speedup <= 1:
-        return whole
-    every = context.of_all
-    to_beat, call = (
-        (channels_last_call if forms.fastest == CHANNELS_LAST else calling)(model, every.example)
-        for model, forms in ((every.dense, dense_forms), (fast, packed_forms))
-    )
-    return every.timed_last(what, to_beat, call, seconds / 2)
+    if context.is_part:
+        context = context.of_all
+        to_beat, call = (
+            (channels_last_call if forms.fastest == CHANNELS_LAST else calling)(m, context.example)
+            for m, forms in ((context.dense, dense_forms), (fast, packed_forms))
+        )
+    return context.timed_last(what, to_beat, call, seconds)
 
 
 def name_of(layers: Sequence[LayerPlan]) -> str:
