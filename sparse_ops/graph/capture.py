@@ -31,8 +31,17 @@ from sparse_ops.graph.shuffles import join_shuffles
 from sparse_ops.graph.spelling import Spelled, exchanged
 from sparse_ops.graph.stand_ins import asked
 from sparse_ops.graph.trace import trace
+from sparse_ops.graph.uncaptured import (
+    Uncaptured,
+    check_arguments,
+    check_hooks,
+    is_hooked,
+    keep_constants_,
+)
 from sparse_ops.nn import SparseLayer
 from sparse_ops.nn._folded import Folded
+
+__all__ = ["LEAVES", "Uncaptured", "capture", "erase_unused_"]
 
 LEAVES = (SparseLayer, Folded)
 # What gives its input, in eval mode.
@@ -52,10 +61,6 @@ _FRESH = (
 )  # fmt: skip
 _CHANGING = ("iadd", "isub", "imul", "itruediv", "setitem")
 _SETTING = ("setitem", "__setitem__")
-
-
-class Uncaptured(Exception):
-    """A model is no graph; says why."""
 
 
 class _Recorder(fx.Interpreter):
@@ -117,7 +122,7 @@ def capture(
         runnable = fx.GraphModule(model, traced)
     if (name := touched(own, reads, changed)) is not None:
         raise Uncaptured(f"its forward keeps something from call to call: {name}")
-    _keep_constants_(model, traced, runnable)
+    keep_constants_(model, traced, runnable)
     recorder = _Recorder(runnable)
     with seeded(), kept_as_it_is(model), on_other_buffers(model):
         try:
@@ -126,8 +131,8 @@ def capture(
             raise Uncaptured(f"the model's graph does not run ({error!r:.200})") from error
     if not same_outputs(given, known.output):
         raise Uncaptured("the model's code does something else when it is traced")
-    _check_arguments(traced)
-    _check_hooks(model, traced)
+    check_arguments(traced)
+    check_hooks(model, traced)
     graph = _Building(model, traced, recorder.values, len(example), known.output).graph
     erase_unused_(graph, tensors=not keep_unused)
     graph.notes += [note] if note else []
@@ -135,36 +140,6 @@ def capture(
         names = ", ".join(own)
         graph.notes.append(f"keeps something from call to call, so its own code runs: {names}")
     return graph.verify()
-
-
-def _keep_constants_(model: nn.Module, traced: fx.Graph, runnable: fx.GraphModule) -> None:
-    """Hangs on the model the tensors that its code makes of numbers, as torch.fx calls them."""
-    for node in traced.nodes:
-        if (
-            node.op == "get_attr"
-            and "." not in str(node.target)
-            and not hasattr(model, node.target)
-        ):
-            setattr(model, node.target, getattr(runnable, node.target))
-
-
-def _check_arguments(traced: fx.Graph) -> None:
-    """Raises Uncaptured if the graph reads arguments that may be any number."""
-    for node in traced.nodes:
-        if node.op == "placeholder" and str(node.target).startswith("*") and node.users:
-            raise Uncaptured(f"its forward takes {node.target}, of which a trace knows one only")
-
-
-def _check_hooks(model: nn.Module, traced: fx.Graph) -> None:
-    """Raises Uncaptured if a module has hooks and is no node, so that nothing would call them."""
-    called = [str(node.target) for node in traced.nodes if node.op == "call_module"]
-    for name, module in model.named_modules():
-        inside = any(f"{name}.".startswith(f"{each}.") for each in called)
-        if name and _is_hooked(module) and not inside:
-            raise Uncaptured(
-                f"{name} has hooks, which nothing but the model's own forward calls: for more "
-                "speed remove them, plan, and register them on what apply() gives"
-            )
 
 
 class _Building:
@@ -282,7 +257,7 @@ class _Building:
         target = None if module is not None else node.target
         name = self._name(node)
         where = str(node.target) if module is not None else None
-        hooked = module is not None and _is_hooked(module)
+        hooked = module is not None and is_hooked(module)
         found = None if hooked else meaning_of(Spelled(module, target, args, kwargs, value.shape))
         if found is not None and value.shape is not None:
             op, meaning = found
@@ -341,10 +316,6 @@ def _calling(node: fx.Node, inputs: list[Value], env: dict[fx.Node, Any]) -> Cal
     return Call(node.op.removeprefix("call_"), node.target, tuple(args), dict(kwargs))
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
 def _name_of(target: Any) -> str:
     return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
 
@@ -358,7 +329,7 @@ def _does_nothing(node: fx.Node, module: nn.Module | None) -> bool:
             return module.act is None
         if exchanged(module) is not None:
             return False
-        return type(module) in _IDENTITIES and not module.training and not _is_hooked(module)
+        return type(module) in _IDENTITIES and not module.training and not is_hooked(module)
     if node.op == "call_method":
         return node.target in _SAME_METHODS
     if _name_of(node.target) == "torchvision.ops.stochastic_depth.stochastic_depth":
