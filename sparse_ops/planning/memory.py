@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sparse_ops.graph.ir import Value
 from sparse_ops.ops import program as programs
 from sparse_ops.planning.columns import size
 from sparse_ops.program.model import programs_of
@@ -53,10 +54,12 @@ def memory_of(dense: nn.Module, fast: nn.Module) -> Memory:
     own = programs_of(fast)
     if own is None:
         return Memory(*weights)
-    found = []
-    for item in own.items(fast, own.shapes[0][0]):
+    batch, found = own.shapes[0][0], []
+    # The graph may have been traced with fewer images.
+    traced = (own.graph.inputs[0].shape or (batch,))[0]
+    for item in own.items(fast, batch):
         if isinstance(item, Segment):
-            shapes = [value.shape or () for value in item.inputs]
+            shapes = [_shape_of(value, batch, traced) for value in item.inputs]
             found.append(programs.describe(item.encoded, item.program.constants, shapes))
     if not found:
         return Memory(*weights)
@@ -66,6 +69,14 @@ def memory_of(dense: nn.Module, fast: nn.Module) -> Memory:
     largest = max((value.bytes for value in inside), default=0)
     code = sum(each.code for each in found)
     return Memory(*weights, arena, largest, biggest.piece, len(found), code)
+
+
+def _shape_of(value: Value, batch: int, traced: int) -> tuple[int, ...]:
+    """The shape of a value of so many images, where it is known for others."""
+    shape = value.shape or ()
+    if not shape or not value.of_batch or shape[0] % traced:
+        return shape
+    return shape[0] // traced * batch, *shape[1:]
 
 
 def _bytes(model: nn.Module) -> int:

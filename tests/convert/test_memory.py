@@ -1,9 +1,13 @@
-"""Planning and applying take less than four times the model's memory beside the model."""
+"""Memory: what planning and applying take of it, and what a plan says of models."""
 
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from sparse_ops.planning.memory import memory_of
+from tests.convert.planning import planned
 from tests.processes import python
 
 CODE = """
@@ -58,3 +62,17 @@ def test_the_process_grows_by_less_than_four_times_the_model():
     assert size > 50 << 20
     # Activations are a few MiB here.
     assert grown < 4 * size
+
+
+def test_memory_is_told_of_all_images_of_the_example():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 16, 3)
+    ).eval()
+    with torch.no_grad():
+        model[3].weight.mul_(torch.rand(16, 16, 3, 3) > 0.9)
+    # Planning traces two of them, or seventeen where they are many.
+    for batch in (1, 8, 40):
+        plan = planned(model, example=torch.randn(batch, 3, 12, 12))
+        assert plan.memory().programs == 1 and plan.memory().piece == batch
+        assert plan.memory() == memory_of(model, plan.apply(model))
