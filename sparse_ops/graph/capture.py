@@ -257,6 +257,9 @@ class _Building:
         target = None if module is not None else node.target
         name = self._name(node)
         where = str(node.target) if module is not None else None
+        if isinstance(module, Folded) and module.act is not None and not is_hooked(module):
+            # What it still does.
+            module, where = module.act, f"{where}.act"
         hooked = module is not None and is_hooked(module)
         found = None if hooked else meaning_of(Spelled(module, target, args, kwargs, value.shape))
         if found is not None and value.shape is not None:
