@@ -328,6 +328,9 @@ def _does_nothing(node: fx.Node, module: nn.Module | None) -> bool:
     if not node.args or not isinstance(node.args[0], fx.Node):
         return False
     if module is not None:
+        if isinstance(module, Folded) and isinstance(module.act, Folded):
+            # Layers do both.
+            return module.act.act is None and not is_hooked(module.act)
         if isinstance(module, Folded):
             return module.act is None
         if exchanged(module) is not None:

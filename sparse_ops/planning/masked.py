@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from sparse_ops import masks as masks_
 from sparse_ops.graph.inputs import Inputs, bound
 from sparse_ops.graph.running import first_run
-from sparse_ops.graph.spelling import exchanged, runs_as
+from sparse_ops.graph.spelling import FORWARDS, exchanged, runs_as
 from sparse_ops.nn import SplitTransformerEncoder
 from sparse_ops.planning.copies import copied
 from sparse_ops.planning.plain import make_plain_
@@ -229,6 +229,8 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     own = {
         name for c in type(module).__mro__[: type(module).__mro__.index(kind)] for name in vars(c)
     }
+    # Forwards are known to compute nothing else.
+    own.difference_update(FORWARDS)
     return all(name.startswith("__") for name in own) and vars(module).keys() <= _HELD[kind]
 
 

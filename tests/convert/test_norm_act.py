@@ -1,10 +1,12 @@
-"""A BatchNorm that has its activation in it, as timm's: once folded, the activation is a step."""
+"""Layers as timm writes them: BatchNorms with activations inside, a Linear with its own forward."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import sparse_ops as so
+from sparse_ops.graph import spelling
 from sparse_ops.nn._folded import Folded
 from tests.convert.planning import planned
 
@@ -33,11 +35,13 @@ class Net(nn.Module):
         return self.last(self.second(self.norm(self.first(x))))
 
 
-def made(act):
+def made(act, pruned=("second",)):
     torch.manual_seed(0)
     model = Net(act).eval()
     with torch.no_grad():
-        model.second.weight.mul_(torch.rand(16, 16, 3, 3) > 0.9)
+        for name in pruned:
+            weight = model.get_submodule(name).weight
+            weight.mul_(torch.rand(weight.shape) > 0.9)
     plan = planned(model, example=X)
     fast = plan.apply(model)
     assert type(fast.norm) is Folded and plan.memory().programs == 1
@@ -59,6 +63,12 @@ def test_the_activation_runs_in_the_program(act):
     )
 
 
+def test_a_packed_layer_does_both():
+    model, fast = made(nn.SiLU(), ("first", "second"))
+    assert type(fast.norm.act) is Folded
+    check(model, fast)
+
+
 def test_its_slope_and_what_takes_its_place_are_looked_at_in_each_call():
     model, fast = made(nn.LeakyReLU(0.2))
     check(model, fast)
@@ -73,3 +83,29 @@ def test_hooks_on_it_are_called():
     for each in (model, fast):
         each.norm.act.register_forward_hook(lambda module, args, y: y + 1)
     check(model, fast)
+
+
+class OwnLinear(nn.Linear):
+    def forward(self, x):
+        if torch.jit.is_scripting():
+            return F.linear(x, self.weight.to(x.dtype), self.bias)
+        return F.linear(x, self.weight, self.bias)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_linear_with_a_known_forward_is_a_layer(monkeypatch, known):
+    if known:
+        name = f"{__name__}.OwnLinear.forward"
+        monkeypatch.setattr(spelling, "KNOWN_FORWARDS", {name: nn.Linear})
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), OwnLinear(16, 4)).eval()
+    with torch.no_grad():
+        model[2].weight.mul_(torch.rand(4, 16) > 0.7)
+    x = torch.randn(3, 8)
+    plan = planned(model, example=x)
+    assert {row.name: row.becomes for row in plan.rows}["2"] == ("CSRLinear" if known else None)
+    if known:
+        fast = plan.apply(model)
+        assert type(fast[2]) is so.nn.CSRLinear
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-6)
