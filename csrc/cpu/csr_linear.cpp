@@ -131,7 +131,7 @@ Output checked_rows(const Tensor& out, const Images& x, int64_t batch, int64_t f
                   ", ", out.stride(1), ")");
   // Where this does not hold, torch does not make images of it, and does not say why.
   int64_t stored = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(out.get(), &stored));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(out.get(), &stored));
   const int64_t last = out.storage_offset() + (batch - 1) * step + features;
   const int64_t needed = batch == 0 ? 0 : last * static_cast<int64_t>(out.element_size());
   STD_TORCH_CHECK(needed <= stored, "out needs ", needed, " bytes of its storage, which has ",

@@ -132,7 +132,7 @@ void Output::take(const Tensor& out, const Size& size) {
   if (size[0] == 0) return;
   layout = writable(out, size);
   int64_t stored = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(out.get(), &stored));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(out.get(), &stored));
   const int64_t needed = (out.storage_offset() + span(layout, size)) * (type_ == kFloat ? 4 : 2);
   STD_TORCH_CHECK(needed <= stored, "out needs ", needed, " bytes of its storage, which has ",
                   stored);

@@ -188,7 +188,8 @@ def _chosen(
     made: dict[str, _Made] = {}
     for name, (own, order) in ways.items():
         # It is there for layers whose packed form is slower in blocks, which are few.
-        if name == DENSE_BLOCKS and ends - time.perf_counter() < CALLS_OF_DENSE * call_s:
+        late = ends - time.perf_counter() < CALLS_OF_DENSE * call_s
+        if name == DENSE_BLOCKS and forms and late:
             left_out.append("dense layers in blocks of images")
             continue
         step(f"ways: {name}")
