@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparse_ops.graph.capture import Uncaptured, capture
 from sparse_ops.graph.inputs import calling
 from sparse_ops.graph.ir import Graph
-from sparse_ops.graph.running import Run, first_run
+from sparse_ops.graph.running import first_run
 from sparse_ops.masks import from_table
 from sparse_ops.passes.winograd import SMALL, TILES
 from sparse_ops.planning import network
@@ -43,6 +42,7 @@ from sparse_ops.planning.plans import Plan
 from sparse_ops.planning.progress import Step, steps
 from sparse_ops.planning.recorded import by_graphs, is_on_card
 from sparse_ops.planning.tiny import warn_of_tiny
+from sparse_ops.planning.tracing import asks_sizes, captured
 from sparse_ops.planning.way_planner import Between, WayPlanner, identity_of
 from sparse_ops.planning.ways import MULTIPLES, Way, find_ways, plain_way
 
@@ -227,6 +227,9 @@ def _as_it_is(
             graph, note = captured(masked, inputs, first_run(masked, inputs))
             notes += [note] if note and note not in notes else []
         plain = replace(plain_way(masked, graph, masks, fold), split=True)
+    if graph is None or asks_sizes(graph):
+        # With fewer images its code may do something else.
+        few = inputs
     is_traced = graph is not None
     pieces: dict[str, Plan] = {}
     if (fold or shrink) and masks:
@@ -366,17 +369,6 @@ def _together(best: Plan, pieces: dict[str, Plan], is_traced: bool) -> tuple[Pla
     around = "what is around them" if is_traced else "the model"
     note = f"planned by themselves, for {around} cannot be traced: {names}"
     return replace(best, layers=tuple(layers), pieces=pieces), note
-
-
-def captured(
-    masked: nn.Module, inputs: tuple[Any, ...], given: Run
-) -> tuple[Graph | None, str | None]:
-    """The graph of a model, and what is not as it should be with it; or None and why."""
-    try:
-        graph = capture(masked, inputs, given, keep_unused=True)
-    except Uncaptured as error:
-        return None, str(error)
-    return graph, "; ".join(graph.notes) or None
 
 
 def runs_layer_by_layer(way: Way, inputs: tuple[Any, ...], masks: Mapping[str, Tensor]) -> bool:

@@ -48,6 +48,8 @@ DENSE_BLOCKS = "dense, images innermost"
 MOST_TURNS = 200
 # Pieces that are tried, as a multiple of what fills the vectors.
 PIECES = (16, 32, 64)
+# Each runs so often at least; that may take so many times the seconds that are left for it.
+TURNS_OF_PIECES, MOST_LATE = 2, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +124,10 @@ def search(
     share = budget_s * (1 - SMALL_SHARE - PIECES_SHARE)
     found = _chosen(fused, forms, masks, few, share, step, call_s=few_s)
     step("pieces of the batch")
-    found = _in_pieces(found, example, min(PIECES_SHARE * budget_s, ends - time.perf_counter()))
+    seconds = min(PIECES_SHARE * budget_s, ends - time.perf_counter())
+    of_all = images_of(tuple(example)) / images_of(tuple(few))
+    call_ms = of_all * min(found.milliseconds.values())
+    found = _in_pieces(found, example, max(0.0, seconds), call_ms / 1e3)
     if not any(order == IMAGES for _, order in found.decisions.orders):
         return replace(found, decisions=replace(found.decisions, small=found.decisions.orders))
     # The same network for a batch that leaves blocks empty: with what layers are packed in now.
@@ -271,10 +276,18 @@ def checked_images(example: Sequence[Any]) -> tuple[Any, ...]:
     return example.like(some) if isinstance(example, Inputs) else some
 
 
-def _in_pieces(found: Found, example: Sequence[Any], seconds: float) -> Found:
-    """The same in pieces of the batch, if that is faster."""
+def _in_pieces(found: Found, example: Sequence[Any], seconds: float, call_s: float) -> Found:
+    """The same in pieces of the batch, if that is faster.
+
+    Args:
+        call_s: seconds of a call in one piece, about.
+    """
     way = dict(found.decisions.orders)
-    piece, pieces = _pieces(found.graph, way, example, max(0.0, seconds))
+    sizes = _sizes(way, example)
+    if TURNS_OF_PIECES * (1 + len(sizes)) * call_s > MOST_LATE * seconds:
+        words = ("the batch in pieces",) if sizes else ()
+        return replace(found, left_out=(*found.left_out, *words))
+    piece, pieces = _pieces(found.graph, way, example, sizes, seconds)
     decisions = replace(found.decisions, piece=piece)
     return replace(found, decisions=decisions, milliseconds={**found.milliseconds, **pieces})
 
@@ -326,18 +339,22 @@ def _by_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict
     return {name: sorted(own)[len(own) // 4] for name, own in times.items()}
 
 
+def _sizes(way: Mapping[str, int], example: Sequence[Any]) -> list[int]:
+    """The numbers of images at a time that are worth a try."""
+    batch = next((x.shape[0] for x in example if isinstance(x, Tensor)), 0)
+    in_blocks = any(order == IMAGES for order in way.values())
+    return [size for size in (PIECES if in_blocks else (1, 4, LANES)) if size < batch]
+
+
 @torch.inference_mode()
 def _pieces(
     graph: Graph,
     way: Mapping[str, int],
     example: Sequence[Any],
+    sizes: Sequence[int],
     seconds: float,
 ) -> tuple[int, dict[str, float]]:
     """How many images to run at a time, and how long each number takes."""
-    batch = next((x.shape[0] for x in example if isinstance(x, Tensor)), 0)
-    sizes = [size for size in PIECES if size < batch]
-    if not any(order == IMAGES for order in way.values()):
-        sizes = [size for size in (1, 4, LANES) if size < batch]
     if not sizes:
         return 0, {}
     items: dict[int, list[Item]] = {size: cut(graph, way, size) for size in (0, *sizes)}

@@ -8,8 +8,12 @@ from torch import nn
 
 import sparse_ops as so
 from sparse_ops.graph.inputs import bound
-from sparse_ops.planning import deciding
+from sparse_ops.graph.ir import Graph
+from sparse_ops.ops._program_code import PLANAR
+from sparse_ops.planning import deciding, search
 from sparse_ops.planning.context import Context
+from sparse_ops.planning.costs import Costs
+from sparse_ops.planning.decisions import Decisions
 from sparse_ops.planning.differences import Mismatch
 from sparse_ops.planning.fold import Folding
 from sparse_ops.planning.images import FEW, few_images, first_images, images_of, times_over
@@ -17,14 +21,24 @@ from sparse_ops.planning.layer_rows import row_of
 from sparse_ops.planning.masked import prunable_layers, watch
 from sparse_ops.planning.measure import Comparison, compare
 from sparse_ops.planning.verify_model import Reference, check_block
+from tests.convert.planning import planned
 
 X = torch.randn(16, 8)
 
 
-class Slow(nn.Module):
-    """Three layers, two of them alike, whose images take long; it cannot be traced."""
+slept = [0.0]
 
-    slept = 0.0
+
+@torch.library.custom_op("sparse_ops_tests::rest", mutates_args=())
+def rest(x: torch.Tensor, seconds: float) -> torch.Tensor:
+    """Takes so long for each image."""
+    time.sleep(seconds * len(x))
+    slept[0] += seconds * len(x)
+    return x.clone()
+
+
+class Slow(nn.Module):
+    """Three layers, two of them alike, whose images take long."""
 
     def __init__(self, seconds=0.0):
         super().__init__()
@@ -36,10 +50,7 @@ class Slow(nn.Module):
                 layer.weight.mul_(torch.rand(layer.weight.shape) > 0.5)
 
     def forward(self, x):
-        if float(x.detach().sum()) > 1e9:
-            return x
-        time.sleep(self.seconds * len(x))
-        Slow.slept += self.seconds * len(x)
+        x = rest(x, self.seconds)
         return self.last(torch.relu(self.second(torch.relu(self.first(x)))))
 
 
@@ -56,13 +67,14 @@ def context_of(model, call_s=0.0, **options):
     return own, rows, watch(model, prunable_layers(model), (X,))
 
 
-def test_slow_models_are_planned_within_the_budget():
+@pytest.mark.parametrize("fold", [True, False], ids=["as programs", "layer by layer"])
+def test_slow_models_are_planned_within_the_budget(fold):
     torch.manual_seed(0)
     model, budget_s = Slow(0.01).eval(), 3.0
     call_s = 0.01 * len(X)
-    Slow.slept = 0.0
-    plan = so.plan(model, X, budget_s=budget_s, compile=False, progress=False)
-    assert Slow.slept <= 1.2 * budget_s + call_s
+    slept[0] = 0.0
+    plan = so.plan(model, X, budget_s=budget_s, compile=False, progress=False, fold=fold)
+    assert slept[0] <= 1.2 * budget_s + call_s
     assert torch.allclose(plan.apply(model)(X), model(X), atol=1e-5)
 
 
@@ -139,7 +151,7 @@ def test_fewer_images_where_calls_are_slow(model):
 
 
 def decided(model, monkeypatch, late):
-    """What becomes of the layers, each of which takes a second, and which were timed."""
+    """What becomes of the layers, each of which takes ten seconds, and which were timed."""
     context, rows, calls = context_of(model, ends=now() + 1000)
     timed, clock = [], [now()]
 
@@ -181,3 +193,39 @@ def test_layers_with_other_numbers_of_weights_are_not_alike(model, monkeypatch):
         model.second.weight.mul_(torch.rand(8, 8) > 0.6)
     _, timed, left_out = decided(model, monkeypatch, late=False)
     assert sorted(timed) == ["first", "last", "second"] and not left_out
+
+
+def test_without_time_a_batch_is_not_tried_in_pieces():
+    orders = (("conv", PLANAR),)
+    found = search.Found(Graph(nn.Identity()), Decisions((), orders, orders), Costs(), {})
+    late = search._in_pieces(found, (torch.randn(16, 3, 8, 8),), seconds=1.0, call_s=1.0)
+    assert late.left_out == ("the batch in pieces",) and late.decisions is found.decisions
+    # One image has no pieces.
+    alone = search._in_pieces(found, (torch.randn(1, 3, 8, 8),), seconds=0.0, call_s=1.0)
+    assert alone.left_out == ()
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_code_that_asks_for_the_batch_is_compared_on_all_of_it(monkeypatch, asks):
+    class Asks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.layer(x) if not asks or x.shape[0] > 8 else -self.layer(x)
+
+    model, seen = Asks().eval(), []
+    with torch.no_grad():
+        model.layer.weight.mul_(torch.rand(8, 8) > 0.5)
+    own = Reference.__init__
+
+    def init(self, dense, example):
+        seen.append(len(example[0]))
+        own(self, dense, example)
+
+    monkeypatch.setattr(Reference, "__init__", init)
+    plan = planned(model, example=X)
+    assert set(seen) == {16 if asks else FEW}
+    with torch.no_grad():
+        torch.testing.assert_close(plan.apply(model)(X), model(X), rtol=1e-4, atol=1e-6)
