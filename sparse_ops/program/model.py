@@ -110,7 +110,8 @@ class Programs:
             return False
         if torch.compiler.is_compiling():
             # Copied or unpickled, and not called since, it has no programs.
-            runs = bool(self._made) and self.live.held and not is_transformed()
+            # Of a list, bool() is nothing that Dynamo of torch 2.10 knows.
+            runs = len(self._made) > 0 and self.live.held and not is_transformed()
             return runs and self._are_alike(args)
         for x in args:
             # Subclasses of tensors may do something else in each operation.
