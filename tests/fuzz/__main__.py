@@ -10,7 +10,7 @@ from pathlib import Path
 # when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from tests.fuzz import KINDS, campaign  # noqa: E402
+from tests.fuzz import KINDS, campaign
 
 FOUND = Path(__file__).parent / "found"
 SECONDS = 600.0
