@@ -70,8 +70,9 @@ def context_of(model, call_s=0.0, **options):
 @pytest.mark.parametrize("fold", [True, False], ids=["as programs", "layer by layer"])
 def test_slow_models_are_planned_within_the_budget(fold):
     torch.manual_seed(0)
-    model, budget_s = Slow(0.01).eval(), 3.0
-    call_s = 0.01 * len(X)
+    # What planning cannot do without is a good half of that, however slow the machine is.
+    model, budget_s = Slow(0.004).eval(), 3.0
+    call_s = 0.004 * len(X)
     slept[0] = 0.0
     plan = so.plan(model, X, budget_s=budget_s, compile=False, progress=False, fold=fold)
     assert slept[0] <= 1.2 * budget_s + call_s
