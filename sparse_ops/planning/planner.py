@@ -87,7 +87,7 @@ def plan(
         threshold: without masks, weights with |w| <= threshold count as zeros. A warning counts
             the weights that look as if they were meant to be zero and are not.
         budget_s: seconds that planning may take; a compilation that has begun may take longer, and
-            so does a model that cannot be called some fifteen times in it. More is surer, not
+            so does a model that cannot be called some ten times in it. More is surer, not
             better. What there was no time for is said.
         fold: whether BatchNorm and activations may be folded into the layers before them, on both
             sides of the comparison, and the network may run as a program: one call of one operator.
@@ -216,9 +216,7 @@ def _as_it_is(
         split, refused = to_split(masked, masks, few)
         reasons |= refused
     if fold or shrink:
-        # Of a model whose attentions are split, the graph is that of the split one: see below.
-        on = (few, first_run(masked, few)) if split else (inputs, given)
-        graph, note = captured(masked, *on)
+        graph, note = captured(masked, inputs, given)
         notes += [note] if note else []
     plain = dense = plain_way(masked, graph, masks, fold)
     if split:

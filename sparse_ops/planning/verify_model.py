@@ -158,6 +158,9 @@ def check_block(known: Reference, packed: nn.Module, example: tuple[Any, ...]) -
     """
     few = known.example
     times = -(-images_of(example) // images_of(few))
+    if images_of(example) == images_of(few):
+        check_against(known, packed)
+        return
     if times > 1:
         ours = float_tensors(first_run(packed, times_over(few, times)).output)
         theirs, (truth, note) = known.given, known.exact

@@ -10,7 +10,7 @@ import sparse_ops as so
 from sparse_ops.graph.inputs import bound
 from sparse_ops.graph.ir import Graph
 from sparse_ops.ops._program_code import PLANAR
-from sparse_ops.planning import deciding, search
+from sparse_ops.planning import deciding, search, verify_model
 from sparse_ops.planning.context import Context
 from sparse_ops.planning.costs import Costs
 from sparse_ops.planning.decisions import Decisions
@@ -127,6 +127,17 @@ def test_one_wrong_image_of_a_block_is_found(place):
     check_block(known, model, (X,))
     with pytest.raises(Mismatch):
         check_block(known, Wrong(model), (X,))
+
+
+def test_what_dense_gives_is_worked_out_once(monkeypatch):
+    def again(*_):
+        raise AssertionError("the float64 reference was worked out anew")
+
+    model = Slow().eval()
+    monkeypatch.setattr(verify_model, "check_model", again)
+    # A batch of a few images, and a larger one.
+    for example in (X[:FEW], X):
+        check_block(Reference(model, few_images(model, (example,))), model, (example,))
 
 
 def test_images_that_see_each_other_are_compared_all_together():
