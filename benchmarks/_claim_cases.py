@@ -42,7 +42,9 @@ class Case:
     batches: tuple[int, ...] = (1, 16)
     masks: MakeMasks | None = None
     train: Callable[[Callable[[], nn.Module], Dataset, Pace, Path], Made] | None = None
-    steps: Callable[[Callable[[], nn.Module], tuple[int, ...], Pace], dict[str, Any]] | None = None
+    steps: (
+        Callable[[str, Callable[[], nn.Module], tuple[int, ...], Pace], dict[str, Any]] | None
+    ) = None
 
 
 def as_large_as(macs: int, shape: tuple[int, ...]) -> nn.Module:

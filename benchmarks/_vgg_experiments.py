@@ -4,6 +4,10 @@ from collections.abc import Iterator
 
 from benchmarks._experiment import COSINE, FASHION, SMALL_VGG, Experiment
 
+GROUPS = {"filter": "whole filters", "channel": "input channels", "weight": "single weights"}
+# With the rates of the package's recipes; AdamW has Adam's.
+OPTIMIZERS = {"adam": ("Adam", 1e-3), "adamw": ("AdamW", 1e-3), "adagrad": ("Adagrad", 1e-2)}
+LEVELS = (80, 60, 40, 20)
 # What each pattern keeps of the network's 18,896 weights.
 PATTERNS = {"psd4-p8": 9_936, "psd2-p8": 6_352, "psd1-p8": 4_560}
 
@@ -103,21 +107,104 @@ def vgg() -> Iterator[Experiment]:
     share of the same groups in the same epochs, without products and without a penalty.
     """
     yield from patterns("vgg", 1 / 20)
-    groups = {"filter": "whole filters", "channel": "input channels", "weight": "single weights"}
-    for percent in (80, 60, 40, 20):
-        for mode, words in groups.items():
-            level = percent / 100
+    for percent in LEVELS:
+        for mode, words in GROUPS.items():
             for name, method, more in (
-                ("spred", "spred", {"spred.options.strength": round(6e-4 * level, 6)}),
+                ("spred", "spred", _strength(percent)),
                 ("magnitude", "gradual magnitude", {"spred.options.gate": "none"}),
             ):
-                yield Experiment(
-                    f"vgg-{name}-{mode}-{percent}",
-                    f"{method}, {percent} % of {words}",
-                    f"spred-resnet18-cifar10-{mode}-80",
-                    SMALL_VGG,
-                    {**FASHION, "spred.options.sparsity": level, **more},
-                    1 / 5,
-                    "",
-                    "vgg-dense",
+                yield _level(
+                    f"vgg-{name}-{mode}", f"{method}, {percent} % of {words}", mode, percent, more
                 )
+
+
+def optimizers() -> Iterator[Experiment]:
+    """The same with three other optimizers than SGD, and dense networks beside them."""
+    for name, (words, rate) in OPTIMIZERS.items():
+        own = {"spred.optimizer": name, "spred.lr": rate}
+        yield Experiment(
+            f"optimizers-{name}-dense",
+            f"dense, {words}",
+            "spred-resnet18-cifar10-weight-80",
+            SMALL_VGG,
+            {**FASHION, **own, "spred.method": "dense"},
+            1 / 5,
+            "",
+            unset=("spred.options", "spred.momentum"),
+        )
+        for percent in LEVELS:
+            for mode, groups in GROUPS.items():
+                yield _level(
+                    f"optimizers-{name}-spred-{mode}",
+                    f"spred, {words}, {percent} % of {groups}",
+                    mode,
+                    percent,
+                    own | _strength(percent),
+                    f"optimizers-{name}-dense",
+                    ("spred.momentum",),
+                )
+
+
+def _strength(percent: int) -> dict[str, float]:
+    """As the command line makes it at a level."""
+    return {"spred.options.strength": round(6e-6 * percent, 6)}
+
+
+def _level(
+    name: str,
+    method: str,
+    mode: str,
+    percent: int,
+    more: dict[str, object],
+    dense: str = "vgg-dense",
+    unset: tuple[str, ...] = (),
+) -> Experiment:
+    return Experiment(
+        f"{name}-{percent}",
+        method,
+        f"spred-resnet18-cifar10-{mode}-80",
+        SMALL_VGG,
+        {**FASHION, "spred.options.sparsity": percent / 100, **more},
+        1 / 5,
+        "",
+        dense,
+        unset,
+    )
+
+
+def sweep() -> Iterator[Experiment]:
+    """Accuracy against compression, as spred's authors have it: a strength, and what it leaves.
+
+    Every convolution takes part; the penalty acts for four epochs, then what is smaller than 0.01,
+    the largest of the authors' thresholds, is cut, and two epochs follow. Their weight decays, each
+    half of which is a κ, go from 1e-6 to 1e-2; this run is short, and needs eight times as much of
+    it in a step. Magnitude is told how many weights to remove, from all layers together as a
+    threshold does, and removes them by and by.
+    """
+    every = {"spred.options.exempt": [], "spred.options.fine_tune": 10}
+    at_once = ("spred.options.begin", "spred.options.end")
+    for strength in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2):
+        yield Experiment(
+            f"sweep-spred-{strength:g}",
+            f"spred, κ = {strength:g}",
+            "spred-resnet18-cifar10-weight-80",
+            SMALL_VGG,
+            {
+                **FASHION,
+                **every,
+                "spred.options.strength": strength,
+                "spred.options.threshold": 0.01,
+            },
+            1 / 5,
+            "",
+            "vgg-dense",
+            at_once,
+        )
+    for percent in (50, 70, 80, 90, 95, 98):
+        yield _level(
+            "sweep-magnitude",
+            f"gradual magnitude over all layers, {percent} %",
+            "weight",
+            percent,
+            every | {"spred.options.gate": "none", "spred.options.scope": "global"},
+        )

@@ -71,7 +71,7 @@ def run(
             say(f"  {about['accuracy']:.2%} of {about['tested']} test images")
             continue
         if case.steps is not None:
-            about |= {"steps": case.steps(build, shape, pace)}
+            about |= {"steps": case.steps(case.network, build, shape, pace)}
         for batch in missing:
             generator = torch.Generator().manual_seed(batch)
             example = torch.randn(batch, *shape, generator=generator)

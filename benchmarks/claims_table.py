@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from benchmarks._claim_training import LEVELS, OPTIMIZERS
 from sparse_ops.report.chart import number
 
 
@@ -28,7 +29,39 @@ def claims_table(data: dict[str, Any]) -> str:
             claim["why"].replace("|", "/").replace("<", "&lt;"),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_levels({f"{r['case']}@{r['batch']}": r for r in data["rows"]})])
+
+
+def _levels(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """The experiment of whole filters against single weights: a line for each level of both."""
+    lines = []
+    for mode, words in (("filter", "whole filters"), ("weight", "single weights")):
+        for level in LEVELS:
+            name = f"{mode}-{round(100 * level)}"
+            one, many = rows.get(f"levels-{name}@1"), rows.get(f"levels-{name}@16")
+            if one is None or many is None:
+                continue
+            learned = [rows.get(f"spred-{name.replace('-', f'-{o}-')}@16") for o in OPTIMIZERS]
+            sizes = one["bytes"]
+            cells = (
+                f"{level:.0%} of {words}",
+                *("–" if r is None else f"{100 * r['accuracy']:.1f}" for r in learned),
+                *(f"{r['speedup']:.2f}× ({r['low']:.2f}–{r['high']:.2f})" for r in (one, many)),
+                *(f"{sizes[f'planned_{where}'] / 1e6:.1f} MB" for where in ("memory", "disk")),
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    if not lines:
+        return []
+    return [
+        "",
+        "ResNet18, whole filters removed from each layer against single weights. Top-1 in percent "
+        "after spred with each optimizer, one seed; time of a network of three colours over dense "
+        "(10–90 %); what its tensors take as it is planned for batch 1, and its file then:",
+        "",
+        f"| removed | {' | '.join(OPTIMIZERS)} | batch 1 | batch 16 | memory | file |",
+        "|---|" + "--:|" * (len(OPTIMIZERS) + 4),
+        *lines,
+    ]
 
 
 def _trained(rows: list[dict[str, Any]]) -> list[str]:

@@ -16,7 +16,7 @@ from benchmarks._experiment import (
     Experiment,
     baselines,
 )
-from benchmarks._vgg_experiments import predefined, spred, vgg
+from benchmarks._vgg_experiments import optimizers, predefined, spred, sweep, vgg
 
 LOSSES = {"hypersparse": "HyperSparse", "l1": "L1", "l2": "L2"}
 
@@ -225,6 +225,8 @@ BLOCKS = {
     "ART on LeNet-300-100, a fiftieth of the epochs": hypersparse,
     "SABR on LeNet-5, a fifth of the epochs": sabr,
     "Patterns and spred on a small VGG, six epochs": vgg,
+    "spred with other optimizers on a small VGG, six epochs": optimizers,
+    "Strengths of spred on a small VGG, six epochs": sweep,
     "Patterns on a small VGG, three epochs": predefined,
     "spred at 80 % on a small VGG, four epochs": spred,
 }

@@ -13,11 +13,12 @@ from torch import nn
 
 from benchmarks import _claim_cases as cases
 from benchmarks import _claim_masks as masks_
-from benchmarks import _claim_measure, claims
+from benchmarks import _claim_measure, _claim_steps, claims
 from benchmarks import _claim_training as claims_training
 from benchmarks._claim_finding import HOLDS, NOT_HERE, REFUTED, SHORT
 from benchmarks._claim_measure import check, packed_all
 from benchmarks._claim_verdicts import judge
+from benchmarks.claims_table import claims_table
 from sparse_ops import masks, models
 from sparse_ops.cli import claims as claims_command
 from sparse_ops.patterns import PSD1_P16
@@ -54,6 +55,9 @@ def tiny():
             if name.startswith("lenet"):
                 small = models.lenet300
             patch.setitem(cases.NETWORKS, name, (small, shape))
+        # A process of its own would train the networks that are not small.
+        taken = {"weight": 300, "filter": 200}
+        patch.setattr(_claim_steps, "peak_bytes", lambda network, mode, batch: taken[mode])
         # The published totals are of the published network.
         mobile = replace(MOBILE, masks=masks_.by_totals(0.2, 0.22))
         patch.setitem(cases.CASES, "sabr-mobilenet_v2", mobile)
@@ -161,9 +165,26 @@ def test_steps_of_training_are_measured_by_turns(tiny, tmp_path, monkeypatch):
     assert content["said"][1].startswith("  batch 1:")
     steps = content["rows"][0]["steps"]
     assert steps["low"] <= steps["ratio"] <= steps["high"]
-    assert (steps["batch"], steps["pairs"] > 0) == (TINY.batch_size, True)
-    judged = [c for c in content["claims"] if c["quantity"] == "training time"]
-    assert [c["measured"] for c in judged] == [steps["ratio"]]
+    # However short the pace.
+    assert steps["batch"] == TINY.batch_size and steps["pairs"] + steps["dropped"] >= 5
+    judged = {c["quantity"]: c["measured"] for c in content["claims"]}
+    assert judged["training time"] == steps["ratio"] and judged["bytes in training"] == 1.5
+
+
+# As it is before a fixture puts another in its place.
+peak_bytes = _claim_steps.peak_bytes
+
+
+def test_memory_of_training_is_that_of_a_process_that_does_nothing_else():
+    if not _claim_steps.STATUS.is_file():
+        pytest.skip("this system does not say what a process took at most")
+    held = torch.ones(2**28)
+    taken = peak_bytes("lenet5", "weight", 512)
+    # At least what 512 images are after the first convolution, 20 maps of 24×24; not what is held
+    # here.
+    assert 512 * 20 * 24 * 24 * 4 < taken < held.nbytes / 2
+    with pytest.raises(RuntimeError, match="training nothing by itself failed:"):
+        peak_bytes("nothing", "weight", 1)
 
 
 def test_cases_are_measured_in_the_order_asked_for(tiny, tmp_path, monkeypatch):
@@ -183,6 +204,7 @@ def test_every_claim_gets_a_verdict(tiny, tmp_path):
     quantities = {finding["quantity"] for finding in content["claims"]}
     assert {"time", "operations", "bytes on disk", "bytes in memory", "accuracy"} <= quantities
     assert {"time saved", "training time", "inference time", "weights"} <= quantities
+    assert "bytes in training" in quantities
 
 
 def test_a_network_that_computes_something_else_is_never_fast():
@@ -278,6 +300,22 @@ def test_special_hardware_is_refuted_by_one_network_that_is_surely_faster():
     assert claim not in verdicts(row("spred-filter-sgd-20", 4.0, 16, accuracy=0.5))
 
 
+def test_filters_and_weights_stand_beside_each_other_by_level():
+    sizes = {"planned_memory": 5_000_000, "planned_disk": 6_040_000}
+    rows = [row("levels-filter-40", 2.0, b, bytes=sizes) for b in (1, 16)]
+    rows.append(row("spred-filter-adam-40", 1.5, 16, accuracy=0.815))
+    machine = {"cpu": "a CPU", "isa": "avx2", "torch": "2"}
+    made = claims_table({"machine": machine, "command": "c", "rows": rows, "claims": []})
+    last = made.splitlines()[-1]
+    cells = [cell.strip() for cell in last.split("|")[1:-1]]
+    assert cells[:5] == ["40% of whole filters", "–", "81.5", "–", "–"]
+    assert cells[5] == cells[6] and cells[5].startswith("2.00× (")
+    assert cells[7:] == ["5.0 MB", "6.0 MB"]
+    # A level that was not measured at both batches is no line.
+    content = {"machine": machine, "command": "c", "rows": rows[1:], "claims": []}
+    assert "removed" not in claims_table(content)
+
+
 def test_orders_are_judged_by_what_was_measured():
     levels = {20: (0.8, 1.1), 40: (0.8, 1.2), 60: (0.7, 1.3), 80: (0.6, 1.32)}
     rows = []
@@ -286,7 +324,7 @@ def test_orders_are_judged_by_what_was_measured():
             more = {"accuracy": accuracy + lead, "images": 9, "data": "some"}
             rows.append(row(f"spred-filter-{optimizer}-{level}", speedup, 16, **more))
     steps = {"ratio": 1.1, "low": 0.99, "high": 1.2, "batch": 9}
-    steps |= {"filter_ms": 10.0, "weight_ms": 11.0}
+    steps |= {"filter_ms": 10.0, "weight_ms": 11.0, "filter_bytes": 4e6, "weight_bytes": 5e6}
     rows.append(row("spred-weight-sgd-80", 1.1, 16, accuracy=0.7))
     rows.append(row("levels-weight-80", 1.1, steps=steps))
     found = verdicts(*rows)
@@ -300,6 +338,8 @@ def test_orders_are_judged_by_what_was_measured():
     # Nearly always, but not surely.
     claim = "whole filters removed beat single weights removed in training time"
     assert found[claim, "training time"] == (SHORT, 1.1)
+    claim = "whole filters removed beat single weights removed in memory while training"
+    assert found[claim, "bytes in training"] == (HOLDS, 1.25)
     assert found[f"{beats}inference time", "inference time"] == (HOLDS, pytest.approx(1.2))
     equal = {"accuracy": 0.9, "images": 9, "data": "some"}
     theirs = [row(f"equal-{n}", 1.0, **equal) for n in ("mobilenet_v2", "shufflenet")]

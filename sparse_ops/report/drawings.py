@@ -32,32 +32,33 @@ def figures(found: Evidence) -> list[Figure]:
 
 
 def _accuracy(found: Evidence) -> Iterator[Chart]:
-    """Accuracy against sparsity, a line a method; one figure for each network and data."""
-    groups: dict[tuple[str, str], dict[str, dict[float, list[float]]]] = {}
-    sources: dict[tuple[str, str], list[str]] = {}
+    """Accuracy against sparsity, a line a method; one figure for each network, data and group."""
+    groups: dict[tuple[str, ...], dict[str, dict[float, list[float]]]] = {}
+    sources: dict[tuple[str, ...], list[str]] = {}
     for run in found.trainings:
-        key = run.model, run.data
+        key = run.model, run.data, *([run.group] if run.group else [])
         level = round(run.sparsity, 4)
         values = groups.setdefault(key, {}).setdefault(run.method, {}).setdefault(level, [])
         values.append(100 * run.accuracy)
         sources.setdefault(key, []).append(run.source)
-    for (model, data), methods in groups.items():
+    for key, methods in groups.items():
         series = [
             Series(name, tuple(_mean_point(100 * level, v) for level, v in sorted(levels.items())))
             for name, levels in methods.items()
         ]
         best = max((p[1], s.name, p[0]) for s in series for p in s.points)
         sparsest = max((p[0], p[1], s.name) for s in series for p in s.points)
+        title = ", ".join([" on ".join(key[:2]), *key[2:]])
         yield Chart(
-            f"accuracy-{model}-{data}",
-            f"Accuracy against sparsity: {model} on {data}",
+            f"accuracy-{'-'.join(key)}",
+            f"Accuracy against sparsity: {title}",
             f"Best: {best[0]:.2f} % ({best[1]}, sparsity {best[2]:.1f} %). "
             f"Sparsest: {sparsest[0]:.2f} % removed leaves {sparsest[1]:.2f} % ({sparsest[2]}). "
             "Bars are standard deviations over seeds, where there is more than one.",
             "sparsity, %",
             "top-1, %",
             tuple(series),
-            tuple(dict.fromkeys(sources[model, data])),
+            tuple(dict.fromkeys(sources[key])),
         )
 
 

@@ -10,7 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Training:
-    """One trained network. Accuracy, sparsity: in [0, 1], on test images, of all masked weights."""
+    """One trained network. Accuracy, sparsity: in [0, 1], on test images, of all masked weights.
+
+    Those of one group, of the same network and data, are drawn together.
+    """
 
     source: str
     method: str
@@ -21,6 +24,7 @@ class Training:
     seed: int
     epochs: int
     about: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)

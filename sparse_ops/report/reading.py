@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from sparse_ops.report.evidence import Evidence, History, Layer, Layers, PlanTab
 
 # What a folder of runs may hold; deeper than this nothing is looked for.
 DEPTH = 3
+# What is a number of its own in an experiment's name, a learning rate apart: its level.
+LEVEL = re.compile(r"(?<!rate)-\d+(?:\.\d+)?(?:e-\d+)?x?(?=-|$)")
 
 
 def gather(paths: Iterable[Path]) -> Evidence:
@@ -159,16 +162,19 @@ def _runs(content: dict[str, Any], source: str, found: Evidence) -> None:
     """What `benchmarks.methods` writes."""
     for run in content["runs"]:
         kept = run["kept"] / run["weights"]
+        # An experiment at several levels is one line, not as many of one point.
+        group, _, rest = LEVEL.sub("", run["experiment"], count=1).partition("-")
         found.trainings.append(
             Training(
                 source,
-                run["experiment"],
+                rest or group,
                 run["network"]["name"],
                 run["data"],
                 1 - kept,
                 run["top1"],
                 run["seed"],
                 run["epochs"],
+                group=group,
             )
         )
 

@@ -202,6 +202,31 @@ def test_accuracy_is_the_mean_over_seeds_with_its_spread(runs):
     assert "Sparsest: 99.00 % removed leaves 71.00 % (magnitude)" in chart.said
 
 
+def test_experiments_are_lines_over_their_levels_in_figures_of_their_groups(tmp_path):
+    kept = {"vgg-spred-filter-80": 20, "vgg-spred-filter-40": 60, "vgg-dense": 100}
+    kept |= {"art-98-rate-0.1-l1": 2, "art-99.5-rate-0.1-l1": 1, "sweep-spred-1e-05": 90}
+    common = {"network": {"name": "small_vgg"}, "data": "digits", "weights": 100, "epochs": 6}
+    runs = [
+        common | {"experiment": name, "kept": k, "top1": k / 100, "seed": 0}
+        for name, k in kept.items()
+    ]
+    content = {"machine": MACHINE, "command": "methods", "runs": runs}
+    (tmp_path / "methods.json").write_text(json.dumps(content))
+    drawn = {f.title.rpartition(": ")[2]: f for f in figures(gather([tmp_path]))}
+    assert list(drawn) == [f"small_vgg on digits, {group}" for group in ("vgg", "art", "sweep")]
+    assert len({figure.key for figure in drawn.values()}) == 3
+    points = [
+        {s.name: [(round(p[0]), round(p[1])) for p in s.points] for s in figure.series}
+        for figure in drawn.values()
+    ]
+    assert points == [
+        {"spred-filter": [(40, 60), (80, 20)], "dense": [(0, 100)]},
+        # A learning rate is no level.
+        {"rate-0.1-l1": [(98, 2), (99, 1)]},
+        {"spred": [(10, 90)]},
+    ]
+
+
 def test_the_crossover_to_dense_is_marked_where_it_is(runs):
     (chart,) = [f for f in figures(gather([runs / "sweep"])) if f.key.startswith("latency")]
     # From 1.25 at 50 % to 0.625 at 90 %: 1 at 50 + 40 · 0.25/0.625 = 66.
