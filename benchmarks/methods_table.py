@@ -23,6 +23,10 @@ DATA = {
     "cifar10": "CIFAR-10",
     "images": "HG14 gestures",
 }
+# Blocks that are a figure too: its file beside the page, and what its title has in it.
+PICTURES = {
+    "Patterns and spred on a small VGG, six epochs": ("levels.svg", "fashion-mnist, vgg"),
+}
 
 
 def methods_table(data: dict[str, Any]) -> str:
@@ -42,6 +46,8 @@ def methods_table(data: dict[str, Any]) -> str:
     ]
     for title, names in IN_BLOCK.items():
         lines += ["", f"### {title}", "", *_block(names, runs)]
+        if title in PICTURES:
+            lines += ["", f"![Accuracy against sparsity]({PICTURES[title][0]})"]
     done = [EXPERIMENTS[name] for name in EXPERIMENTS if name in runs]
     return "\n".join([*lines, "", "### Published", "", *_published(done)])
 

@@ -1,4 +1,4 @@
-"""Writes docs/results.md, the README's table and its picture: `python -m benchmarks.readme`.
+"""Writes docs/results.md, the README's table, and pictures: `python -m benchmarks.readme`.
 
 Nothing of it is written by hand: docs/results.md is a section for each file of benchmarks/results
 that is there, and between `<!-- results: highlights -->` and `<!-- end -->` the README has some of
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.claims_table import claims_table
 from benchmarks.ecosystem_table import ecosystem_table, speedups_table
+from benchmarks.methods_table import PICTURES as METHODS_PICTURES
 from benchmarks.methods_table import methods_table
 from sparse_ops._files import replacing
 from sparse_ops.report.drawings import figures
@@ -213,8 +214,12 @@ WHOLE_NETWORKS = (
     ("resnet18", "PSD2_P8", 16),
     ("vgg16", "95%", 16),
 )
-# The figure of the README, and where it is from.
-PICTURE = ROOT / "docs" / "measured.svg", "chains.json", "chain of resnet18-cifar"
+# Figures, by name: which results file of, and what its title there has in it. The first is the
+# README's.
+PICTURES = {
+    "measured.svg": ("chains.json", "chain of resnet18-cifar"),
+    **{name: ("methods.json", words) for name, words in METHODS_PICTURES.values()},
+}
 
 
 def highlights() -> str:
@@ -250,11 +255,10 @@ def highlights() -> str:
     return "\n".join([f"{whole}{where}, one thread, float32:", "", *lines])
 
 
-def picture() -> str:
-    """The README's picture, as SVG."""
-    _, file, group = PICTURE
+def picture(file: str, words: str) -> str:
+    """One figure of a results file, as SVG."""
     drawn = figures(gather([RESULTS / file]))
-    return svg(next(figure for figure in drawn if group in figure.title), alone=True) + "\n"
+    return svg(next(figure for figure in drawn if words in figure.title), alone=True) + "\n"
 
 
 def made() -> dict[Path, str]:
@@ -262,7 +266,8 @@ def made() -> dict[Path, str]:
     readme = ROOT / "README.md"
     block = f"<!-- results: highlights -->\n{highlights()}\n<!-- end -->"
     text = BLOCK.sub(lambda _: block, readme.read_text(encoding="utf-8"))
-    return {readme: text, ROOT / "docs" / "results.md": results_page(), PICTURE[0]: picture()}
+    drawn = {ROOT / "docs" / name: picture(*which) for name, which in PICTURES.items()}
+    return {readme: text, ROOT / "docs" / "results.md": results_page(), **drawn}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from sparse_ops.report.evidence import Evidence, History, Layer, Layers, PlanTab
 
 # What a folder of runs may hold; deeper than this nothing is looked for.
 DEPTH = 3
+PATTERN = re.compile(r"psd?\d+-p\d+")
 # What is a number of its own in an experiment's name, a learning rate apart: its level.
 LEVEL = re.compile(r"(?<!rate)-\d+(?:\.\d+)?(?:e-\d+)?x?(?=-|$)")
 
@@ -162,8 +163,9 @@ def _runs(content: dict[str, Any], source: str, found: Evidence) -> None:
     """What `benchmarks.methods` writes."""
     for run in content["runs"]:
         kept = run["kept"] / run["weights"]
-        # An experiment at several levels is one line, not as many of one point.
-        group, _, rest = LEVEL.sub("", run["experiment"], count=1).partition("-")
+        # An experiment at several levels, or of several patterns, is one line of points.
+        name = PATTERN.sub("patterns", run["experiment"])
+        group, _, rest = LEVEL.sub("", name, count=1).partition("-")
         found.trainings.append(
             Training(
                 source,

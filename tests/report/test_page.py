@@ -204,6 +204,7 @@ def test_accuracy_is_the_mean_over_seeds_with_its_spread(runs):
 
 def test_experiments_are_lines_over_their_levels_in_figures_of_their_groups(tmp_path):
     kept = {"vgg-spred-filter-80": 20, "vgg-spred-filter-40": 60, "vgg-dense": 100}
+    kept |= {"vgg-psd4-p8": 50, "vgg-psd2-p8": 25}
     kept |= {"art-98-rate-0.1-l1": 2, "art-99.5-rate-0.1-l1": 1, "sweep-spred-1e-05": 90}
     common = {"network": {"name": "small_vgg"}, "data": "digits", "weights": 100, "epochs": 6}
     runs = [
@@ -220,7 +221,11 @@ def test_experiments_are_lines_over_their_levels_in_figures_of_their_groups(tmp_
         for figure in drawn.values()
     ]
     assert points == [
-        {"spred-filter": [(40, 60), (80, 20)], "dense": [(0, 100)]},
+        {
+            "spred-filter": [(40, 60), (80, 20)],
+            "dense": [(0, 100)],
+            "patterns": [(50, 50), (75, 25)],
+        },
         # A learning rate is no level.
         {"rate-0.1-l1": [(98, 2), (99, 1)]},
         {"spred": [(10, 90)]},
