@@ -17,7 +17,7 @@ from benchmarks._claim_steps import filters_beside_weights
 from sparse_ops import models
 from sparse_ops.data import Dataset
 from sparse_ops.masks import Masks
-from sparse_ops.patterns import PSD1_P16
+from sparse_ops.patterns import NAMED, PSD1_P16, PSD2_P8, Periodic
 from sparse_ops.report import count_macs
 
 COLOUR, GREY, GESTURE = (3, 32, 32), (1, 28, 28), (3, 128, 128)
@@ -47,12 +47,18 @@ class Case:
     ) = None
 
 
-def as_large_as(macs: int, shape: tuple[int, ...]) -> nn.Module:
-    """ShuffleNet (three groups) with the width whose multiply-accumulates are nearest to `macs`."""
+def as_large_as(make: Callable[..., nn.Module], macs: int, shape: tuple[int, ...]) -> nn.Module:
+    """What `make(in_channels=, width=)` builds of the width whose operations are nearest to `macs`.
+
+    A network of so many multiply-accumulates on one image of the shape, as near as rounding lets.
+    """
     example = torch.zeros(1, *shape)
 
+    def built(width: float) -> nn.Module:
+        return make(in_channels=shape[0], width=width)
+
     def off(width: float) -> int:
-        return _macs(_shuffle(width, shape), example) - macs
+        return _macs(built(width), example) - macs
 
     # As the square of the width, but for what rounding does and the stem that stays.
     low = 0.9 * (macs / (off(1.0) + macs)) ** 0.5
@@ -60,24 +66,19 @@ def as_large_as(macs: int, shape: tuple[int, ...]) -> nn.Module:
     for _ in range(7):
         middle = (low + high) / 2
         low, high = (middle, high) if off(middle) < 0 else (low, middle)
-    width = min((low, high), key=lambda w: abs(off(w)))
-    return _shuffle(width, shape)
-
-
-def _shuffle(width: float, shape: tuple[int, ...]) -> nn.Module:
-    return models.shufflenet_v1(in_channels=shape[0], width=width)
+    return built(min((low, high), key=lambda w: abs(off(w))))
 
 
 def _macs(model: nn.Module, example: Tensor) -> int:
     return sum(layer.dense for layer in count_macs(model.eval(), example))
 
 
-def equal_shufflenet() -> nn.Module:
-    """As many multiply-accumulates as ResNet18 keeps under PSD1_P16, on grey images of 28×28."""
+def as_large_as_resnet18(make: Callable[..., nn.Module], pattern: Periodic) -> nn.Module:
+    """Of as many operations as ResNet18 keeps under the pattern, on grey images of 28×28."""
     resnet, example = models.resnet18(in_channels=1), torch.zeros(1, *GREY)
-    masks_.on_pattern(PSD1_P16)(resnet, example)
+    masks_.on_pattern(pattern)(resnet, example)
     kept = sum(layer.kept for layer in count_macs(resnet.eval(), example))
-    return as_large_as(kept, GREY)
+    return as_large_as(make, kept, GREY)
 
 
 # name -> what builds it, and what one of its images is. A test puts small ones here.
@@ -93,10 +94,20 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobilenet_v2-gestures": (partial(models.mobilenet_v2, 14, variant="imagenet"), GESTURE),
     "resnet18-grey": (partial(models.resnet18, in_channels=1), GREY),
     "mobilenet_v2-grey": (partial(models.mobilenet_v2, in_channels=1), GREY),
-    "shufflenet-grey": (equal_shufflenet, GREY),
+    "shufflenet-grey": (partial(as_large_as_resnet18, models.shufflenet_v1, PSD1_P16), GREY),
+    "mobilenet_v2-wide-grey": (
+        partial(as_large_as_resnet18, models.mobilenet_v2, PSD2_P8),
+        GREY,
+    ),
+    "shufflenet-wide-grey": (partial(as_large_as_resnet18, models.shufflenet_v1, PSD2_P8), GREY),
 }
 
 ERK = "random, layer densities by ERK: the trained masks are not published"
+# Dense networks that are as large as ResNet18 under a pattern. MobileNetV2 has about as many
+# operations as under PSD1_P16 as it is, and is compared as it is, as published.
+EQUALS = ("mobilenet_v2", "shufflenet")
+# What names of cases have in them -> the pattern of ResNet18.
+WIDTHS = {"": "PSD1_P16", "-wide": "PSD2_P8"}
 # What a step of training takes is the same at all levels, and is measured with this one.
 STEPS_WITH = "levels-weight-80"
 SPRED = "by spred on Fashion-MNIST, {mode}s removed after training with {optimizer}"
@@ -148,13 +159,18 @@ def _cases() -> dict[str, Case]:
                     (16,),
                     train=_spred(mode, optimizer, level),
                 )
-    for name, pattern in (("resnet18", PSD1_P16), ("mobilenet_v2", None), ("shufflenet", None)):
-        found[f"equal-{name}"] = Case(
-            f"{name}-grey",
-            "PSD1_P16, trained on Fashion-MNIST" if pattern else "none: trained dense",
-            (1, 16),
-            train=_predefined(pattern, f"equal-{name}"),
+    for wide, pattern in WIDTHS.items():
+        found[f"equal{wide}-resnet18"] = Case(
+            "resnet18-grey",
+            f"{pattern}, trained on Fashion-MNIST",
+            train=_predefined(NAMED[pattern], f"equal{wide}-resnet18"),
         )
+        for name in EQUALS:
+            found[f"equal{wide}-{name}"] = Case(
+                f"{name}{wide}-grey",
+                "none: trained dense",
+                train=_predefined(None, f"equal{wide}-{name}"),
+            )
     return found
 
 

@@ -5,7 +5,7 @@ from functools import cache
 from statistics import mean
 from typing import Any
 
-from benchmarks._claim_cases import STEPS_WITH
+from benchmarks._claim_cases import EQUALS, STEPS_WITH, WIDTHS
 from benchmarks._claim_finding import (
     HOLDS,
     NOT_HERE,
@@ -64,26 +64,28 @@ def _psconv(rows: Rows) -> Iterator[Finding]:
 
 
 def _equal_flops(rows: Rows) -> Iterator[Finding]:
-    for key, ours in _of(rows, "equal-resnet18"):
-        for other in ("mobilenet_v2", "shufflenet"):
-            theirs = rows.get(f"equal-{other}@{ours['batch']}")
-            if theirs is None:
-                continue
-            keys = (key, f"equal-{other}@{ours['batch']}")
-            macs = f"{ours['kept_macs'] / 1e6:.1f} M against {theirs['kept_macs'] / 1e6:.1f} M MACs"
-            trained = _learned(ours)
-            claim = f"ResNet18 under PSD1_P16 is more accurate than {other} of as many operations"
-            points = 100 * (ours["accuracy"] - theirs["accuracy"])
-            if ours["batch"] == 1:
-                yield order_finding(
-                    PSCONV, claim, "accuracy", "points", points, f"{macs}; {trained}", keys
-                )
-            ratio = theirs["packed_ms"] / ours["packed_ms"]
-            claim = f"ResNet18 under PSD1_P16 needs no longer than {other} of as many operations"
-            why = f"batch {ours['batch']}: {ours['packed_ms']:.2f} and {theirs['packed_ms']:.2f} ms"
-            yield order_finding(
-                PSCONV, claim, "time", "×", ratio, f"{why}; {macs}", keys, equal=1.0
-            )
+    for wide, pattern in WIDTHS.items():
+        for key, ours in _of(rows, f"equal{wide}-resnet18"):
+            for other in EQUALS:
+                theirs = f"equal{wide}-{other}@{ours['batch']}"
+                if theirs in rows:
+                    yield from _beside_dense(f"ResNet18 under {pattern}", other, rows, key, theirs)
+
+
+def _beside_dense(name: str, other: str, rows: Rows, mine: str, others: str) -> Iterator[Finding]:
+    """A sparse network beside a dense one that is as large: accuracy once, time at each batch."""
+    ours, theirs, keys = rows[mine], rows[others], (mine, others)
+    macs = f"{ours['kept_macs'] / 1e6:.1f} M against {theirs['kept_macs'] / 1e6:.1f} M MACs"
+    equal = f"{other} of about as many operations"
+    if ours["batch"] == 1:
+        points = 100 * (ours["accuracy"] - theirs["accuracy"])
+        claim, why = f"{name} is more accurate than {equal}", f"{macs}; {_learned(ours)}"
+        yield order_finding(PSCONV, claim, "accuracy", "points", points, why, keys)
+    ratio = theirs["packed_ms"] / ours["packed_ms"]
+    why = f"batch {ours['batch']}: {ours['packed_ms']:.2f} and {theirs['packed_ms']:.2f} ms; {macs}"
+    yield order_finding(
+        PSCONV, f"{name} needs no longer than {equal}", "time", "×", ratio, why, keys, equal=1.0
+    )
 
 
 def _levels(rows: Rows) -> Iterator[Finding]:
@@ -238,11 +240,24 @@ def _learned(row: dict[str, Any]) -> str:
 
 
 def _sabr(rows: Rows) -> Iterator[Finding]:
-    for network, fewer in (("vgg11", 0.9372), ("mobilenet_v2", 0.8534)):
+    for network, gone, fewer in (("vgg11", 0.9766, 0.9372), ("mobilenet_v2", 0.9561, 0.8534)):
         for key, row in _of(rows, f"sabr-{network}"):
+            claim = f"{network} on gestures keeps {1 - gone:.2%} of its weights"
+            yield from _smaller(SABR, claim, 1 / (1 - gone), key, row)
             claim = f"{network} on gestures does {fewer:.2%} fewer operations"
             yield factor_finding(SABR, claim, "operations", 1 / (1 - fewer), row["ideal"], key)
             yield time_finding(SABR, claim, 1 / (1 - fewer), key, row)
+
+
+def _smaller(
+    source: str, claim: str, factor: float, key: str, row: dict[str, Any]
+) -> Iterator[Finding]:
+    """By how much a network is smaller: in weights, as is claimed, and as a file."""
+    yield factor_finding(source, claim, "weights", factor, row["weights"] / row["kept"], key)
+    sizes = row["bytes"]
+    disk = sizes["dense_disk"] / sizes["packed_disk"]
+    why = f"{sizes['dense_disk']:,} to {sizes['packed_disk']:,} bytes: indices take room"
+    yield factor_finding(source, claim, "bytes on disk", factor, disk, key, why)
 
 
 def _hypersparse(rows: Rows) -> Iterator[Finding]:
@@ -261,14 +276,7 @@ def _gsm(rows: Rows) -> Iterator[Finding]:
         claim = f"{network} is {factor}× smaller"
         for number, (key, row) in enumerate(_of(rows, f"gsm-{case}")):
             if number == 0:
-                sizes = row["bytes"]
-                disk = sizes["dense_disk"] / sizes["packed_disk"]
-                why = (
-                    f"{sizes['dense_disk']:,} to {sizes['packed_disk']:,} bytes: indices take room"
-                )
-                weights = row["weights"] / row["kept"]
-                yield factor_finding(GSM, claim, "weights", float(factor), weights, key)
-                yield factor_finding(GSM, claim, "bytes on disk", float(factor), disk, key, why)
+                yield from _smaller(GSM, claim, float(factor), key, row)
             yield time_finding(GSM, claim, float(factor), key, row)
 
 

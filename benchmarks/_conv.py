@@ -25,9 +25,11 @@ def packed_forms(
     run: Call, x: Tensor, weight: Any, bias: Tensor | None, layer: Conv, backend: str
 ) -> dict[str, Callable[[], Tensor]]:
     """form -> a call of a packed convolution, in either layout of its images."""
-    steps = layer.stride, layer.kernel // 2
+    # Patterns and channels know no groups.
+    grouped = {"groups": layer.groups} if layer.groups > 1 else {}
+    steps = layer.stride, layer.padding
     return {
-        form: partial(run, given, weight, bias, *steps, backend=backend)
+        form: partial(run, given, weight, bias, *steps, backend=backend, **grouped)
         for form, given in layouts(x).items()
     }
 
@@ -45,7 +47,7 @@ def race_conv(
 ) -> None:
     """Packs a random weight with the mask and races the backend against the dense forms."""
     place, generator = race.place, torch.Generator().manual_seed(0)
-    padding = layer.kernel // 2
+    padding = layer.padding
     x = place.put(torch.randn(batch, layer.channels, layer.size, layer.size, generator=generator))
     weight = place.put(torch.randn(mask.shape, generator=generator) * mask)
     bias = place.bias(layer.filters, generator)

@@ -1,8 +1,9 @@
 """All sparse layers of a network one after the other, each as often as the network has it.
 
-The sum that a whole network gains from its 3×3 convolutions (MobileNetV2: its 1×1): both sides run
-every layer, alone, in the form that is fastest for it. What lies between layers is not in it;
-`sparse-ops bench` and `sparse-ops claims` measure whole networks.
+The sum that a whole network gains from its 3×3 convolutions (MobileNetV2 and ShuffleNet: its 1×1;
+LeNet: all but the first, and the linear layers): both sides run every layer, alone, in the form
+that is fastest for it. What lies between layers is not in it; `sparse-ops bench` and
+`sparse-ops claims` measure whole networks.
 """
 
 from collections.abc import Callable
@@ -15,20 +16,25 @@ from torch.nn import functional as F
 from benchmarks._conv import packed_forms
 from benchmarks.bench_channel_pruned_conv2d import evenly
 from benchmarks.conftest import fastest
-from benchmarks.dense import conv2d_forms
+from benchmarks.dense import conv2d_forms, linear_forms
 from benchmarks.layers import (
+    LENET5,
+    LENET300,
     MOBILENET_V2_CIFAR,
+    MOBILENET_V2_GESTURES,
     RESNET18_CIFAR,
     RESNET18_IMAGENET,
     RESNET32_CIFAR,
     RESNET56_CIFAR,
+    SHUFFLENET_CIFAR,
     VGG11_GESTURES,
     VGG16_CIFAR,
     VGG19_CIFAR,
     Conv,
+    Linear,
 )
 from sparse_ops.formats import ChannelPrunedWeight, CSRWeight, PeriodicWeight
-from sparse_ops.functional import channel_pruned_conv2d, csr_conv2d, periodic_conv2d
+from sparse_ops.functional import channel_pruned_conv2d, csr_conv2d, csr_linear, periodic_conv2d
 from sparse_ops.patterns import NAMED, Channels
 from sparse_ops.planning.measure import denormals_flushed
 
@@ -45,6 +51,10 @@ NETWORKS = {
         RESNET32_CIFAR,
         RESNET56_CIFAR,
         MOBILENET_V2_CIFAR,
+        MOBILENET_V2_GESTURES,
+        SHUFFLENET_CIFAR,
+        LENET5,
+        LENET300,
     )
 }
 KINDS = {
@@ -61,27 +71,36 @@ WHAT = [
     ("channels", "50% removed"),
     ("channels", "80% removed"),
 ]
+
+
+def takes(kind: str, layer: Conv | Linear) -> bool:
+    """Whether there is a format of the kind for the layer: the patterns are for kernels of 3×3."""
+    if kind == "csr":
+        return True
+    ungrouped = isinstance(layer, Conv) and layer.groups == 1
+    return ungrouped and (kind != "periodic" or layer.kernel == 3)
+
+
 SHOWN = [("resnet18-cifar", kind, what, batch) for kind, what in WHAT for batch in (1, 16)]
 FULL = [
     (network, kind, what, batch)
     for network in NETWORKS
     for kind, what in WHAT
     for batch in (1, 16, 64)
-    if (network, kind, what, batch) not in SHOWN
-    # The patterns are for kernels of 3×3.
-    and (kind != "periodic" or NETWORKS[network][0].kernel == 3)
+    if (network, kind, what, batch) not in SHOWN and all(takes(kind, l) for l in NETWORKS[network])
 ]
 
 
-def mask_of(kind: str, what: str, layer: Conv, generator: torch.Generator) -> Tensor:
+def mask_of(kind: str, what: str, layer: Conv | Linear, generator: torch.Generator) -> Tensor:
     """The layer's mask: a named pattern, a sparsity, or a part of the channels removed."""
-    shape = (layer.filters, layer.channels, layer.kernel, layer.kernel)
+    shape = layer.shape
     if kind == "periodic":
         return NAMED[what].mask(shape)
     part = float(what.split("%")[0]) / 100
     if kind == "csr":
         return torch.rand(shape, generator=generator) >= part
-    return Channels(evenly(layer.filters, part), evenly(layer.channels, part)).mask(shape)
+    filters, channels = shape[:2]
+    return Channels(evenly(filters, part), evenly(channels, part)).mask(shape)
 
 
 def in_turn(calls: list[Call]) -> Call:
@@ -95,35 +114,55 @@ def in_turn(calls: list[Call]) -> Call:
     return run
 
 
+def sides(
+    kind: str, what: str, layer: Conv | Linear, batch: int, generator: torch.Generator
+) -> tuple[Call, Call, Tensor, Tensor, int]:
+    """(dense, packed) calls of a layer, each in its fastest form; the mask, the float64 result, and
+    how many elements the packed one moves.
+
+    Raises:
+        AssertionError: a packed form is off by more than 1e-4 of the largest output.
+    """
+    mask = mask_of(kind, what, layer, generator)
+    weight = torch.randn(mask.shape, generator=generator) * mask
+    bias = torch.randn(len(weight), generator=generator)
+    if isinstance(layer, Linear):
+        x = torch.randn(batch, layer.in_features, generator=generator)
+        exact = F.linear(x.double(), weight.double(), bias.double())
+        packed = CSRWeight.pack(weight, mask)
+        ours: dict[str, Call] = {"rows": lambda: csr_linear(x, packed, bias)}
+        theirs = linear_forms(x, weight, bias)
+    else:
+        x = torch.randn(batch, layer.channels, layer.size, layer.size, generator=generator)
+        steps = layer.stride, layer.padding
+        exact = F.conv2d(x.double(), weight.double(), bias.double(), *steps, groups=layer.groups)
+        run, form = KINDS[kind]
+        ours = packed_forms(run, x, form.pack(weight, mask), bias, layer, "auto")
+        theirs = conv2d_forms(x, weight, bias, *steps, groups=layer.groups)
+    for call in ours.values():
+        assert (call().double() - exact).abs().max() < 1e-4 * exact.abs().max(), layer
+    moved = x.numel() + exact.numel() + int(mask.sum())
+    return theirs[fastest(theirs)], ours[fastest(ours)], mask, exact, moved
+
+
 @pytest.mark.parametrize(
     ("network", "kind", "what", "batch"),
     SHOWN + [pytest.param(*case, marks=pytest.mark.full) for case in FULL],
 )
 def bench_models(race, network, kind, what, batch):
     generator = torch.Generator().manual_seed(0)
-    run, form = KINDS[kind]
     dense: list[Call] = []
     packed: list[Call] = []
-    kept = weights = macs = moved = 0
+    kept = weights = macs = bytes_moved = 0
     for layer in NETWORKS[network]:
-        mask = mask_of(kind, what, layer, generator)
-        padding = layer.kernel // 2
-        x = torch.randn(batch, layer.channels, layer.size, layer.size, generator=generator)
-        weight = torch.randn(mask.shape, generator=generator) * mask
-        bias = torch.randn(layer.filters, generator=generator)
-        exact = F.conv2d(x.double(), weight.double(), bias.double(), layer.stride, padding)
         with torch.inference_mode(), denormals_flushed():
-            ours = packed_forms(run, x, form.pack(weight, mask), bias, layer, "auto")
-            for call in ours.values():
-                assert (call().double() - exact).abs().max() < 1e-4 * exact.abs().max(), layer
-            theirs = conv2d_forms(x, weight, bias, layer.stride, padding)
-            packed += [ours[fastest(ours)]] * layer.times
-            dense += [theirs[fastest(theirs)]] * layer.times
-        density = mask.float().mean().item()
+            theirs, ours, mask, exact, moved = sides(kind, what, layer, batch, generator)
+        dense += [theirs] * layer.times
+        packed += [ours] * layer.times
         kept += int(mask.sum()) * layer.times
         weights += mask.numel() * layer.times
-        macs += layer.times * layer.macs * batch * density
-        moved += layer.times * 4 * (x.numel() + exact.numel() + int(mask.sum()))
+        macs += layer.times * layer.macs * batch * mask.float().mean().item()
+        bytes_moved += layer.times * 4 * moved
     total = sum(layer.macs * layer.times for layer in NETWORKS[network]) * batch
     race(
         {
@@ -140,5 +179,5 @@ def bench_models(race, network, kind, what, batch):
         {"each its fastest": in_turn(packed)},
         exact,
         int(macs),
-        moved,
+        bytes_moved,
     )

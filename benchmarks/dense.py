@@ -21,25 +21,26 @@ def conv2d_runs(
     stride: int,
     padding: int,
     activation: str = "none",
+    groups: int = 1,
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """form -> what convolves an x of the example's shape, for those that run here; `eager` takes it
     as it is, the others in channels_last. The activation after it is "none" or "relu".
     """
 
     def plain(x: Tensor) -> Tensor:
-        y = F.conv2d(x, weight, bias, stride, padding)
+        y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
         return y if activation == "none" else y.relu_()
 
     runs = {"eager": plain, "channels_last": plain}
     s, p = [stride, stride], [padding, padding]
     try:
         packed = torch.ops.mkldnn._reorder_convolution_weight(
-            weight, p, s, [1, 1], 1, list(example.shape)
+            weight, p, s, [1, 1], groups, list(example.shape)
         )
 
         def prepacked(x: Tensor) -> Tensor:
             return torch.ops.mkldnn._convolution_pointwise(
-                x, packed, bias, p, s, [1, 1], 1, activation, [], ""
+                x, packed, bias, p, s, [1, 1], groups, activation, [], ""
             )
 
         last = example.contiguous(memory_format=torch.channels_last)
@@ -57,10 +58,11 @@ def conv2d_forms(
     stride: int,
     padding: int,
     activation: str = "none",
+    groups: int = 1,
 ) -> dict[str, Call]:
     """form -> a call of the convolution, for those that run here; see `conv2d_runs`."""
     last = x.contiguous(memory_format=torch.channels_last)
-    runs = conv2d_runs(x, weight, bias, stride, padding, activation)
+    runs = conv2d_runs(x, weight, bias, stride, padding, activation, groups)
     return {form: partial(run, x if form == "eager" else last) for form, run in runs.items()}
 
 

@@ -1,10 +1,15 @@
 """The shapes of real layers, by network: what the operators' benchmarks run on."""
 
+import math
 from typing import NamedTuple
 
 
 class Conv(NamedTuple):
-    """A convolution (channels -> filters, kernel, stride) on maps of size × size, and how often."""
+    """A convolution (channels -> filters, kernel, stride) on maps of size × size, and how often.
+
+    Attributes:
+        given: its padding; None: what leaves maps of stride 1 as large as they are.
+    """
 
     network: str
     channels: int
@@ -13,15 +18,26 @@ class Conv(NamedTuple):
     kernel: int = 3
     stride: int = 1
     times: int = 1
+    groups: int = 1
+    given: int | None = None
+
+    @property
+    def padding(self) -> int:
+        return self.kernel // 2 if self.given is None else self.given
 
     @property
     def out(self) -> int:
-        return (self.size - 1) // self.stride + 1
+        return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of its weight."""
+        return self.filters, self.channels // self.groups, self.kernel, self.kernel
 
     @property
     def macs(self) -> int:
         """Dense multiply-accumulates of one image."""
-        return self.channels * self.filters * self.kernel**2 * self.out**2
+        return math.prod(self.shape) * self.out**2
 
     @property
     def label(self) -> str:
@@ -35,6 +51,17 @@ class Linear(NamedTuple):
     network: str
     in_features: int
     out_features: int
+    times: int = 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of its weight."""
+        return self.out_features, self.in_features
+
+    @property
+    def macs(self) -> int:
+        """Dense multiply-accumulates of one image."""
+        return math.prod(self.shape)
 
     @property
     def label(self) -> str:
@@ -137,6 +164,63 @@ MOBILENET_V2_CIFAR = [
         (160, 320, 4, 1),
         (320, 1280, 4, 1),
     )
+]
+
+# SABR's other network for gestures, 128×128; here too the 1×1 convolutions.
+MOBILENET_V2_GESTURES = [
+    Conv("mobilenet_v2-gestures", channels, filters, size, kernel=1, times=times)
+    for channels, filters, size, times in (
+        (32, 16, 64, 1),
+        (16, 96, 64, 1),
+        (96, 24, 32, 1),
+        (24, 144, 32, 2),
+        (144, 24, 32, 1),
+        (144, 32, 16, 1),
+        (32, 192, 16, 3),
+        (192, 32, 16, 2),
+        (192, 64, 8, 1),
+        (64, 384, 8, 4),
+        (384, 64, 8, 3),
+        (384, 96, 8, 1),
+        (96, 576, 8, 3),
+        (576, 96, 8, 2),
+        (576, 160, 4, 1),
+        (160, 960, 4, 3),
+        (960, 160, 4, 2),
+        (960, 320, 4, 1),
+        (320, 1280, 4, 1),
+    )
+]
+
+# Of three groups, 32×32; 1×1 again, all but the first grouped.
+SHUFFLENET_CIFAR = [
+    Conv("shufflenet-cifar", channels, filters, size, kernel=1, times=times, groups=groups)
+    for channels, filters, size, times, groups in (
+        (24, 60, 32, 1, 1),
+        (60, 216, 16, 1, 3),
+        (240, 60, 16, 3, 3),
+        (60, 240, 16, 3, 3),
+        (240, 120, 16, 1, 3),
+        (120, 240, 8, 1, 3),
+        (480, 120, 8, 7, 3),
+        (120, 480, 8, 7, 3),
+        (480, 240, 8, 1, 3),
+        (240, 480, 4, 1, 3),
+        (960, 240, 4, 3, 3),
+        (240, 960, 4, 3, 3),
+    )
+]
+
+# All that is sparse in them; their last layers are too small to gain.
+LENET5 = [
+    Conv("lenet5", 20, 50, 12, kernel=5, given=0),
+    Linear("lenet5", 800, 500),
+    Linear("lenet5", 500, 10),
+]
+LENET300 = [
+    Linear("lenet300", 784, 300),
+    Linear("lenet300", 300, 100),
+    Linear("lenet300", 100, 10),
 ]
 
 LINEARS = [
