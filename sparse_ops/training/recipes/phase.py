@@ -124,7 +124,8 @@ class Phase:
             there = ", ".join(["sgd", *OPTIMIZERS])
             raise ValueError(f"there is no optimizer {self.optimizer!r}; there are {there}")
         if sgd := sorted({"momentum", "nesterov"} & set(given)):
-            raise ValueError(f"{self.optimizer} takes {', '.join(OPTIMIZER_SETTINGS)}, not {sgd}")
+            takes, not_these = ", ".join(OPTIMIZER_SETTINGS), ", ".join(sgd)
+            raise ValueError(f"{self.name}: {self.optimizer} takes {takes}, not {not_these}")
         settings = {key: given.pop(key) for key in OPTIMIZER_SETTINGS if key in given}
         make: MakeOptimizer = partial(OPTIMIZERS[self.optimizer], **settings)
         return given | {"optimizer": make}
