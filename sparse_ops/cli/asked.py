@@ -39,6 +39,7 @@ class Asked:
     lr: float | None
     optimizer: str | None
     schedule: str | None
+    evaluate_every: int | None
     batch_size: int | None
     amp: str | None
     seed: int
@@ -126,6 +127,8 @@ def prepared(asked: Asked) -> Prepared:
         recipe = recipes.with_optimizer(recipe, asked.optimizer, asked.given)
     if asked.schedule is not None:
         recipe = recipes.with_schedule(recipe, asked.schedule, asked.given)
+    if asked.evaluate_every is not None:
+        recipe = recipes.with_evaluation(recipe, asked.evaluate_every, asked.given)
     if asked.start is not None:
         if asked.recipe is not None:
             recipe = recipes.started(recipe)

@@ -1,4 +1,4 @@
-"""A recipe with another optimizer, another schedule, or weights to begin with.
+"""A recipe with another optimizer or schedule, fewer evaluations, or weights to begin with.
 
 What is changed in all phases is left alone where it was given for one: `given` has the dotted keys
 of that, as `read` takes them.
@@ -80,6 +80,23 @@ def with_schedule(recipe: Recipe, name: str, given: Collection[str] = ()) -> Rec
         if name in ("cosine", "multi-step") and "warm_up" in phase.schedule:
             schedule |= {"warm_up": phase.schedule["warm_up"]}
         return replace(phase, schedule=schedule | kept)
+
+    return _changed(recipe, changed)
+
+
+def with_evaluation(recipe: Recipe, every: int, given: Collection[str] = ()) -> Recipe:
+    """All phases with the images held out looked at after each `every`-th epoch, and the last.
+
+    Raises:
+        ValueError: nothing is held out, or something in a phase watches each epoch.
+    """
+    if every > 1 and "validation" not in recipe.data:
+        raise ValueError("evaluate_every needs data.validation to evaluate")
+
+    def changed(phase: Phase) -> Phase:
+        if "evaluate_every" in _said_of(phase, given):
+            return phase
+        return replace(phase, fit=phase.fit | {"evaluate_every": every})
 
     return _changed(recipe, changed)
 
