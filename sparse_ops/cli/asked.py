@@ -39,6 +39,7 @@ class Asked:
     lr: float | None
     optimizer: str | None
     schedule: str | None
+    evaluate_every: int | None
     batch_size: int | None
     amp: str | None
     seed: int
@@ -75,6 +76,12 @@ class Asked:
         }
         found = {key: value for key, value in given.items() if value is not None}
         return found | overrides_of(option for option in self.more if _dotted(option))
+
+    @property
+    def given(self) -> set[str]:
+        """Dotted keys of what options for all phases leave alone."""
+        rate = set() if self.lr is None else {f"{self.method}.lr"}
+        return rate | set(self.overrides)
 
 
 @dataclass(frozen=True)
@@ -117,9 +124,11 @@ def prepared(asked: Asked) -> Prepared:
     else:
         recipe, data, model = _planned(asked)
     if asked.optimizer is not None:
-        recipe = recipes.with_optimizer(recipe, asked.optimizer)
+        recipe = recipes.with_optimizer(recipe, asked.optimizer, asked.given)
     if asked.schedule is not None:
-        recipe = recipes.with_schedule(recipe, asked.schedule)
+        recipe = recipes.with_schedule(recipe, asked.schedule, asked.given)
+    if asked.evaluate_every is not None:
+        recipe = recipes.with_evaluation(recipe, asked.evaluate_every, asked.given)
     if asked.start is not None:
         if asked.recipe is not None:
             recipe = recipes.started(recipe)

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from sparse_ops.cli.errors import UserError
+from sparse_ops.cli.training_result import LAST
 
-# As in the tables of papers that report the mean of the last evaluations.
-LAST = 10
 # What else would be too wide for a terminal.
 SHORT = {"examples_per_second": "per s", "validation_loss": "held-out loss", "sparsity": "zeros"}
 
@@ -64,7 +63,7 @@ def ending(columns: dict[str, list[Any]]) -> str:
         best = max(top1)
         number = columns["epoch"][columns["top1"].index(best)]
         words.append(
-            f"validation top-1 {top1[-1]:.2%}, mean of the last {len(top1[-LAST:])} "
+            f"validation top-1 {top1[-1]:.2%}, mean of the last {len(top1[-LAST:])} evaluations "
             f"{mean(top1[-LAST:]):.2%}, best {best:.2%} after epoch {number:.0f}"
         )
     rate = [v for v in columns.get("examples_per_second", ()) if v is not None]

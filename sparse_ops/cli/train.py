@@ -61,6 +61,10 @@ def train(
         float | None,
         typer.Option(help="Fraction of the training images to hold out and watch, as SABR does."),
     ] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(help="Look at them after each so many epochs, and the last; default: each."),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(help="Passes over the images, of all phases of --method; default: 30."),
@@ -120,6 +124,7 @@ def train(
         lr=lr,
         optimizer=optimizer,
         schedule=schedule,
+        evaluate_every=evaluate_every,
         batch_size=batch_size,
         amp=amp,
         seed=seed,

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from sparse_ops.cli.asked import Asked, Prepared
     from sparse_ops.training.recipes import PhaseOutcome, Recipe
 
+# As in the tables of papers that report the mean of the last evaluations.
+LAST = 10
+
 
 @dataclass(frozen=True)
 class PhaseRun:
@@ -20,7 +23,8 @@ class PhaseRun:
         uncut_top1: before the cut at the end of the phase; None where nothing was removed then.
         best_epoch, best_validation: the epoch that was best on the images held out, and its top-1
             there; None where none are.
-        last_ten_validation: mean top-1 there after the last ten epochs, or as many as there were.
+        last_ten_validation: mean top-1 there of the last ten evaluations, or as many as there were.
+        last_ten_count: how many that is.
         findings: what the method has to report.
         history: what there is to say of each epoch.
     """
@@ -38,6 +42,7 @@ class PhaseRun:
     best_epoch: int | None
     best_validation: float | None
     last_ten_validation: float | None
+    last_ten_count: int
     findings: dict[str, Any]
     history: tuple[dict[str, Any], ...]
 
@@ -220,7 +225,8 @@ def _phase_run(outcome: "PhaseOutcome") -> PhaseRun:
         seconds=outcome.seconds,
         best_epoch=None if best is None else best.epoch,
         best_validation=None if best is None else best.top1,
-        last_ten_validation=None if best is None else outcome.history.mean_top1(10),
+        last_ten_validation=None if best is None else outcome.history.mean_top1(LAST),
+        last_ten_count=min(LAST, outcome.history.evaluations),
         findings=outcome.findings,
         history=tuple(asdict(row) for row in outcome.history.rows),
     )

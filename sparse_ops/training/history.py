@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparse_ops._files import replacing
+from sparse_ops.training.evaluation import Evaluation
 from sparse_ops.training.method import Epoch
 
 
@@ -20,7 +21,8 @@ class Row:
         loss, accuracy, lr: as in `Epoch`.
         seconds: of its steps; the evaluation after them is not counted.
         examples_per_second: learned from, by all processes together.
-        top1, top5, validation_loss: on the validation data after the epoch; None without such.
+        top1, top5, validation_loss: on the validation data after the epoch; None without such, and
+            where they were not evaluated.
         sparsity: fraction of the weights of Conv2d and Linear that are below 1e-5 in size, before
             the method does what it does at the end of an epoch.
         figures: what the method has to say of the epoch; a column each in a CSV file.
@@ -50,7 +52,6 @@ class History:
     rows: list[Row] = field(default_factory=list)
 
     def add(self, epoch: Epoch, seconds: float, examples: int, sparsity: float) -> None:
-        found = epoch.validation
         self.rows.append(
             Row(
                 epoch.number,
@@ -59,11 +60,16 @@ class History:
                 epoch.lr,
                 seconds,
                 examples / max(seconds, 1e-9),
-                None if found is None else found.top1,
-                None if found is None else found.top5,
-                None if found is None else found.loss,
-                sparsity,
+                sparsity=sparsity,
             )
+        )
+        if epoch.validation is not None:
+            self.note_validation(epoch.validation)
+
+    def note_validation(self, found: Evaluation) -> None:
+        """Adds what an evaluation found to the last epoch."""
+        self.rows[-1] = replace(
+            self.rows[-1], top1=found.top1, top5=found.top5, validation_loss=found.loss
         )
 
     def note(self, figures: dict[str, float | str]) -> None:
@@ -85,15 +91,20 @@ class History:
         rows = [row for row in self.rows if row.epoch > after and row.top1 is not None]
         return max(rows, key=lambda row: row.top1 or 0.0, default=None)
 
+    @property
+    def evaluations(self) -> int:
+        """After how many epochs there was one."""
+        return sum(row.top1 is not None for row in self.rows)
+
     def mean_top1(self, count: int = 10) -> float:
-        """Mean validation top-1 of the last `count` epochs, which some papers report.
+        """Mean validation top-1 of the last `count` evaluations, which some papers report.
 
         Raises:
             ValueError: there has been no evaluation.
         """
-        found = [row.top1 for row in self.rows[-count:] if row.top1 is not None]
+        found = [row.top1 for row in self.rows if row.top1 is not None][-count:]
         if not found:
-            raise ValueError("there has been no evaluation in the last epochs")
+            raise ValueError("there has been no evaluation")
         return sum(found) / len(found)
 
     def mean_loss(self, count: int = 10) -> float:

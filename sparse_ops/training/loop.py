@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from sparse_ops.training.checkpoint import Run
 from sparse_ops.training.distribution import Joint, World
 from sparse_ops.training.evaluation import BatchSource, as_batches, device_of
 from sparse_ops.training.history import History, Logs
-from sparse_ops.training.method import Epoch, SparsityMethod
+from sparse_ops.training.method import Epoch, SparsityMethod, refuses_gaps
 from sparse_ops.training.optimizers import MakeOptimizer, build_optimizer
-from sparse_ops.training.passes import Criterion, one_epoch
+from sparse_ops.training.passes import Criterion, evaluated, one_epoch
 from sparse_ops.training.precision import Precision
 from sparse_ops.training.progress import bar
 from sparse_ops.training.schedules import Course, Plateau, Schedule
@@ -43,6 +44,7 @@ def fit(
     clip: float | None = None,
     amp: str | torch.dtype | None = None,
     validation: Split | BatchSource | None = None,
+    evaluate_every: int = 1,
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     history: History | None = None,
@@ -84,6 +86,8 @@ def fit(
             them.
         amp: "bfloat16" or, on CUDA devices, "float16": what the forward pass is computed in.
         validation: what to evaluate on after each epoch, for `on_epoch` and the method.
+        evaluate_every: after each so many epochs instead, and after the last; not for SABR and a
+            Plateau, which watch each.
         seed: of the order of a split's images, and of what torch draws in the model. Torch's own
             random state is afterwards what it was before.
         checkpoint: a file that is written after each epoch. If it is there, the run goes on from
@@ -111,6 +115,10 @@ def fit(
         raise ValueError(f"epochs must be 0 or more, got {epochs}")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip must be above 0, got {clip}")
+    if why := refuses_gaps(evaluate_every, method, schedule):
+        raise ValueError(why)
+    if evaluate_every > 1 and validation is None:
+        raise ValueError(f"evaluate_every is {evaluate_every}, and there is no validation")
     device, world = device_of(model), World.now()
     precision = Precision(amp, device)
     if isinstance(schedule, Plateau):
@@ -174,10 +182,16 @@ def fit(
         try:
             with bar(progress and first, title or type(method).__name__, total, run.step) as shown:
                 while run.epoch < epochs and not run.finished:
-                    epoch = one_epoch(
-                        run, joint(), criterion, clip, epochs, length, validation, shown
-                    )
+                    number = run.epoch + 1
+                    due = number % evaluate_every == 0 or number == epochs
+                    watched = validation if due else None
+                    epoch = one_epoch(run, joint(), criterion, clip, epochs, length, watched, shown)
                     run.finished = not method.end_epoch(model, steps, epoch)
+                    if run.finished and not due and validation is not None:
+                        # The method has made it the last one.
+                        found = evaluated(run, validation)
+                        epoch = replace(epoch, validation=found)
+                        run.history.note_validation(found)
                     run.history.note(method.figures())
                     shown.end_epoch(run.history.rows[-1], epochs)
                     logs.write()

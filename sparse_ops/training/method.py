@@ -27,7 +27,7 @@ from torch import Tensor, distributed, nn
 
 from sparse_ops.masks import Masks
 from sparse_ops.training.evaluation import BatchSource, Evaluation
-from sparse_ops.training.schedules import Course
+from sparse_ops.training.schedules import Course, Plateau, Schedule
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Epoch:
         loss: mean over the epoch's examples, the penalty included.
         accuracy: fraction right over the epoch's examples, each before the step it was used for.
         lr: of the last step.
-        validation: on the data that `fit` was given for it, after the epoch; or None.
+        validation: on the data that `fit` was given for it, after the epoch; None without such, and
+            where `evaluate_every` leaves the epoch out.
     """
 
     number: int
@@ -69,6 +70,8 @@ class SparsityMethod(ABC):
     """The interface of a method. Every hook but `finalize` does nothing unless a method says so."""
 
     settings: ClassVar[Settings] = Settings()
+    # Whether `end_epoch` goes by the validation of each epoch.
+    watches: ClassVar[bool] = False
 
     def see_data(self, batches: BatchSource) -> None:
         """Is shown what the model will learn from; may iterate over it after an epoch."""
@@ -120,6 +123,26 @@ class Dense(SparsityMethod):
 
     def finalize(self, model: nn.Module) -> Masks:
         return {}
+
+
+def refuses_gaps(
+    every: int, method: SparsityMethod | None, schedule: Schedule | None
+) -> str | None:
+    """Why validation cannot be evaluated in each `every`-th epoch only; None where it can."""
+    if every < 1:
+        return f"evaluate_every must be 1 or more, got {every}"
+    watching = [
+        type(part).__name__
+        for part in (method, schedule)
+        if isinstance(part, Plateau) or (isinstance(part, SparsityMethod) and part.watches)
+    ]
+    if every > 1 and watching:
+        names = " and ".join(watching)
+        return (
+            f"evaluate_every must be 1 with {names}, for which every epoch's validation counts, "
+            f"got {every}"
+        )
+    return None
 
 
 def check_sparsity(sparsity: float) -> None:

@@ -43,7 +43,7 @@ def one_epoch(
         clip: the most that the norm of all gradients together may be.
         epochs: of the whole run.
         length: how many batches there are, if that is known.
-        validation: what to evaluate on.
+        validation: what to evaluate on after it; None for nothing.
         shown: is told of each step.
 
     Raises:
@@ -86,7 +86,7 @@ def one_epoch(
     run.world.average_buffers(run.model)
     mean = _mean(total, int(seen), number)
     seconds = time.perf_counter() - start
-    found = None if validation is None else _agreed(evaluate(run.model, validation), run)
+    found = None if validation is None else evaluated(run, validation)
     if isinstance(run.schedule, Plateau):
         run.schedule.observe(None if found is None else found.loss)
     epoch = Epoch(
@@ -102,8 +102,9 @@ def one_epoch(
     return epoch
 
 
-def _agreed(found: Evaluation, run: Run) -> Evaluation:
+def evaluated(run: Run, validation: Split | BatchSource) -> Evaluation:
     """The first process's numbers: others may have rounded otherwise, and methods decide by it."""
+    found = evaluate(run.model, validation)
     top1, top5, loss = run.world.agree([found.top1, found.top5, found.loss], run.device)
     return Evaluation(top1, top5, loss, found.count)
 

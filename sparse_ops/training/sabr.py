@@ -68,6 +68,7 @@ class SABR(SparsityMethod):
     """
 
     settings: ClassVar[Settings] = Settings(lr=0.01, momentum=0.9, weight_decay=0.0)
+    watches: ClassVar[bool] = True
 
     strength: float = 5e-4
     increase: float = 1.15

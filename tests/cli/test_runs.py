@@ -103,7 +103,9 @@ def test_log_tells_how_a_run_ended(tmp_path):
     output = " ".join(run("log", tmp_path).output.split())
     assert "12 epochs in 24.0 s, loss 0.083333" in output
     # Epochs 3 to 12: 84, 85, ..., 89, 90, 89, 88, 87 %.
-    assert "top-1 87.00%, mean of the last 10 87.30%, best 90.00% after epoch 9" in output
+    assert (
+        "top-1 87.00%, mean of the last 10 evaluations 87.30%, best 90.00% after epoch 9" in output
+    )
     assert "100 examples/s" in output
     assert "--every must be 0 or more" in run("log", tmp_path, "--every=-1", ok=False).output
     (tmp_path / "other").mkdir()

@@ -130,3 +130,23 @@ def test_a_recipe_may_begin_with_trained_weights(few, tmp_path):
     assert "begun with model.pt" in output
     phases = json.loads((tmp_path / "two" / "result.json").read_text())["phases"]
     assert [phase["name"] for phase in phases] == ["gsm"]
+
+
+def test_between_evaluations_result_log_and_report_have_gaps(few, tmp_path):
+    options = ("--model", "lenet300", "--method", "magnitude", "--epochs", 10, "--validation", 0.25)
+    result = run("train", *options, "--evaluate-every", 2, "--out", tmp_path / "run")
+    told = [line for line in result.stderr.splitlines() if line.startswith("base ")]
+    assert ["held-out" in line for line in told] == [False, True, False, True, True]
+    base = json.loads((tmp_path / "run" / "result.json").read_text())["phases"][0]
+    top1 = [row["top1"] for row in base["history"]]
+    assert [value is None for value in top1] == [True, False, True, False, False]
+    assert base["last_ten_count"] == 3
+    assert base["last_ten_validation"] == pytest.approx(sum(v for v in top1 if v is not None) / 3)
+    output = " ".join(run("log", tmp_path / "run", "--every", 1).output.split())
+    assert "mean of the last 3 evaluations" in output and "after epoch" in output
+    run("report", tmp_path / "run", "--html", tmp_path / "page.html")
+    assert "validation_loss" in (tmp_path / "page.html").read_text()
+    refused = run("train", *SABR, "--evaluate-every", 2, "--out", tmp_path / "no", ok=False)
+    assert "base: evaluate_every must be 1 with Plateau" in " ".join(refused.output.split())
+    nothing = run("train", *options[:-2], "--evaluate-every", 2, "--out", tmp_path / "no", ok=False)
+    assert "evaluate_every needs data.validation" in " ".join(nothing.output.split())

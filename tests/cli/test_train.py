@@ -155,3 +155,35 @@ def test_options_that_are_none_by_default_can_be_set_by_name():
         method_options("magnitude", None, None, None, ["begin=x"])
     with pytest.raises(UserError, match="spred has no 'exempt' to --set"):
         method_options("spred", None, None, None, ["exempt=fc"])
+
+
+@pytest.mark.parametrize(
+    ("options", "base", "last"),
+    [
+        (("--lr", 3e-4), 1e-3, 3e-4),
+        (("--set", "magnitude.lr=3e-4"), 1e-3, 3e-4),
+        (("--set", "base.lr=2e-4", "--lr", 3e-4), 2e-4, 3e-4),
+        ((), 1e-3, 1e-3),
+    ],
+)
+def test_the_rate_that_was_given_wins_over_that_of_an_optimizer(options, base, last, few, tmp_path):
+    """Of a method; `--optimizer` before and after it."""
+    task = ("--model", "lenet300", "--method", "magnitude", "--epochs", 2, "--schedule", "none")
+    adam = ("--optimizer", "adam")
+    for number, order in enumerate(((*options, *adam), (*adam, *options))):
+        out = tmp_path / str(number)
+        run("train", *task, *order, "--out", out)
+        phases = json.loads((out / "result.json").read_text())["phases"]
+        assert [phase["history"][-1]["lr"] for phase in phases] == [base, last]
+
+
+def test_the_rate_that_was_given_wins_in_a_recipe(few, tmp_path):
+    recipe = ("--recipe", "magnitude-lenet300-60x", "--data", few.name, "--shorten", 0.01)
+    options = ("--optimizer", "adagrad", "--schedule", "none", "--set", "base.lr=3e-3")
+    run("train", *recipe, *options, "--out", tmp_path / "run")
+    base = json.loads((tmp_path / "run" / "result.json").read_text())["phases"][0]
+    assert base["history"][-1]["lr"] == 3e-3
+    refused = run(
+        "train", *recipe, *options, "--set", "base.momentum=0.5", "--out", tmp_path / "no", ok=False
+    )
+    assert "base: adagrad takes lr, weight_decay, not momentum" in " ".join(refused.output.split())

@@ -1,5 +1,6 @@
 """Global sparse momentum, against numbers of a run of the authors' code on a tiny network."""
 
+import copy
 import logging
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from sparse_ops.models import lenet5, lenet300, resnet56
-from sparse_ops.training import GSM, Cosine, Dense, MultiStep, Settings, fit
+from sparse_ops.training import GSM, Cosine, Dense, History, MultiStep, Settings, fit
 from sparse_ops.training.magnitude import largest
 from sparse_ops.training.method import Epoch
 
@@ -288,6 +289,52 @@ def test_steps_in_which_every_weight_learned_are_logged(caplog):
     with caplog.at_level(logging.INFO, logger="sparse_ops"):
         method.end_epoch(model, optimizer, Epoch(3, 4, 1.0, 0.5, 0.1, None))
     assert "epoch 3: every weight learned in 1 steps" in caplog.text
+
+
+class OneAfterTheOther:
+    """Batches that are others in each epoch."""
+
+    def __init__(self, epochs, labels):
+        self.epochs, self.labels = iter(epochs), labels
+
+    def __iter__(self):
+        return iter([(batch, self.labels) for batch in next(self.epochs)])
+
+
+def test_the_active_share_is_the_mean_over_an_epoch_of_the_weights_that_learned():
+    """Beside a training with masks from a sort, step by step."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(3)
+        x = torch.randn(4, 8, 6)
+        model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    labels = torch.arange(8) % 2
+    # Without input the 30 weights of the first layer have no gradient: too few are above zero.
+    blank = torch.zeros(8, 6)
+    epochs = [[*x], [x[0], blank, x[1], blank], [blank] * 4]
+    beside = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(beside.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    expected = []
+    for batches in epochs:
+        learned = 0
+        for batch in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(beside(batch), labels).backward()
+            weights = beside[0].weight, beside[2].weight
+            scores = torch.cat([(w.detach() * w.grad).abs().flatten() for w in weights])
+            cut = sorted(scores.tolist(), reverse=True)[15 - 1]
+            for weight in weights:
+                active = (weight.detach() * weight.grad).abs() >= cut
+                weight.grad *= active
+                learned += int(active.sum())
+            optimizer.step()
+        expected.append(learned / (4 * 40))
+    assert expected == [15 / 40, (15 + 40) / 80, 1.0]
+    history, source = History(), OneAfterTheOther(epochs, labels)
+    settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "nesterov": False}
+    method = GSM(sparsity=1 - 15 / 40)
+    arguments = {"decay_all": True, "progress": False, "history": history}
+    fit(model, source, method, epochs=3, **settings, **arguments)
+    assert [row.figures["active"] for row in history.rows] == expected
 
 
 def test_the_cut_takes_almost_nothing_away():

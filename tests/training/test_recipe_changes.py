@@ -1,6 +1,7 @@
 """Recipes with other data, networks, optimizers, schedules and weights than their authors'."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -104,6 +105,26 @@ def test_sgd_takes_the_place_of_another_and_gsm_is_for_sgd_only():
         with_optimizer(recipe, "lion")
 
 
+def test_what_was_given_for_a_phase_is_kept_under_another_optimizer():
+    given = {"base.lr": 3e-4, "base.weight_decay": 1e-5}
+    base, retrain = with_optimizer(read("magnitude-lenet5-125x", given), "adam", given).phases
+    assert base.fit == {"lr": 3e-4, "weight_decay": 1e-5, "bias_lr": 2.0}
+    assert retrain.fit == {"lr": 1e-3, "bias_lr": 2.0}
+    given = {"spred.momentum": 0.0, "spred.lr": 0.2}
+    recipe = read("spred-resnet18-cifar100-sgd-20", given)
+    assert with_optimizer(recipe, "sgd", given) == recipe
+    for momentum, nesterov in ((0.0, False), (0.5, True)):
+        adam = replace(recipe.phases[0], optimizer="adam", fit={"momentum": momentum, "lr": 0.2})
+        fit = with_optimizer(replace(recipe, phases=(adam,)), "sgd", given).phases[0].fit
+        assert fit == {"lr": 0.2, "momentum": momentum, "nesterov": nesterov}
+    with pytest.raises(ValueError, match="spred: adam takes lr, weight_decay, not momentum"):
+        with_optimizer(recipe, "adam", given)
+    # The optimizer itself, given for one phase.
+    given = {"base.optimizer": "adagrad", "base.lr": 0.02}
+    recipe = read("magnitude-lenet300-60x", given, ["base.momentum"])
+    assert with_optimizer(recipe, "adamw", given).phases[0] == recipe.phases[0]
+
+
 def test_another_schedule_rises_as_long_as_the_one_before():
     recipe = read("gsm-lenet300-60x")
     assert with_schedule(recipe, "cosine").phases[1].schedule == {"name": "cosine", "warm_up": 5}
@@ -116,6 +137,17 @@ def test_another_schedule_rises_as_long_as_the_one_before():
     assert with_schedule(watched, "plateau").phases[0].schedule == {"name": "plateau"}
     with pytest.raises(ValueError, match="no schedule 'x'"):
         with_schedule(recipe, "x")
+
+
+def test_what_was_given_for_a_phase_is_kept_under_another_schedule():
+    given = {"gsm.schedule.warm_up": 3, "base.schedule.name": "cosine"}
+    recipe = read("gsm-lenet300-60x", given, ["base.schedule"])
+    base, gsm = with_schedule(recipe, "multi-step", given).phases
+    assert base.schedule == {"name": "cosine"} and gsm.schedule["warm_up"] == 3
+    for name, words in (("none", "to have no schedule, and warm_up"), ("plateau", "does not take")):
+        watched = replace(recipe, data=recipe.data | {"validation": 0.1})
+        with pytest.raises(ValueError, match=words):
+            with_schedule(watched, name, given)
 
 
 def test_a_trained_network_is_not_trained_dense_again():

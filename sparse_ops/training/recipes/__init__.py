@@ -3,7 +3,12 @@
 A file says what a published experiment trains, on what, how long and how, and what came of it.
 """
 
-from sparse_ops.training.recipes.changes import started, with_optimizer, with_schedule
+from sparse_ops.training.recipes.changes import (
+    started,
+    with_evaluation,
+    with_optimizer,
+    with_schedule,
+)
 from sparse_ops.training.recipes.phase import Phase, pattern_named
 from sparse_ops.training.recipes.plans import planned
 from sparse_ops.training.recipes.recipe import Recipe, names, read
@@ -33,6 +38,7 @@ __all__ = [
     "shortened",
     "small_vgg_predefined",
     "started",
+    "with_evaluation",
     "with_optimizer",
     "with_schedule",
 ]

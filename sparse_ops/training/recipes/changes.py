@@ -1,9 +1,14 @@
-"""A recipe with another optimizer, another schedule, or weights to begin with."""
+"""A recipe with another optimizer or schedule, fewer evaluations, or weights to begin with.
 
+What is changed in all phases is left alone where it was given for one: `given` has the dotted keys
+of that, as `read` takes them.
+"""
+
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
-from sparse_ops.training.recipes.phase import OPTIMIZERS, SCHEDULES, Phase
+from sparse_ops.training.recipes.phase import OPTIMIZERS, SCHEDULES, Phase, check_phases
 from sparse_ops.training.recipes.recipe import Recipe
 
 # Rates that an optimizer is commonly begun with; what a recipe says is for its own.
@@ -13,39 +18,45 @@ OF_ONE_OPTIMIZER = ("lr", "momentum", "nesterov", "weight_decay")
 NONE = "none"
 
 
-def with_optimizer(recipe: Recipe, name: str) -> Recipe:
-    """All phases with that optimizer, at a rate that it is commonly begun with.
+def with_optimizer(recipe: Recipe, name: str, given: Collection[str] = ()) -> Recipe:
+    """All phases with that optimizer, at a rate that it is commonly begun with or at the given one.
 
-    Those that have it already stay as they are.
+    Those that have it already stay as they are. Momentum and weight decay are taken over only where
+    they were given.
 
     Raises:
-        ValueError: there is no such optimizer, or a method of the recipe is for SGD only.
+        ValueError: there is no such optimizer, it does not take what was given, or a method of the
+            recipe is for SGD only.
     """
     if name not in RATES:
         raise ValueError(f"there is no optimizer {name!r}; there are {', '.join(RATES)}")
 
     def changed(phase: Phase) -> Phase:
-        if phase.optimizer == name or not phase.epochs:
+        said = _said_of(phase, given)
+        if phase.optimizer == name or "optimizer" in said:
             return phase
         if phase.method == "gsm":
             raise ValueError(f"{phase.name} is GSM, whose momentum is that of SGD, not of {name}")
-        fit: dict[str, Any] = {k: v for k, v in phase.fit.items() if k not in OF_ONE_OPTIMIZER}
-        fit["lr"] = RATES[name]
+        kept = {k: v for k, v in phase.fit.items() if k not in OF_ONE_OPTIMIZER or k in said}
+        fit: dict[str, Any] = {"lr": RATES[name]} | kept
         if name not in OPTIMIZERS:
-            fit |= {"momentum": 0.9, "nesterov": True}
+            momentum = fit.setdefault("momentum", 0.9)
+            # torch has no Nesterov without momentum.
+            fit.setdefault("nesterov", momentum > 0)
         return replace(phase, optimizer=name, fit=fit)
 
-    return replace(recipe, phases=tuple(changed(phase) for phase in recipe.phases))
+    return _changed(recipe, changed)
 
 
-def with_schedule(recipe: Recipe, name: str) -> Recipe:
+def with_schedule(recipe: Recipe, name: str, given: Collection[str] = ()) -> Recipe:
     """All phases with that schedule, which rises as long as it did.
 
     "multi-step" drops to a tenth after a half and three quarters of the epochs; "none" stays at one
     rate.
 
     Raises:
-        ValueError: there is no such schedule, or it is a plateau and nothing is held out to watch.
+        ValueError: there is no such schedule, it does not take what was given, or it is a plateau
+            and nothing is held out to watch.
     """
     if name not in (*SCHEDULES, NONE):
         raise ValueError(f"there is no schedule {name!r}; there are {', '.join(SCHEDULES)}, {NONE}")
@@ -53,17 +64,41 @@ def with_schedule(recipe: Recipe, name: str) -> Recipe:
         raise ValueError("a plateau needs data.validation to watch")
 
     def changed(phase: Phase) -> Phase:
-        if not phase.epochs:
+        said = _said_of(phase, given)
+        if {"schedule", "schedule.name"} & said:
             return phase
-        rise = {"warm_up": phase.schedule["warm_up"]} if "warm_up" in phase.schedule else {}
+        kept = {k: v for k, v in phase.schedule.items() if f"schedule.{k}" in said}
+        if name == NONE:
+            if kept:
+                raise ValueError(
+                    f"{phase.name} is to have no schedule, and {', '.join(kept)} of it"
+                )
+            return replace(phase, schedule={})
         schedule: dict[str, Any] = {"name": name}
         if name == "multi-step":
             schedule |= {"boundaries": [phase.epochs / 2, phase.epochs * 3 / 4]}
-        if name in ("cosine", "multi-step"):
-            schedule |= rise
-        return replace(phase, schedule={} if name == NONE else schedule)
+        if name in ("cosine", "multi-step") and "warm_up" in phase.schedule:
+            schedule |= {"warm_up": phase.schedule["warm_up"]}
+        return replace(phase, schedule=schedule | kept)
 
-    return replace(recipe, phases=tuple(changed(phase) for phase in recipe.phases))
+    return _changed(recipe, changed)
+
+
+def with_evaluation(recipe: Recipe, every: int, given: Collection[str] = ()) -> Recipe:
+    """All phases with the images held out looked at after each `every`-th epoch, and the last.
+
+    Raises:
+        ValueError: nothing is held out, or something in a phase watches each epoch.
+    """
+    if every > 1 and "validation" not in recipe.data:
+        raise ValueError("evaluate_every needs data.validation to evaluate")
+
+    def changed(phase: Phase) -> Phase:
+        if "evaluate_every" in _said_of(phase, given):
+            return phase
+        return replace(phase, fit=phase.fit | {"evaluate_every": every})
+
+    return _changed(recipe, changed)
 
 
 def started(recipe: Recipe) -> Recipe:
@@ -82,3 +117,16 @@ def started(recipe: Recipe) -> Recipe:
         raise ValueError(f"{recipe.name} is dense training: there is nothing to do from there on")
     begin = replace(recipe.phases[first], from_best=False)
     return replace(recipe, phases=(begin, *recipe.phases[first + 1 :]))
+
+
+def _changed(recipe: Recipe, change: Callable[[Phase], Phase]) -> Recipe:
+    """The recipe with a change of each phase that has epochs."""
+    phases = tuple(change(phase) if phase.epochs else phase for phase in recipe.phases)
+    check_phases(phases)
+    return replace(recipe, phases=phases)
+
+
+def _said_of(phase: Phase, given: Collection[str]) -> set[str]:
+    """What was given for a phase: of "gsm.lr" and "gsm.schedule.gamma", lr and schedule.gamma."""
+    begin = f"{phase.name}."
+    return {key.removeprefix(begin) for key in given if key.startswith(begin)}

@@ -11,6 +11,7 @@ from torch import nn
 from sparse_ops.masks import Masks, load
 from sparse_ops.patterns import NAMED, Periodic
 from sparse_ops.training import METHODS, Dense, Fixed, SparsityMethod
+from sparse_ops.training.method import refuses_gaps
 from sparse_ops.training.optimizers import MakeOptimizer
 from sparse_ops.training.predefined import Aperiodic
 from sparse_ops.training.schedules import Cosine, MultiStep, Plateau, Schedule
@@ -35,6 +36,7 @@ FIT = {
     "decay_all": bool,
     "clip": float,
     "amp": str,
+    "evaluate_every": int,
 }
 
 
@@ -65,6 +67,11 @@ class Phase:
     schedule: dict[str, Any] = field(default_factory=dict)
     label_smoothing: float = 0.0
     fit: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def evaluate_every(self) -> int:
+        """After each how many epochs the images held out are looked at."""
+        return int(self.fit.get("evaluate_every", 1))
 
     def make_method(self, masks: Masks | None = None) -> SparsityMethod:
         """The method; `masks` are those of the phase before, for "fixed".
@@ -124,7 +131,8 @@ class Phase:
             there = ", ".join(["sgd", *OPTIMIZERS])
             raise ValueError(f"there is no optimizer {self.optimizer!r}; there are {there}")
         if sgd := sorted({"momentum", "nesterov"} & set(given)):
-            raise ValueError(f"{self.optimizer} takes {', '.join(OPTIMIZER_SETTINGS)}, not {sgd}")
+            takes, not_these = ", ".join(OPTIMIZER_SETTINGS), ", ".join(sgd)
+            raise ValueError(f"{self.name}: {self.optimizer} takes {takes}, not {not_these}")
         settings = {key: given.pop(key) for key in OPTIMIZER_SETTINGS if key in given}
         make: MakeOptimizer = partial(OPTIMIZERS[self.optimizer], **settings)
         return given | {"optimizer": make}
@@ -152,8 +160,10 @@ def phase_of(content: Mapping[str, Any]) -> Phase:
     known = ["name", "method", "epochs", "options", *SWITCHES, "optimizer", "schedule"]
     only(content, {*known, "label_smoothing", *FIT}, "a phase")
     epochs, switches = content["epochs"], {key: content.get(key, False) for key in SWITCHES}
-    if type(epochs) is not int or epochs < 0:
-        raise ValueError(f"epochs must be a whole number of 0 or more, got {epochs!r}")
+    for key, least in (("epochs", 0), ("evaluate_every", 1)):
+        count = content.get(key, least)
+        if type(count) is not int or count < least:
+            raise ValueError(f"{key} must be a whole number of {least} or more, got {count!r}")
     for key, value in switches.items():
         if type(value) is not bool:
             raise ValueError(f"{key} must be true or false, got {value!r}")
@@ -182,14 +192,16 @@ def check_phases(phases: tuple[Phase, ...]) -> None:
         raise ValueError(f"phases must be at least one, of different names, got {len(phases)}")
     before = "dense"
     for phase in phases:
+        method = None
         if phase.method != UNDER_MASKS or "masks" in phase.options:
-            phase.make_method()
+            method = phase.make_method()
         elif before == "dense" or phase.options:
             raise ValueError(
                 f"{phase.name} is under the masks of the phase before it: that must find some, and "
                 "no options are taken"
             )
-        phase.make_schedule()
+        if why := refuses_gaps(phase.evaluate_every, method, phase.make_schedule()):
+            raise ValueError(f"{phase.name}: {why}")
         phase.arguments()
         before = phase.method
 

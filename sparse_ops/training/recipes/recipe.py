@@ -7,7 +7,7 @@
     [model]     name; options of its function
     [[phases]]  name, method, epochs; options of the method; schedule, a table with its name and
                 options; restart; from_best; optimizer; label_smoothing; arguments of `fit`: lr,
-                momentum, weight_decay, nesterov, bias_lr, decay_all, clip, amp
+                momentum, weight_decay, nesterov, bias_lr, decay_all, clip, amp, evaluate_every
 
 Each phase goes on with the weights that the one before it has left; with `restart`, with the first
 weights of all; with `from_best`, with those of the epoch of the phase before that was best on the
@@ -200,6 +200,8 @@ def _recipe(name: str, content: dict[str, Any]) -> Recipe:
         raise ValueError(f"the plateau of {', '.join(plateaus)} needs data.validation to watch")
     elif choosy := [phase.name for phase in phases if phase.from_best]:
         raise ValueError(f"from_best of {', '.join(choosy)} needs data.validation to go by")
+    elif rare := [phase.name for phase in phases if phase.evaluate_every > 1]:
+        raise ValueError(f"evaluate_every of {', '.join(rare)} needs data.validation to evaluate")
     return Recipe(
         name,
         str(content["title"]),

@@ -14,6 +14,7 @@ from torch import nn
 from sparse_ops._files import replacing
 from sparse_ops.data import Dataset, hold_out
 from sparse_ops.masks import Masks, sparsity
+from sparse_ops.training.checkpoint import read
 from sparse_ops.training.evaluation import Evaluation, evaluate, zeros
 from sparse_ops.training.history import History
 from sparse_ops.training.loop import fit
@@ -53,19 +54,19 @@ class PhaseOutcome:
 class Best:
     """The weights of the epoch that was best on the images held out; in a file, where there is one.
 
-    A run that is resumed finds them there.
+    Args:
+        resumed: whether there are some in the file already, of the same run.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, resumed: bool) -> None:
         self.path, self.top1, self.epoch = path, -1.0, 0
         self.state: dict[str, torch.Tensor] = {}
-        if path is not None and path.is_file():
+        if resumed and path is not None and path.is_file():
             found = torch.load(path, weights_only=True)
             self.top1, self.epoch, self.state = found["top1"], found["epoch"], found["state"]
 
     def __call__(self, model: nn.Module, epoch: Epoch) -> None:
-        assert epoch.validation is not None
-        if epoch.number == 1 or epoch.validation.top1 > self.top1:
+        if epoch.validation is not None and epoch.validation.top1 > self.top1:
             self.top1, self.epoch = epoch.validation.top1, epoch.number
             self.state = copy.deepcopy(model.state_dict())
             if self.path is not None:
@@ -137,8 +138,9 @@ def run(
         begun = None if place is None else place / f"{phase.name}.checkpoint.pt"
         best = None
         if after is not None and after.from_best:
-            best = Best(None if place is None else place / f"{phase.name}.best.pt")
-            if begun is not None and begun.is_file() and not best.state:
+            resumed = begun is not None and begun.is_file()
+            best = Best(None if place is None else place / f"{phase.name}.best.pt", resumed)
+            if begun is not None and resumed and not best.state and _has_evaluation(begun):
                 raise ValueError(
                     f"{begun} is there, and {best.path} is not, which holds the weights of its "
                     f"best epoch, with which {after.name} begins: put it back, or begin anew"
@@ -179,6 +181,13 @@ def run(
             )
         )
     return model, outcomes
+
+
+def _has_evaluation(checkpoint: Path) -> bool:
+    """Whether there was one in the epochs so far."""
+    history = History()
+    history.load_state_dict(read(checkpoint, torch.device("cpu"))["history"])
+    return history.evaluations > 0
 
 
 class _Watch:

@@ -147,7 +147,10 @@ def _stronger(phase: Phase, short: Phase, factor: float, pace: Pace, given: set[
     if schedule.get("name") == "plateau":
         patience = schedule.get("patience", SCHEDULES["plateau"].patience)
         schedule["patience"] = _at_least_one(patience, factor)
-    if short.optimizer in strengths.ADAMS:
+    gated = short.method == "spred" and options.get("gate") == "bn"
+    if gated:
+        fit = strengths.gates(fit, short.optimizer, share)
+    elif short.optimizer in strengths.ADAMS:
         fit = strengths.adam(fit, share)
     way = min(1.0, share * fit.get("lr", 1.0) / phase.fit.get("lr", 1.0))
     if short.method == "gsm" and short.optimizer == "sgd":
@@ -162,7 +165,8 @@ def _stronger(phase: Phase, short: Phase, factor: float, pace: Pace, given: set[
     elif short.method == "sabr":
         options = strengths.sabr(options, factor, way)
     elif short.method == "spred":
-        options = strengths.spred(options, way)
+        # With the larger rate alone the penalty of gates stays lost in the noise of few steps.
+        options = strengths.spred(options, share if gated else way)
     return replace(short, fit=fit, options=options, schedule=schedule)
 
 
