@@ -273,21 +273,6 @@ def test_a_methods_own_columns_are_drawn_words_are_not(runs):
     assert charts["one: strength"].y_log and not charts["one: threshold"].y_log
 
 
-def test_the_roofline_has_every_layer_under_the_roof():
-    (chart,) = [
-        f for f in figures(gather([RESULTS / "operators.json"])) if f.key.startswith("roofline")
-    ]
-    points = [p for series in chart.series for p in series.points]
-    rows = json.loads((RESULTS / "operators.json").read_text())["rows"]
-    layers = [r for r in rows if " of " not in r["layer"] and r["dense_form"] != "torch.sparse_csr"]
-    assert len(points) == len(layers) > 40
-    (x, y), *_, (_, top) = chart.roof
-    content = json.loads((RESULTS / "operators.json").read_text())
-    assert y == pytest.approx(x * content["bytes_per_second"] / 1e9)
-    assert top == pytest.approx(content["macs_per_second"] / 1e9)
-    assert all(point[1] <= top for point in points)
-
-
 def test_all_committed_results_are_understood_or_passed_over_in_words():
     found = gather([RESULTS])
     assert found.timings and found.trainings
