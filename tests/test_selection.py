@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparse_ops import _selection
-from sparse_ops._selection import SAMPLE, keep_only_, kth_smallest, parts
+from sparse_ops._selection import SAMPLE, keep_only_, kth_smallest, parts, picked
 
 COUNT = 4 * SAMPLE + 17
 
@@ -115,3 +115,14 @@ def test_parts_are_views_of_all_of_it_and_go_together():
     # Not laid out alike: whole.
     (pair,) = parts(first, second.contiguous())
     assert pair[0] is first
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("last", [False, True])
+def test_what_is_picked_out_comes_in_the_order_of_indexing(dtype, last):
+    weight = torch.randn(5, 4, 3, 2).to(dtype)
+    if last:
+        weight = weight.to(memory_format=torch.channels_last)
+    kept = weight.abs() > 0.5
+    found = picked(weight.requires_grad_(), kept)
+    assert torch.equal(found, weight[kept]) and not found.requires_grad

@@ -23,6 +23,7 @@ def log(
     from rich.table import Table
 
     from sparse_ops.report.reading import gather
+    from sparse_ops.training.figures import of_one_tensor
 
     if every < 0:
         raise UserError(f"--every must be 0 or more, got {every}")
@@ -43,6 +44,8 @@ def log(
         console.print(f"{history.source}: {ending(columns)}", markup=False, soft_wrap=True)
         if every:
             table = Table(box=SIMPLE_HEAD)
+            kinds = dict.fromkeys(n.partition(":")[0] for n in columns if of_one_tensor(n))
+            columns = {n: column for n, column in columns.items() if not of_one_tensor(n)}
             for name in columns:
                 table.add_column(SHORT.get(name, name), justify="right", overflow="fold")
             last = len(columns["epoch"]) - 1
@@ -50,6 +53,8 @@ def log(
                 if row % every == every - 1 or row == last:
                     table.add_row(*(_cell(column[row]) for column in columns.values()))
             console.print(table)
+            if kinds:
+                console.print(f"tensor by tensor in the file, and in report: {', '.join(kinds)}")
 
 
 def ending(columns: dict[str, list[Any]]) -> str:

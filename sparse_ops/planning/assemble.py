@@ -37,6 +37,8 @@ class LayerPlan:
         zeros: the regularity of its zeros, in words.
         floor_ms: the least time that the machine could take for one call with the kept weights, as
             `roofline` has it; None if that was not measured.
+        bytes: that its calls have to move at least: what it is given and gives, and the kept
+            weights; None likewise.
         refused: the candidates that cannot be, each with the reason: "PeriodicConv2d: its mask is
             not periodic".
         slower: the candidates that can, and were slower than the one that is measured.
@@ -60,6 +62,7 @@ class LayerPlan:
     floor_ms: float | None = None
     refused: tuple[str, ...] = ()
     slower: tuple[str, ...] = ()
+    bytes: int | None = None
 
     @property
     def weights(self) -> int:

@@ -201,7 +201,8 @@ def with_floor(context: Context, layer: LayerPlan, call: Call) -> LayerPlan:
     if context.floors is None:
         return layer
     each = call.x.element_size()
-    moved = context.scale * (call.x.numel() + call.outputs // max(1, call.calls))
+    calls = max(1, call.calls)
+    moved = context.scale * (call.x.numel() + call.outputs // calls)
     size = round(each * (moved + layer.nnz))
-    macs = layer.kept_macs // max(1, call.calls)
-    return replace(layer, floor_ms=context.floors.milliseconds(macs, size))
+    floor_ms = context.floors.milliseconds(layer.kept_macs // calls, size)
+    return replace(layer, floor_ms=floor_ms, bytes=calls * size)

@@ -42,6 +42,11 @@ class Floors:
         blocks = [block for block in self.bandwidths if block <= size] or [min(self.bandwidths)]
         return 1e3 * max(macs / self.peak, size / self.bandwidths[max(blocks)])
 
+    def as_data(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        blocks = {str(block): speed for block, speed in self.bandwidths.items()}
+        return {"peak": self.peak, "bandwidths": blocks}
+
 
 def _fastest(run: Callable[[], object]) -> float:
     """Seconds of the fastest of several calls."""
@@ -91,6 +96,5 @@ def floors(cache: Cache) -> Floors:
 
 def _measured(cache: Cache, what: Mapping[str, Any]) -> Floors:
     found = _floors_of_this_process(torch.get_num_threads())
-    blocks = {str(block): speed for block, speed in found.bandwidths.items()}
-    cache.put(what, {"peak": found.peak, "bandwidths": blocks})
+    cache.put(what, found.as_data())
     return found

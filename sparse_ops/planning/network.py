@@ -310,7 +310,7 @@ def _cache_key(context: Context) -> dict[str, Any] | None:
 
 
 # What the search finds out about a layer.
-_FOUND = ("becomes", "backend", "reason", "floor_ms")
+_FOUND = ("becomes", "backend", "reason", "floor_ms", "bytes")
 
 
 def _to_cache(context: Context, decisions: Decisions, rows: list[LayerPlan]) -> None:

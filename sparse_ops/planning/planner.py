@@ -270,6 +270,8 @@ def _as_it_is(
             partial(tell_of, failed), max(share, LEAST_S) if cache is not None else float("inf"),
         )  # fmt: skip
         notes += [note] if note else []
+    # Floors are those of the CPU.
+    limits = floors(cache) if cache is not None and masks and not on_card else None
     way_planner = WayPlanner(
         dense.model,
         inputs,
@@ -279,7 +281,7 @@ def _as_it_is(
         between,
         step,
         cache,
-        floors(cache) if cache is not None and masks else None,
+        limits,
         compile and measure is None,
         identity,
         budget_s,
@@ -321,7 +323,7 @@ def _as_it_is(
     if split and best.whole is not None:
         notes.append(f"attention with its projections apart, without a fast path: {some(split)}")
     best = replace(best, notes=tuple(notes), masks=user_masks, others=tuple(others), split=split)
-    return replace(best, failed=tuple(failed))
+    return replace(best, failed=tuple(failed), floors=limits)
 
 
 def _pieces(

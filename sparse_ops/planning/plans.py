@@ -19,6 +19,7 @@ from sparse_ops.planning.concat import Concatenation, joined
 from sparse_ops.planning.copies import free_cycles, sharing_copy
 from sparse_ops.planning.decisions import Decisions
 from sparse_ops.planning.fastest import Forms
+from sparse_ops.planning.floors import Floors
 from sparse_ops.planning.fold import Folding
 from sparse_ops.planning.forms import COMPILED
 from sparse_ops.planning.fuse import Fusion, fused
@@ -61,6 +62,7 @@ class Plan:
         pieces: the plans of modules inside of what cannot be traced; their layers are among
             `layers`.
         split: the nn.MultiheadAttention whose projections become layers of their own.
+        floors: what the machine can do, where that was measured.
         failed: what planning left out because it computed something else than the model, in words;
             each was a warning, too.
     """
@@ -83,6 +85,7 @@ class Plan:
     pieces: Mapping[str, "Plan"] = field(default_factory=dict, repr=False)
     split: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    floors: Floors | None = field(default=None, repr=False)
 
     @property
     def packed(self) -> tuple[LayerPlan, ...]:
@@ -244,6 +247,7 @@ class Plan:
             "sorts": self.sorts,
             "split": list(self.split),
             "memory": asdict(self.takes),
+            "floors": None if self.floors is None else self.floors.as_data(),
             "notes": list(self.notes),
             "failed": list(self.failed),
         }

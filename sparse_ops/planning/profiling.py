@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class ProfileRow:
         floor_ms: the least that the machine could take, by `convert.roofline`; None: not known.
         share: of all steps' time.
         bytes: that it has to read and write: values, weights and indices; None: not known.
+        macs: its multiply-accumulates, with the kept weights; None: not known.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ProfileRow:
     floor_ms: float | None = None
     share: float = 0.0
     bytes: int | None = None
+    macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ class Profile:
         rows: the steps, in the order that they run; none if the model does not run as programs.
         call_ms: median of one call of the model, in the same run; None likewise.
         reason: why there are no rows, in words; "" if there are.
+        floors: what the machine can do, of which the rows' floors come; None if there are no rows.
     """
 
     rows: tuple[ProfileRow, ...] = ()
     call_ms: float | None = None
     reason: str = ""
+    floors: Floors | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         if self.reason:
@@ -192,7 +196,7 @@ def _profiled(
     medians = [quantile(list(column), 0.5) for column in zip(*steps[1:], strict=True)]
     total = max(sum(medians), 1e-9)
     found = [replace(row, ms=ms, share=ms / total) for row, ms in zip(rows, medians, strict=True)]
-    return Profile(tuple(found), quantile(calls[1:], 0.5))
+    return Profile(tuple(found), quantile(calls[1:], 0.5), floors=floors_)
 
 
 def _given(
@@ -230,11 +234,13 @@ def _rows(item: Item, given: Sequence[Any], floors_: Floors) -> list[ProfileRow]
     pieces = [(count, shapes_of(program, each)) for count, each in pieces_of(program, shapes)]
     rows = []
     for step in program.steps:
-        floor, moved = 0.0, 0
+        floor, moved, done = 0.0, 0, 0
         for count, all_shapes in pieces:
             macs, bytes_ = work(program, step, all_shapes)
             floor += count * floors_.milliseconds(macs, bytes_) if macs or bytes_ else 0.0
             moved += count * bytes_
+            done += count * macs
         kind, order = kind_of(program, step, whole[step.out]), order_of(program, step, whole)
-        rows.append(ProfileRow(step.name, kind, order, whole[step.out], 0.0, floor, 0.0, moved))
+        row = ProfileRow(step.name, kind, order, whole[step.out], 0.0, floor, 0.0, moved, done)
+        rows.append(row)
     return rows

@@ -14,12 +14,20 @@ class Series:
     Attributes:
         line: whether they are joined in the order of x.
         colour: which of the colours; None: by its place in the figure.
+        names: of the points, where they have such.
     """
 
     name: str
     points: tuple[Point, ...]
     line: bool = True
     colour: int | None = None
+    names: tuple[str, ...] = ()
+
+    def named(self) -> tuple[str, ...]:
+        """What each point is called: by the series, and by its own name."""
+        if not self.names:
+            return (self.name,) * len(self.points)
+        return tuple(f"{self.name}, {name}" for name in self.names)
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Chart:
         said: what it shows, in a sentence with numbers.
         marks: (x, y, words) of single places, such as where a line crosses another.
         level: y of a line across, and its words; None for none.
-        roof: corners of a line that is not data, such as what a machine can do.
+        roofs: corners of lines that are not data, such as what a machine can do.
         sources: the files that its numbers are from.
     """
 
@@ -44,7 +52,7 @@ class Chart:
     sources: tuple[str, ...]
     marks: tuple[tuple[float, float, str], ...] = ()
     level: tuple[float, str] | None = None
-    roof: tuple[tuple[float, float], ...] = ()
+    roofs: tuple[tuple[tuple[float, float], ...], ...] = ()
     x_log: bool = False
     y_log: bool = False
 

@@ -5,19 +5,12 @@ from itertools import pairwise
 from statistics import mean, stdev
 
 from sparse_ops.report.chart import Bars, Chart, Figure, Point, Series, format_colour, number
-from sparse_ops.report.evidence import Evidence, History, Timing
+from sparse_ops.report.evidence import Evidence, Timing
+from sparse_ops.report.histories import history_charts
 from sparse_ops.report.rooflines import rooflines
 
 # A layer's bar says nothing beside two hundred others.
 MOST_BARS = 60
-# Columns of a log that belong in one figure; others, a method's own, get one for each beginning.
-TOGETHER = {
-    "loss": ("loss", "validation_loss"),
-    "accuracy": ("accuracy", "top1", "top5"),
-    "zeros": ("sparsity",),
-    "learning rate": ("lr",),
-}
-APART = {"epoch", "seconds", "examples_per_second"}
 
 
 def figures(found: Evidence) -> list[Figure]:
@@ -27,7 +20,7 @@ def figures(found: Evidence) -> list[Figure]:
         *_latency(found),
         *_layers(found),
         *rooflines(found),
-        *(figure for history in found.histories for figure in _history(history)),
+        *(figure for history in found.histories for figure in history_charts(history)),
     ]
 
 
@@ -148,36 +141,4 @@ def _layers(found: Evidence) -> Iterator[Bars]:
             label,
             tuple(bars),
             (network.source,),
-        )
-
-
-def _history(history: History) -> Iterator[Chart]:
-    """What changed from epoch to epoch; columns of one kind together."""
-    columns = {n: c for n, c in history.columns.items() if n not in APART}
-    known = {name for names in TOGETHER.values() for name in names}
-    groups = {title: [n for n in names if n in columns] for title, names in TOGETHER.items()}
-    for name in columns:
-        if name not in known:
-            groups.setdefault(name.partition("/")[0].partition(".")[0], []).append(name)
-    epochs = history.columns["epoch"]
-    for title, names in groups.items():
-        series = []
-        for name in names:
-            pairs = zip(epochs, columns[name], strict=True)
-            points = tuple((x, y, None, None) for x, y in pairs if x is not None and y is not None)
-            if points:
-                series.append(Series(name, points))
-        if not series:
-            continue
-        values = [p[1] for s in series for p in s.points]
-        last = ", ".join(f"{s.name} {number(s.points[-1][1])}" for s in series[:8])
-        yield Chart(
-            f"history-{history.name}-{title}",
-            f"{history.name}: {title}",
-            f"After the last epoch: {last}{', …' if len(series) > 8 else ''}.",
-            "epoch",
-            title,
-            tuple(series),
-            (history.source,),
-            y_log=min(values) > 0 and max(values) > 100 * min(values),
         )

@@ -46,7 +46,6 @@ class Timing:
         where: the layer or network, and its masks.
         whole: whether it is of a network, or of all layers of one.
         kept: fraction of the weights.
-        macs, bytes: kept multiply-accumulates and bytes moved in a call; None if not known.
     """
 
     source: str
@@ -60,8 +59,25 @@ class Timing:
     speedup: float
     low: float
     high: float
-    macs: float | None = None
-    bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A layer as it runs: what it has to do, and how long that takes.
+
+    Attributes:
+        group: what is drawn together: a network at a batch size.
+        kind: how it is packed; one kind looks alike.
+        macs, bytes: kept multiply-accumulates, and bytes moved at least, in a call.
+    """
+
+    source: str
+    group: str
+    kind: str
+    name: str
+    macs: float
+    bytes: float
+    ms: float
 
 
 @dataclass(frozen=True)
@@ -96,11 +112,18 @@ class PlanTable:
 
 @dataclass(frozen=True)
 class Roofs:
-    """What a machine reaches, from a results file: multiply-accumulates and bytes a second."""
+    """What a machine reaches, from a results file.
+
+    Attributes:
+        macs: a second.
+        bytes: a second, from memory.
+        cached: a second, from the nearest cache; None where that was not measured.
+    """
 
     source: str
     macs: float
     bytes: float
+    cached: float | None = None
 
 
 @dataclass
@@ -110,6 +133,7 @@ class Evidence:
     trainings: list[Training] = field(default_factory=list)
     histories: list[History] = field(default_factory=list)
     timings: list[Timing] = field(default_factory=list)
+    works: list[Work] = field(default_factory=list)
     layers: list[Layers] = field(default_factory=list)
     plans: list[PlanTable] = field(default_factory=list)
     claims: list[dict[str, Any]] = field(default_factory=list)

@@ -107,9 +107,9 @@ def _numbers(figure: Figure) -> str:
         return table(("", figure.label), [(name, words) for name, _, words in figure.bars])
     head = ("", figure.x_label, figure.y_label, "from", "to")
     rows = [
-        (s.name, *("" if v is None else number(v) for v in p))
+        (name, *("" if v is None else number(v) for v in p))
         for s in figure.series
-        for p in s.points
+        for name, p in zip(s.named(), s.points, strict=True)
     ]
     return table(head, rows)
 

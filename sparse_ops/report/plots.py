@@ -68,16 +68,16 @@ def _draw_chart(axis: Any, chart: Chart) -> None:
         number, shape, hollow = look(n if series.colour is None else series.colour)
         colour, marker, fill = LIGHT[number], "os^"[shape], "none" if hollow else "full"
         xs, ys = [p[0] for p in points], [p[1] for p in points]
-        style = "-" if series.line else ""
+        style = "-" if series.line else "none"
         dots = {"marker": marker, "fillstyle": fill, "markersize": 4}
-        axis.plot(xs, ys, style, color=colour, label=series.name, **dots)
+        axis.plot(xs, ys, linestyle=style, color=colour, label=series.name, **dots)
         for x, _, low, high in points:
             if low is not None and high is not None:
                 axis.plot([x, x], [low, high], color=colour, linewidth=1)
     if chart.level is not None:
         axis.axhline(chart.level[0], color="grey", linestyle="--", linewidth=1)
-    if chart.roof:
-        axis.plot([x for x, _ in chart.roof], [y for _, y in chart.roof], color="grey")
+    for roof in chart.roofs:
+        axis.plot([x for x, _ in roof], [y for _, y in roof], color="grey")
     for x, y, words in chart.marks:
         axis.annotate(words, (x, y), textcoords="offset points", xytext=(6, -14), fontsize=8)
     axis.set_xlabel(chart.x_label)

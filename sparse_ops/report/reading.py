@@ -9,6 +9,7 @@ from typing import Any
 
 from sparse_ops import masks
 from sparse_ops.report import reading_rows as rows_
+from sparse_ops.report import reading_work as works
 from sparse_ops.report.evidence import Evidence, History, Layer, Layers, PlanTable, Training
 
 # What a folder of runs may hold; deeper than this nothing is looked for.
@@ -137,8 +138,22 @@ def _rows(content: dict[str, Any], source: str, found: Evidence) -> None:
     if not timings:
         raise ValueError("its rows are no races of packed against dense")
     found.timings += timings
-    if "macs_per_second" in content:
-        found.roofs.append(rows_.roofs(content, source))
+    found.works += works.operators(content["rows"], source)
+    _roofs(content, source, found)
+    for row in content["rows"]:
+        _profile(row, source, found, f"batch {row['batch']}")
+
+
+def _profile(row: Mapping[str, Any], source: str, found: Evidence, group: str) -> None:
+    """What a row of a network has to say of its layers."""
+    found.works += works.profiled(row, source, group)
+    _roofs(row.get("profile") or {}, source, found)
+
+
+def _roofs(content: Mapping[str, Any], source: str, found: Evidence) -> None:
+    roofs = works.roofs(content, source)
+    if roofs is not None and all(known.source != source for known in found.roofs):
+        found.roofs.append(roofs)
 
 
 def _networks(content: dict[str, Any], source: str, found: Evidence) -> None:
@@ -155,8 +170,10 @@ def _networks(content: dict[str, Any], source: str, found: Evidence) -> None:
             if row.get("measured"):
                 kept = network["kept_parameters"] / network["parameters"]
                 found.timings.append(rows_.bench_timing(row, name, kept, source))
+                _profile(row, source, found, f"{name}, batch {row['batch']}")
+        profiled = {str(row["batch"]) for row in network["rows"] if row.get("profile")}
         for batch, plan in network.get("plans", {}).items():
-            _plan(plan, source, found, f"{name}, batch {batch}")
+            _plan(plan, source, found, f"{name}, batch {batch}", batch in profiled)
 
 
 def _runs(content: dict[str, Any], source: str, found: Evidence) -> None:
@@ -214,15 +231,30 @@ def _run(content: dict[str, Any], source: str, found: Evidence) -> None:
     )
 
 
-def _plan(content: dict[str, Any], source: str, found: Evidence, title: str = "") -> None:
+def _plan(
+    content: dict[str, Any],
+    source: str,
+    found: Evidence,
+    group: str = "",
+    profiled: bool = False,
+) -> None:
+    """A plan.
+
+    Args:
+        group: which of several in the file.
+        profiled: whether the file has a profile of what came of it: that knows the layers' times.
+    """
     layers = content["layers"]
     whole = content.get("whole")
     verdict = "no layer is replaced" if whole is None else rows_.verdict(whole)
-    title = title or source.rpartition("/")[0] or source
+    title = group or source.rpartition("/")[0] or source
     notes = tuple(content.get("notes", ()))
     found.plans.append(PlanTable(source, title, tuple(layers), verdict, notes))
     found.layers.append(Layers(source, f"{title}: as planned", rows_.planned(layers)))
     found.timings += rows_.plan_timings(layers, title, source)
+    if not profiled:
+        found.works += works.planned(layers, source, group)
+    _roofs(content, source, found)
 
 
 def _sweep(content: dict[str, Any], source: str, found: Evidence) -> None:

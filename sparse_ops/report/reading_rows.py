@@ -1,10 +1,9 @@
 """Rows of results files as timings and layers."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from sparse_ops.report.evidence import Layer, Roofs, Timing
+from sparse_ops.report.evidence import Layer, Timing
 
 FORMATS = {
     "periodic": "PeriodicConv2d",
@@ -12,9 +11,6 @@ FORMATS = {
     "channels": "ChannelPrunedConv2d",
     "linear": "CSRLinear",
 }
-# Labels of benchmarks.layers: 64→128 3×3 @32 /2, and 784→300.
-CONV = re.compile(r"(\d+)→(\d+) (\d+)×\d+ @(\d+)(?: /(\d+))?$")
-LINEAR = re.compile(r"(\d+)→(\d+)$")
 
 
 def timings(content: dict[str, Any], source: str) -> list[Timing]:
@@ -36,9 +32,6 @@ def _operator(row: dict[str, Any], source: str) -> Timing:
     whole = row["layer"].startswith(("all of ", "chain of "))
     kind = FORMATS.get(row["operator"], row["operator"])
     place = row["layer"] if whole else "single layers"
-    macs, moved = row.get("macs"), row.get("bytes")
-    if macs is None and not whole:
-        macs, moved = _work(row)
     return Timing(
         source,
         kind,
@@ -51,8 +44,6 @@ def _operator(row: dict[str, Any], source: str) -> Timing:
         row["speedup"],
         row["low"],
         row["high"],
-        macs,
-        moved,
     )
 
 
@@ -68,22 +59,6 @@ def _network(row: dict[str, Any], source: str) -> Timing:
         True,
         *(row[key] for key in ("kept", "dense_ms", "packed_ms", "speedup", "low", "high")),
     )
-
-
-def _work(row: dict[str, Any]) -> tuple[float | None, float | None]:
-    """(kept multiply-accumulates, bytes) of a row whose label tells the layer's shape."""
-    batch, kept = row["batch"], row["kept"]
-    if conv := CONV.match(row["layer"]):
-        inputs, outputs, kernel, size, stride = (int(g or 1) for g in conv.groups())
-        out = (size - 1) // stride + 1
-        weights = kept * inputs * outputs * kernel**2
-        moved = batch * (inputs * size**2 + outputs * out**2) + weights
-        return batch * weights * out**2, 4 * moved
-    if linear := LINEAR.match(row["layer"]):
-        inputs, outputs = (int(g) for g in linear.groups())
-        weights = kept * inputs * outputs
-        return batch * weights, 4 * (batch * (inputs + outputs) + weights)
-    return None, None
 
 
 def bench_timing(row: dict[str, Any], name: str, kept: float, source: str) -> Timing:
@@ -115,13 +90,7 @@ def network_timing(row: dict[str, Any], source: str) -> Timing:
         row["speedup"],
         row["low"],
         row["high"],
-        row["kept_macs"] * row["batch"],
-        None,
     )
-
-
-def roofs(content: dict[str, Any], source: str) -> Roofs:
-    return Roofs(source, content["macs_per_second"], content["bytes_per_second"])
 
 
 def counted(layers: Sequence[dict[str, Any]]) -> tuple[Layer, ...]:
@@ -145,23 +114,14 @@ def planned(layers: Sequence[dict[str, Any]]) -> tuple[Layer, ...]:
 
 
 def plan_timings(layers: Sequence[dict[str, Any]], title: str, source: str) -> list[Timing]:
-    """The races of single layers that a plan was decided by.
-
-    Bytes are those of the kept weights, the output, and an input of as many positions.
-    """
+    """The races of single layers that a plan was decided by."""
     found = []
     for layer in layers:
         measured = layer.get("measured")
         if not measured:
             continue
-        outputs, inputs, *kernel = layer["shape"]
-        weights = outputs * inputs
-        for size in kernel:
-            weights *= size
-        positions = layer["macs"] / weights
-        moved = 4 * (layer["nnz"] + positions * (outputs + inputs))
         kind = layer["becomes"] or "dense is faster"
-        kept = layer["nnz"] / weights
+        kept = 1 - layer["sparsity"]
         name = layer["name"] or layer["kind"]
         found.append(
             Timing(
@@ -176,8 +136,6 @@ def plan_timings(layers: Sequence[dict[str, Any]], title: str, source: str) -> l
                 measured["speedup"],
                 measured["low"],
                 measured["high"],
-                layer["kept_macs"],
-                moved,
             )
         )
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from sparse_ops._files import replacing
 from sparse_ops.convert import Comparison
+from sparse_ops.planning.profiling import Profile
 from sparse_ops.report.machine import Machine
 
 
@@ -23,6 +24,7 @@ class Row:
         ideal: dense multiply-accumulates / kept ones.
         measured: dense against packed by turns; None if the plan keeps the dense model.
         note: what else there is to say, in words.
+        profile: where the packed model's time goes; None if it does not run as programs.
     """
 
     batch: int
@@ -37,6 +39,7 @@ class Row:
     ideal: float
     measured: Comparison | None
     note: str = ""
+    profile: Profile | None = None
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,9 @@ def _marker(series: int, x: float, y: float, words: str) -> str:
 
 def _chart(chart: Chart) -> tuple[str, float]:
     every = [point for series in chart.series for point in series.points]
-    xs = [p[0] for p in every] + [corner[0] for corner in chart.roof]
-    ys = [v for p in every for v in p[1:] if v is not None] + [c[1] for c in chart.roof]
+    corners = [corner for roof in chart.roofs for corner in roof]
+    xs = [p[0] for p in every] + [corner[0] for corner in corners]
+    ys = [v for p in every for v in p[1:] if v is not None] + [c[1] for c in corners]
     ys += [] if chart.level is None else [chart.level[0]]
     (x_low, x_high), (y_low, y_high) = extent(xs, chart.x_log), extent(ys, chart.y_log)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
@@ -120,9 +121,9 @@ def _chart(chart: Chart) -> tuple[str, float]:
         y = y_of(chart.level[0])
         parts.append(_line("level", LEFT, right, y, y))
         parts.append(_text(right, y - 4, chart.level[1], "quiet small", "end"))
-    if chart.roof:
-        corners = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in chart.roof)
-        parts.append(f'<polyline class="roof" points="{corners}"/>')
+    for roof in chart.roofs:
+        way = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in roof)
+        parts.append(f'<polyline class="roof" points="{way}"/>')
     for n, series in enumerate(chart.series):
         parts += _series(_colour(n, series), series, x_of, y_of)
     for x, y, words in chart.marks:
@@ -141,15 +142,15 @@ def _colour(n: int, series: Series) -> int:
 def _series(n: int, series: Series, x_of: Place, y_of: Place) -> list[str]:
     """The line of a series, the spreads of its points, and a dot for each, if they are not many."""
     parts = []
-    points = sorted(series.points) if series.line else list(series.points)
+    points = list(zip(series.points, series.named(), strict=True))
     if series.line and len(points) > 1:
-        way = " ".join(f"{x_of(p[0]):.1f},{y_of(p[1]):.1f}" for p in points)
+        way = " ".join(f"{x_of(p[0]):.1f},{y_of(p[1]):.1f}" for p in sorted(series.points))
         parts.append(f'<polyline class="l{n % COLOURS}" points="{way}"/>')
-    for x, y, low, high in points:
+    for (x, y, low, high), name in points:
         if low is not None and high is not None:
             parts.append(_line(f"l{n % COLOURS}", x_of(x), x_of(x), y_of(low), y_of(high)))
         if not series.line or len(points) <= 60:
-            words = f"{series.name}: {number(x)}, {number(y)}"
+            words = f"{name}: {number(x)}, {number(y)}"
             parts.append(_marker(n, x_of(x), y_of(y), words))
     return parts
 

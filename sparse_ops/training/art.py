@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from sparse_ops.masks import Masks, apply_, kth_smallest, prunable
 from sparse_ops.training.evaluation import BatchSource, evaluate
+from sparse_ops.training.figures import kept_by_tensor
+from sparse_ops.training.magnitude import smallest_kept
 from sparse_ops.training.masked import MaskedMethod
 from sparse_ops.training.method import Epoch, Settings, agreed, check_sparsity, share
 from sparse_ops.training.penalties import hypersparse_grad_, l1_loss, l2_loss
@@ -174,6 +176,7 @@ class HyperSparse(MaskedMethod):
     def end_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: Epoch) -> bool:
         super().end_epoch(model, optimizer, epoch)
         self._figures = {"phase": self.phase, "strength": self.alpha}
+        self._figures |= kept_by_tensor(self.masks)
         self._done += 1
         if self.phase == "warm-up" and self._done >= self.warm_up:
             self.phase, self._done = "ART", 0
@@ -186,7 +189,10 @@ class HyperSparse(MaskedMethod):
         return not (self.phase == "fine-tune" and self._done >= self.fine_tune)
 
     def figures(self) -> dict[str, float | str]:
-        """The phase and the strength of the penalty; in ART, how good the cut copies are."""
+        """The phase and the strength of the penalty; what is kept of each tensor.
+
+        In ART the latter is of the epoch's cut copy, whose accuracy and threshold are told, too.
+        """
         return self._figures
 
     def findings(self) -> dict[str, Any]:
@@ -233,7 +239,12 @@ class HyperSparse(MaskedMethod):
             100 * dense,
             100 * self._best["mean"],
         )
-        self._figures |= {"cut": accuracy, "best_cut": self._best["mean"]}
+        self._figures |= {
+            "cut": accuracy,
+            "best_cut": self._best["mean"],
+            "threshold": smallest_kept(pruned, masks),
+            **kept_by_tensor(masks),
+        }
         by_itself = self._best["mean"] > dense
         self._art = {
             "art_epochs": self._done,

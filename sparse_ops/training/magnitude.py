@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sparse_ops.masks import Masks, apply_, keep_largest, prunable
+from sparse_ops.training.figures import kept_by_tensor
 from sparse_ops.training.gradual import Span
 from sparse_ops.training.masked import MaskedMethod
 from sparse_ops.training.method import Epoch, check_sparsity, share
@@ -40,6 +41,13 @@ def cut_(model: nn.Module, sparsity: float) -> Masks:
     return masks
 
 
+@torch.no_grad()
+def smallest_kept(model: nn.Module, masks: Masks) -> float:
+    """The size of the smallest weight that `masks` keep: the threshold of a cut; inf of none."""
+    sizes = (torch.where(m, model.get_parameter(n).abs(), torch.inf) for n, m in masks.items())
+    return min(float(size.amin()) for size in sizes)
+
+
 @dataclass
 class Magnitude(MaskedMethod):
     """Removes the smallest weights; those that are left go on learning.
@@ -72,18 +80,25 @@ class Magnitude(MaskedMethod):
     def prepare(self, model: nn.Module) -> None:
         super().prepare(model)
         self._now = 0.0
+        # Not a field: it is no part of the state that a checkpoint keeps.
+        self._figures: dict[str, float | str] = {}
         if (now := self.sparsity_after(0)) > 0:
             self._cut(model, now, None)
 
     def end_epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: Epoch) -> bool:
         super().end_epoch(model, optimizer, epoch)
         now = self.sparsity_after(epoch.number)
+        self._figures = {}
         if now > self._now:
             self._cut(model, now, optimizer)
+            self._figures["threshold"] = smallest_kept(model, self.masks)
+        if self.begin is not None:
+            self._figures |= kept_by_tensor(self.masks, prunable(model))
         return True
 
     def figures(self) -> dict[str, float | str]:
-        return {"removed": self._now}
+        """How much is removed; of a gradual cut its threshold, and what is kept of each tensor."""
+        return {"removed": self._now, **self._figures}
 
     def finalize(self, model: nn.Module) -> Masks:
         if not self.masks or self._now < self.sparsity:

@@ -103,7 +103,10 @@ class SparsityMethod(ABC):
         return True
 
     def figures(self) -> dict[str, float | str]:
-        """What there is to log of the epoch that has ended, by name; called after `end_epoch`."""
+        """What there is to log of the epoch that has ended, by name; called after `end_epoch`.
+
+        A figure of a single tensor is named `kind:tensor`; the line of an epoch leaves it out.
+        """
         return {}
 
     def findings(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sparse_ops.training.figures import of_one_tensor
 from sparse_ops.training.history import Row
 
 
@@ -40,8 +41,7 @@ class Bar:
         self.epochs += 1
         if not self.lines:
             return
-        # Those of single tensors, "strength:fc1.weight", are for the log.
-        told = {name: value for name, value in row.figures.items() if ":" not in name}
+        told = {name: value for name, value in row.figures.items() if not of_one_tensor(name)}
         figures = "".join(f", {_said(name, value)}" for name, value in told.items())
         left = (time.monotonic() - self.begin) / self.epochs * (epochs - row.epoch)
         rest = f", {_time(left)} left" if left else ""

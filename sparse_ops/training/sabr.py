@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from sparse_ops._selection import picked
 from sparse_ops.masks import PRUNABLE, Masks, apply_
 from sparse_ops.training.evaluation import nonzero
+from sparse_ops.training.figures import by_tensor, kept_by_tensor
 from sparse_ops.training.method import Epoch, Settings, SparsityMethod, agreed
 
 _log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ def std_threshold(weight: Tensor, theta: float, gamma: float) -> Tensor:
     """theta · std(m), where m are the weights with |w| >= gamma · std(weight); 0-d."""
     weight = weight.detach()
     whole = weight.std(unbiased=False)
-    large = weight[weight.abs() >= gamma * whole]
+    large = picked(weight, weight.abs() >= gamma * whole)
     return theta * (large.std(unbiased=False) if large.numel() else whole)
 
 
@@ -107,6 +109,8 @@ class SABR(SparsityMethod):
         self.strengths = {n: self.strength * float(_std(w)) for n, w in tensors.items()}
         self.bad_epochs = dict.fromkeys(tensors, 0)
         self.frozen, self._best, self.cuts = [], None, {}
+        # Not a field: it is no part of the state that a checkpoint keeps.
+        self._kept: dict[str, float] = {}
         self._dropout = {n: m.p for n, m in model.named_modules() if isinstance(m, _DropoutNd)}
         for name in self._dropout:
             _set_dropout(model, name, 0.0)
@@ -133,6 +137,7 @@ class SABR(SparsityMethod):
         if epoch.validation is None and self._best is None:
             _log.warning("no validation was given: the penalties follow the training accuracy")
         self.adapt(model, agreed(measured))
+        self._kept = kept_by_tensor(self._masks_now(model))
         return len(self.frozen) < len(self.strengths)
 
     def adapt(self, model: nn.Module, accuracy: float) -> None:
@@ -155,14 +160,18 @@ class SABR(SparsityMethod):
         self._best = max(best, accuracy)
 
     def figures(self) -> dict[str, float | str]:
-        """How many tensors are frozen, which was last, and the penalties of the next epoch."""
+        """How many tensors are frozen, which was last, and the penalties of the next epoch.
+
+        And, tensor by tensor, what the cut would be now: its threshold, and what it would keep.
+        """
         found: dict[str, float | str] = {"frozen": len(self.frozen)}
         if self.frozen:
             found["last_frozen"] = self.frozen[-1]
         learning = [value for name, value in self.strengths.items() if name not in self.frozen]
         if learning:
             found |= {"least_strength": min(learning), "most_strength": max(learning)}
-        return found | {f"strength:{name}": value for name, value in self.strengths.items()}
+        found |= by_tensor("strength", self.strengths)
+        return found | by_tensor("threshold", self.cuts) | self._kept
 
     def findings(self) -> dict[str, Any]:
         """What was frozen, in order, and what each tensor was cut at."""
@@ -174,8 +183,24 @@ class SABR(SparsityMethod):
             _set_dropout(model, name, p)
         self._dropout = {}
 
-    @torch.no_grad()
     def finalize(self, model: nn.Module) -> Masks:
+        masks = self._masks_now(model)
+        for name, mask in masks.items():
+            _log.info(
+                "%s: %d of %d weights kept, cut at %.3g, std %.3g",
+                name,
+                int(mask.sum()),
+                mask.numel(),
+                self.cuts[name],
+                float(_std(model.get_parameter(name))),
+            )
+        apply_(model, masks)
+        self.abandon(model)
+        return masks
+
+    @torch.no_grad()
+    def _masks_now(self, model: nn.Module) -> Masks:
+        """The masks of a cut now; at what each tensor is cut is in `cuts`."""
         masks = {}
         for name, weight in self._tensors(model).items():
             cut = (
@@ -185,16 +210,6 @@ class SABR(SparsityMethod):
             )
             masks[name] = weight.abs() >= cut
             self.cuts[name] = float(cut)
-            _log.info(
-                "%s: %d of %d weights kept, cut at %.3g, std %.3g",
-                name,
-                int(masks[name].sum()),
-                weight.numel(),
-                float(cut),
-                float(_std(weight)),
-            )
-        apply_(model, masks)
-        self.abandon(model)
         return masks
 
     def _tensors(self, model: nn.Module) -> dict[str, nn.Parameter]:

@@ -28,6 +28,7 @@ from sparse_ops.training.factors import (
     smallest_groups_cut,
     weight_of,
 )
+from sparse_ops.training.figures import kept_by_tensor
 from sparse_ops.training.followers import Followers, norms_behind
 from sparse_ops.training.gradual import Span
 from sparse_ops.training.masked import MaskedMethod
@@ -156,6 +157,11 @@ class Spred(MaskedMethod):
         factorize_(model, self._apart, self._product)
 
     @property
+    def _weights(self) -> list[str]:
+        """The names of the layers' weights."""
+        return [f"{name}.weight" if name else "weight" for name in self._layers]
+
+    @property
     def _product(self) -> Mode:
         """How the products are made: of scales, one by one."""
         return "weight" if self.gate == "bn" else self.mode
@@ -196,8 +202,11 @@ class Spred(MaskedMethod):
         return True
 
     def figures(self) -> dict[str, float | str]:
-        """The share of the groups that is removed so far."""
-        return {"removed": self._now}
+        """The share of the groups that is removed so far; of a cut before the end, by tensor."""
+        found: dict[str, float | str] = {"removed": self._now}
+        if self.begin is not None or self.fine_tune:
+            found |= kept_by_tensor(self._kept, self._weights)
+        return found
 
     def abandon(self, model: nn.Module) -> None:
         if self._followers is not None:
@@ -253,7 +262,7 @@ class Spred(MaskedMethod):
     @torch.no_grad()
     def _smallest(self, model: nn.Module, level: float) -> Masks:
         """Masks of the layers' weights, without the smallest groups; those gone stay gone."""
-        names = [f"{name}.weight" if name else "weight" for name in self._layers]
+        names = self._weights
         sources = dict(zip(names, self._apart, strict=True))
         sizes = {
             n: norms(weight_of(model.get_submodule(s)), self._product) for n, s in sources.items()

@@ -107,6 +107,12 @@ def test_log_tells_how_a_run_ended(tmp_path):
         "top-1 87.00%, mean of the last 10 evaluations 87.30%, best 90.00% after epoch 9" in output
     )
     assert "100 examples/s" in output
+    columns = "kept:conv.weight", "kept:fc.weight", "removed"
+    rows = [",".join([lines[0], *columns]), *(f"{line},0.9876,0.8765,0.5" for line in lines[1:])]
+    (tmp_path / "log.csv").write_text("\n".join(rows))
+    output = " ".join(run("log", tmp_path, "--every", 6).output.split())
+    assert "removed" in output and "0.9876" not in output
+    assert "tensor by tensor in the file, and in report: kept" in output
     assert "--every must be 0 or more" in run("log", tmp_path, "--every=-1", ok=False).output
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x.json").write_text("{}")

@@ -30,7 +30,7 @@ def test_each_epoch_is_told_of_without_a_terminal(few, tmp_path):
 
 
 def test_the_penalties_of_sabr_are_in_the_log_and_in_the_result(few, tmp_path):
-    run("train", *SABR, "--out", tmp_path)
+    result = run("train", *SABR, "--out", tmp_path)
     phase = json.loads((tmp_path / "result.json").read_text())["phases"][1]
     with (tmp_path / "sabr.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -39,8 +39,14 @@ def test_the_penalties_of_sabr_are_in_the_log_and_in_the_result(few, tmp_path):
         for name in ("fc1", "fc2", "fc3"):
             key = f"strength:{name}.weight"
             assert float(row[key]) == told["figures"][key] > 0
+            assert 0 < float(row[f"kept:{name}.weight"]) <= 1
         assert int(row["frozen"]) == told["figures"]["frozen"]
-    assert set(phase["findings"]["thresholds"]) == {f"fc{n}.weight" for n in (1, 2, 3)}
+    cuts = phase["findings"]["thresholds"]
+    assert set(cuts) == {f"fc{n}.weight" for n in (1, 2, 3)}
+    # The last epoch tells what the cut is; those before, what it would have been.
+    assert cuts == {name: float(rows[-1][f"threshold:{name}"]) for name in cuts}
+    # On the error stream they would be a screen an epoch.
+    assert ":fc1.weight" not in result.stderr
     assert phase["uncut_top1"] is not None
 
 

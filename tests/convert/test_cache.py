@@ -185,7 +185,9 @@ def test_the_machine_is_measured_once(counted, tmp_path, monkeypatch):
         plan = planned(net(), masks_of_net())
         layer = next(layer for layer in plan.layers if layer.name == "anything")
         size = 4 * (2 * 16 * 64 + 2 * 16 * 16 + layer.nnz)
-        assert layer.floor_ms == pytest.approx(1e3 * size / 5e8)
+        assert layer.floor_ms == pytest.approx(1e3 * size / 5e8) and layer.bytes == size
+        # What a report draws the layers under.
+        assert plan.as_data()["floors"] == {"peak": 2e9, "bandwidths": {"1": 1e9, "4096": 5e8}}
         taken = layer.packed_ms if layer.becomes else layer.dense_ms
         assert layer.floor_reached == pytest.approx(layer.floor_ms / taken)
     assert len(seen) == 1

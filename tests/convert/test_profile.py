@@ -169,6 +169,7 @@ def test_every_step_has_its_time_floor_and_bytes(order, piece):
     assert rows["csr"].shape == (16, 6, 8, 8) and rows["fc"].shape == (16, 5)
     macs = 16 * 64 * 6 * 4 * 9
     assert rows["csr"].floor_ms == pytest.approx(1e3 * macs / 1e6)
+    assert rows["csr"].macs == macs and found.floors.peak == 1e6
     pieces = 1 if piece == 0 else 4
     weights = 4 * (5 * 48 + 5)
     assert rows["fc"].bytes == pieces * weights + 4 * 16 * (48 + 5)

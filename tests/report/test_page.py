@@ -66,8 +66,15 @@ def runs(tmp_path):
     content = {"machine": MACHINE, "command": "sweep", "rows": rows}
     (sweep / "bench1.json").write_text(json.dumps(content))
     result(one, 0.75, 0, 0.85)
-    lines = ["epoch,loss,accuracy,lr,seconds,examples_per_second,top1,lambda/fc1,threshold,phase"]
-    lines += [f"{e},{2 / e},0.5,0.1,1,10,{0.1 * e},{10.0**-e},{e},sabr" for e in range(1, 6)]
+    # The columns of SABR.
+    lines = ["epoch,loss,accuracy,lr,seconds,examples_per_second,top1,frozen,last_frozen"]
+    for kind in ("strength", "threshold", "kept"):
+        lines[0] += "".join(f",{kind}:{name}.weight" for name in ("features.0.conv", "fc1"))
+    for e in range(1, 6):
+        values = (10.0**-e, 2 * 10.0**-e, 0.01 * e, 0.02 * e, 1 / e, 0.9 / e)
+        last = "fc1.weight" if e > 3 else ""
+        begin = f"{e},{2 / e},0.5,0.1,1,10,{0.1 * e},{int(e > 3)},{last}"
+        lines.append(begin + "".join(f",{value}" for value in values))
     (one / "log.csv").write_text("\n".join(lines))
     masks = {"fc1.weight": torch.arange(40).reshape(4, 10) % 4 == 0}
     so.masks.save(masks, one / "masks.safetensors")
@@ -175,7 +182,8 @@ def test_every_figure_has_its_numbers_in_text_and_its_source(runs):
         "Time against",
         "Sparsity by layer",
         "Roofline",
-        "one: lambda",
+        "one: strength",
+        "one: kept",
     ):
         assert any(words in title for title in titles), words
     text = read(page(found, "A title", "command")).text
@@ -248,25 +256,21 @@ def test_layers_say_what_they_save(runs):
 
 def test_a_methods_own_columns_are_drawn_words_are_not(runs):
     charts = {f.title: f for f in figures(gather([runs / "one"])) if f.key.startswith("history")}
-    assert {"one: loss", "one: accuracy", "one: lambda", "one: threshold"} <= set(charts)
-    assert "one: phase" not in charts
-    # Over four powers of ten: as a logarithm.
-    assert charts["one: lambda"].y_log and not charts["one: threshold"].y_log
-
-
-def test_the_roofline_has_every_layer_under_the_roof():
-    (chart,) = [
-        f for f in figures(gather([RESULTS / "operators.json"])) if f.key.startswith("roofline")
+    assert list(charts) == [
+        f"one: {title}"
+        for title in (
+            *("loss", "accuracy", "learning rate", "frozen"),
+            *("strength", "threshold", "kept"),
+        )
     ]
-    points = [p for series in chart.series for p in series.points]
-    rows = json.loads((RESULTS / "operators.json").read_text())["rows"]
-    layers = [r for r in rows if " of " not in r["layer"] and r["dense_form"] != "torch.sparse_csr"]
-    assert len(points) == len(layers) > 40
-    (x, y), *_, (_, top) = chart.roof
-    content = json.loads((RESULTS / "operators.json").read_text())
-    assert y == pytest.approx(x * content["bytes_per_second"] / 1e9)
-    assert top == pytest.approx(content["macs_per_second"] / 1e9)
-    assert all(point[1] <= top for point in points)
+    # A figure for each kind, a line for each tensor.
+    for title in ("strength", "threshold", "kept"):
+        names = [series.name for series in charts[f"one: {title}"].series]
+        assert names == ["features.0.conv.weight", "fc1.weight"]
+    said = charts["one: kept"].said
+    assert said == "After the last epoch: features.0.conv.weight 0.2, fc1.weight 0.18."
+    # Over four powers of ten: as a logarithm.
+    assert charts["one: strength"].y_log and not charts["one: threshold"].y_log
 
 
 def test_all_committed_results_are_understood_or_passed_over_in_words():
