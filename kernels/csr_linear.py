@@ -64,7 +64,7 @@ def _csr_linear_fwd_kernel(
     image = (program // rows // splits).to(tl.int64) * BLOCK_BATCH
     there_is = (o >= 0) & (o < rows)
     o = tl.minimum(tl.maximum(o, 0), rows - 1)
-    start = tl.minimum(tl.maximum(tl.load(crow_ptr + o), 0), nnz)
+    start = tl.maximum(tl.load(crow_ptr + o), 0)
     stop = tl.maximum(tl.minimum(tl.load(crow_ptr + o + 1), nnz), start)
     # The row in eights, of which a part takes `share`. Not rounded up by cdiv: nnz may be 2^31 - 1.
     first, end = start // ALIGNED, stop // ALIGNED + (stop % ALIGNED > 0).to(tl.int32)

@@ -64,8 +64,8 @@ def test_without_a_compiler_or_time_the_plan_says_that_compile_was_left_out(monk
         assert "needs a budget of" in plan.dense_forms.skipped["torch.compile"]
     monkeypatch.setenv("CXX", "there-is-none")
     plan = so.plan(model, torch.randn(EXAMPLE), masks, **options)
-    for forms in (plan.dense_forms, plan.packed_forms):
-        assert "torch.compile" not in forms.milliseconds
+    for own in (plan.dense_forms, plan.packed_forms):
+        assert "torch.compile" not in own.milliseconds
 
 
 @pytest.mark.slow

@@ -48,11 +48,11 @@ CLASSES = [
 ]
 # The programs of csr_linear, of eight images each, are counted.
 LINEARS = [
-    *(case for case in LINEAR if -(-case.batch // 8) * case.out_features < 300),
+    *(case for case in LINEAR if -(-case.batch // 8) * case.out_features < 150),
     LinearCase(7, 70, 9, 0.5),
     LinearCase(8, 70, 9, 0.5),
     LinearCase(65, 20, 6, 0.5),
-    LinearCase(300, 9, 4, 0.3),
+    LinearCase(100, 9, 4, 0.3),
 ]
 
 
