@@ -73,6 +73,7 @@ def _csr_linear_fwd_kernel(
     end = tl.minimum(first + share, end)
     whole = tl.minimum(end, nnz // ALIGNED)
     lane = tl.arange(0, BLOCK_COLUMNS)
+    left = tl.minimum(batch - image, BLOCK_BATCH).to(tl.int32)
     # An image's sums are an axis of their own: what a lane reads of the weight is what it
     # multiplies. Of columns by images, each weight would go through shared memory.
     totals = (tl.zeros((BLOCK_COLUMNS,), dtype=tl.float32),) * BLOCK_BATCH
@@ -83,10 +84,12 @@ def _csr_linear_fwd_kernel(
         weight = tl.load(values_ptr + place, mask=there, other=0.0).to(tl.float32)
         kept = known & (place >= start) & (place < stop)
         weight = tl.where(kept, weight, 0.0)
-        at = x_ptr + col * x_column
+        at = x_ptr + image * x_row + col * x_column
         sums = ()
+        # From image to image: an offset for each of them would take registers that spill.
         for i in tl.static_range(BLOCK_BATCH):
-            found = tl.load(at + (image + i) * x_row, mask=kept & (image + i < batch), other=0.0)
+            found = tl.load(at, mask=kept & (i < left), other=0.0)
+            at += x_row
             sums += (totals[i] + weight * found.to(tl.float32),)
         totals = sums
     y = tl.zeros((BLOCK_BATCH,), dtype=tl.float32)
