@@ -254,9 +254,9 @@ def linear_config(x: Tensor, rows: int, nnz: int) -> LinearConfig:
     batch = x.shape[0]
     block_batch = _power_of_two(batch, 1, MOST_IMAGES)
     per_row = max(1, nnz // max(1, rows))
-    # A lane reads 8 weights at once, or what a row has for it, and keeps 32 sums at most. One warp:
+    # A lane reads 8 weights at once, or what a row has for it; 8 of 4 images spill. One warp:
     # nothing is exchanged but the sums, at the end and without a barrier.
-    block_columns = _power_of_two(per_row, 32, min(256, 1024 // block_batch))
+    block_columns = _power_of_two(per_row, 32, 256 if block_batch < 4 else 128)
     programs = rows * -(-batch // block_batch)
     # 16 warps for each multiprocessor hide memory's latency; less than a block hides none.
     wanted = -(-16 * _multiprocessors(x.device) // programs)

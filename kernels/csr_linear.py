@@ -1,7 +1,7 @@
 """y = activation(x Wᵀ + b), W in compressed sparse rows: a program per row and block of the batch.
 
-Rows begin anywhere: each is read from a multiple of eight weights on, 16 bytes of half precision at
-a time, and what there is not its own counts nothing. Nothing is read before the first weight or
+Rows begin anywhere: each is read from a multiple of eight weights on, up to 16 bytes at a time,
+and what there is not its own counts nothing. Nothing is read before the first weight or
 after the last one.
 
 Rows of real masks differ in length by 3 to 5 times. Each row is a program of its own, handed to

@@ -215,7 +215,7 @@ def test_csr_linear_reads_weights_together_and_waits_for_nobody(capability, dtyp
     with compiling(capability) as made:
         linear(dtype, index, batch)
     check(made, capability)
-    ptx, eight = made[0].ptx, 8 if batch < 8 else 4
+    ptx, eight = made[0].ptx, 8 if batch < 4 else 4
     # Weights and columns, as many bytes of each as a lane has of them; 16 are one load.
     loads = [eight * t.itemsize / 16 for t in (index, dtype)]
     assert len(re.findall(r"ld\.global\.v[24]\.b32", ptx)) == sum(max(1, n) for n in loads)
