@@ -2,12 +2,12 @@
 
 On a card both sides are CUDA graphs, timed between events by turns with L2 emptied before each; the
 dense side is cuDNN in benchmark mode. Asked for a card where there is none, all of this runs on the
-CPU, on shapes that nothing can be learnt from: a dry run (with TRITON_INTERPRET=1 the Triton
-kernels, too).
+CPU, on shapes that nothing can be learnt from: a dry run. With TRITON_INTERPRET=1 it races the
+Triton kernels, otherwise the operators' definitions in PyTorch.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -20,6 +20,7 @@ from benchmarks._gpu_clock import graphed, ratios, rounds_on_host
 from benchmarks.dense import conv2d_forms, linear_forms
 from benchmarks.layers import Conv, Linear
 from kernels.clock import rounds_on_device
+from sparse_ops.ops._backend import Backend
 from sparse_ops.ops._kernels import INTERPRETED
 
 Call = Callable[[], Tensor]
@@ -33,6 +34,13 @@ DTYPES = {
 }
 # Backends that run on a card.
 ON_CARD = ("wgmma2", "wgmma", "cuda", "triton", "dense")
+# Runs anywhere: what a dry run races where there is no interpreter of Triton's kernels.
+STAND_IN = "reference"
+
+
+def for_card(backends: Sequence[Backend], names: Sequence[str]) -> list[Backend]:
+    """Of an operator's backends those of these names, and what stands in for them."""
+    return [each for each in backends if each.name in (*names, STAND_IN)]
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,11 @@ class Place:
     @property
     def dry(self) -> bool:
         return self.device == "cuda" and not self.there
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """What is raced on a card, or in place of that."""
+        return (*ON_CARD, STAND_IN) if self.dry and not INTERPRETED else ON_CARD
 
     @property
     def card(self) -> dict[str, object] | None:

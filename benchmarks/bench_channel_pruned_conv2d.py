@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks._conv import race_conv
+from benchmarks._device import for_card
 from benchmarks.layers import RESNET18_CIFAR, RESNET18_IMAGENET
 from sparse_ops.formats import ChannelPrunedWeight
 from sparse_ops.ops.channel_pruned_conv2d import BACKENDS, channel_pruned_conv2d
@@ -21,8 +22,7 @@ CARD = [
     (layer, 0.5, batch, backend)
     for layer in RESNET18_IMAGENET
     for batch in (256, 32)
-    for backend in BACKENDS
-    if backend.name == "triton"
+    for backend in for_card(BACKENDS, ["triton"])
 ]
 
 

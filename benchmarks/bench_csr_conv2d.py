@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks._conv import race_conv
+from benchmarks._device import for_card
 from benchmarks.layers import RESNET18_CIFAR, RESNET18_IMAGENET, VGG16_CIFAR
 from sparse_ops.formats import CSRWeight
 from sparse_ops.ops.csr_conv2d import BACKENDS, csr_conv2d
@@ -22,8 +23,7 @@ CARD = [
     for layer in RESNET18_IMAGENET
     for sparsity in (0.95, 0.99)
     for batch in (256, 32)
-    for backend in BACKENDS
-    if backend.name == "triton"
+    for backend in for_card(BACKENDS, ["triton"])
 ]
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from benchmarks._device import for_card
 from benchmarks.layers import LINEARS
 from sparse_ops.formats import CSRWeight
 from sparse_ops.ops.csr_linear import BACKENDS, csr_linear
@@ -27,8 +28,7 @@ CARD = [
     for layer in LINEARS
     for sparsity in (0.9, 0.95, 0.99)
     for batch in (1, 8, 16)
-    for backend in BACKENDS
-    if backend.name == "triton"
+    for backend in for_card(BACKENDS, ["triton"])
 ]
 
 

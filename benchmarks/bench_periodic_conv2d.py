@@ -7,7 +7,7 @@ converter has sorted: the weight is a CSRWeight then.
 import pytest
 
 from benchmarks._conv import race_conv
-from benchmarks._device import ON_CARD
+from benchmarks._device import ON_CARD, for_card
 from benchmarks._gpu_packs import side_by_side
 from benchmarks.layers import RESNET18_CIFAR, RESNET18_IMAGENET, VGG16_CIFAR
 from sparse_ops.formats import CSRWeight, PeriodicWeight
@@ -31,8 +31,7 @@ CARD = [
     for name in ("PSD2_P8", "PSD1_P8", "PSD4_P16")
     for pattern in (name, f"{name} sorted")
     for batch in (256, 32)
-    for backend in (csr_conv2d.BACKENDS if "sorted" in pattern else BACKENDS)
-    if backend.name in ON_CARD[:-1]
+    for backend in for_card(csr_conv2d.BACKENDS if "sorted" in pattern else BACKENDS, ON_CARD[:-1])
 ]
 
 

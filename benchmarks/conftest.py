@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks._device import DTYPES, ON_CARD, Place
+from benchmarks._device import DTYPES, Place
 from benchmarks.limits import machine_limits
 from sparse_ops._files import replacing
 from sparse_ops.planning.measure import compare, denormals_flushed, quantile
@@ -63,7 +63,7 @@ def wanted(item: pytest.Item, place: Place, full: bool, seen: set) -> bool:
         return not on_card and (full or not more)
     given = getattr(item, "callspec", None) and item.callspec.params
     # What has no backend to choose is of the CPU.
-    if not given or getattr(given.get("backend"), "name", None) not in ON_CARD:
+    if not given or getattr(given.get("backend"), "name", None) not in place.backends:
         return False
     if place.dry and on_card:
         # One of each kind: nothing can be learnt from more.
@@ -174,8 +174,9 @@ def pytest_terminal_summary(terminalreporter, config):
     if not rows:
         return
     terminalreporter.section("packed against the fastest dense form")
-    if card := config.stash[PLACE].card:
-        terminalreporter.line(f"{card['name']}, {rows[0]['dtype']}; CUDA graphs on both sides")
+    if card := (place := config.stash[PLACE]).card:
+        how = "times mean nothing" if place.dry else "CUDA graphs on both sides"
+        terminalreporter.line(f"{card['name']}, {rows[0]['dtype']}; {how}")
     head = f"{'':44} {'batch':>5} {'kept':>6} {'dense ms':>10} {'packed ms':>10}"
     terminalreporter.line(f"{head} {'speed-up':>8} {'10-90 %':>13} {'ideal':>6} {'floor':>6}")
     for r in rows:

@@ -245,18 +245,20 @@ def row_config(x: Tensor) -> RowConfig:
     return RowConfig(128, 8, 4, 1)
 
 
+# Images of a program of csr_linear, which has code for each.
+MOST_IMAGES = 8
+
+
 def linear_config(x: Tensor, rows: int, nnz: int) -> LinearConfig:
     """A default for a product of that many rows and weights."""
     batch = x.shape[0]
-    block_batch = _power_of_two(batch, 1, 64)
-    # 2048 sums at work in 4 warps are 16 to a thread.
-    block_columns = min(256, 2048 // block_batch)
+    block_batch = _power_of_two(batch, 1, MOST_IMAGES)
     per_row = max(1, nnz // max(1, rows))
+    # A lane reads 8 weights at once, or what a row has for it; 8 of 4 images spill. One warp:
+    # nothing is exchanged but the sums, at the end and without a barrier.
+    block_columns = _power_of_two(per_row, 32, 256 if block_batch < 4 else 128)
     programs = rows * -(-batch // block_batch)
-    # Four programs for each multiprocessor hide memory's latency; less than a block hides none.
-    wanted = -(-4 * _multiprocessors(x.device) // programs)
+    # 16 warps for each multiprocessor hide memory's latency; less than a block hides none.
+    wanted = -(-16 * _multiprocessors(x.device) // programs)
     splits = max(1, min(wanted, per_row // block_columns))
-    warps = 1 if batch < 8 and per_row <= 256 else 4
-    if warps == 1:
-        block_columns = min(block_columns, 128)
-    return LinearConfig(block_batch, block_columns, splits, warps, 2)
+    return LinearConfig(block_batch, block_columns, splits, 1, 2)

@@ -1,5 +1,9 @@
 """y = activation(x Wᵀ + b), W in compressed sparse rows: a program per row and block of the batch.
 
+Rows begin anywhere: each is read from a multiple of eight weights on, up to 16 bytes at a time,
+and what there is not its own counts nothing. Nothing is read before the first weight or
+after the last one.
+
 Rows of real masks differ in length by 3 to 5 times. Each row is a program of its own, handed to
 whichever multiprocessor is free, the longest first; and where rows are too few to fill the card, or
 long, each is cut into `splits` equal parts, whose sums are written down and then added in a fixed
@@ -13,6 +17,18 @@ from torch import Tensor
 
 from ._device import finish
 from .configs import LinearConfig, linear_config
+
+# Weights are read so many at a time, from a multiple of that: 16 bytes of what has two.
+ALIGNED = tl.constexpr(8)
+
+
+@triton.jit
+def _columns(col_ptr, place, there, columns, SHORT: tl.constexpr):
+    """(columns of x, which of them there are), of the weights at some places that may be read."""
+    col = tl.load(col_ptr + place, mask=there, other=0).to(tl.int32)
+    if SHORT:
+        col = col & 0xFFFF
+    return col.to(tl.int64), there & (col >= 0) & (col < columns)
 
 
 @triton.jit
@@ -45,30 +61,49 @@ def _csr_linear_fwd_kernel(
     program = tl.program_id(0)
     o = tl.load(order_ptr + program % rows)
     part = program // rows % splits
-    b = (program // rows // splits).to(tl.int64) * BLOCK_BATCH + tl.arange(0, BLOCK_BATCH)
-    inside = (b < batch) & (o >= 0) & (o < rows)
+    image = (program // rows // splits).to(tl.int64) * BLOCK_BATCH
+    there_is = (o >= 0) & (o < rows)
     o = tl.minimum(tl.maximum(o, 0), rows - 1)
     start = tl.maximum(tl.load(crow_ptr + o), 0)
-    stop = tl.minimum(tl.load(crow_ptr + o + 1), nnz)
-    share = tl.cdiv(stop - start, splits)
-    start += part * share
-    stop = tl.minimum(start + share, stop)
-    total = tl.zeros((BLOCK_COLUMNS, BLOCK_BATCH), dtype=tl.float32)
-    for at in range(start, stop, BLOCK_COLUMNS):
-        place = at + tl.arange(0, BLOCK_COLUMNS)
-        kept = place < stop
-        col = tl.load(col_ptr + place, mask=kept, other=0).to(tl.int32)
-        if SHORT:
-            col = col & 0xFFFF
-        kept = kept & (col >= 0) & (col < columns)
-        weight = tl.load(values_ptr + place, mask=kept, other=0.0).to(tl.float32)
-        found = tl.load(
-            x_ptr + (b * x_row)[None, :] + (col.to(tl.int64) * x_column)[:, None],
-            mask=kept[:, None] & inside[None, :],
-            other=0.0,
-        )
-        total += weight[:, None] * found.to(tl.float32)
-    y = tl.sum(total, axis=0)
+    stop = tl.maximum(tl.minimum(tl.load(crow_ptr + o + 1), nnz), start)
+    # The row in eights, of which a part takes `share`. Not rounded up by cdiv: nnz may be 2^31 - 1.
+    first, end = start // ALIGNED, stop // ALIGNED + (stop % ALIGNED > 0).to(tl.int32)
+    share = tl.cdiv(end - first, splits)
+    first += part * share
+    end = tl.minimum(first + share, end)
+    whole = tl.minimum(end, nnz // ALIGNED)
+    lane = tl.arange(0, BLOCK_COLUMNS)
+    left = tl.minimum(batch - image, BLOCK_BATCH).to(tl.int32)
+    # An image's sums are an axis of their own: what a lane reads of the weight is what it
+    # multiplies. Of columns by images, each weight would go through shared memory.
+    totals = (tl.zeros((BLOCK_COLUMNS,), dtype=tl.float32),) * BLOCK_BATCH
+    for eight in range(first, whole, BLOCK_COLUMNS // ALIGNED):
+        there = eight + lane // ALIGNED < whole
+        place = eight * ALIGNED + lane
+        col, known = _columns(col_ptr, place, there, columns, SHORT)
+        weight = tl.load(values_ptr + place, mask=there, other=0.0).to(tl.float32)
+        kept = known & (place >= start) & (place < stop)
+        weight = tl.where(kept, weight, 0.0)
+        at = x_ptr + image * x_row + col * x_column
+        sums = ()
+        # From image to image: an offset for each of them would take registers that spill.
+        for i in tl.static_range(BLOCK_BATCH):
+            found = tl.load(at, mask=kept & (i < left), other=0.0)
+            at += x_row
+            sums += (totals[i] + weight * found.to(tl.float32),)
+        totals = sums
+    y = tl.zeros((BLOCK_BATCH,), dtype=tl.float32)
+    for i in tl.static_range(BLOCK_BATCH):
+        y = tl.where(tl.arange(0, BLOCK_BATCH) == i, tl.sum(totals[i]), y)
+    b = image + tl.arange(0, BLOCK_BATCH)
+    inside = (b < batch) & there_is
+    # The last eight of the weight may be fewer: whose part they are in reads them one by one.
+    if (first < end) & (whole < end):
+        for place in range(tl.maximum(start, whole * ALIGNED), stop):
+            col, kept = _columns(col_ptr, place, True, columns, SHORT)
+            weight = tl.load(values_ptr + place, mask=kept, other=0.0).to(tl.float32)
+            at = x_ptr + b * x_row + col * x_column
+            y += weight * tl.load(at, mask=inside & kept, other=0.0).to(tl.float32)
     if HAS_BIAS:
         y += tl.load(bias_ptr + o).to(tl.float32)
     target = (part.to(tl.int64) * batch + b) * rows + o

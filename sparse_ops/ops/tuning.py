@@ -44,7 +44,7 @@ CANDIDATES: dict[str, list[tuple[int, ...]]] = {
     ],
     "wgmma": WGMMA,
     "wgmma2": [(*numbers, 2) for numbers in WGMMA],
-    "linear": list(itertools.product((1, 16, 64), (32, 128), (1, 4), (1, 4), (2,))),
+    "linear": list(itertools.product((1, 8), (64, 128, 256), (1, 4), (1, 4), (2,))),
 }
 
 

@@ -58,7 +58,10 @@ def own_function(model: nn.Module) -> Callable[..., Any]:
 def frozen(model: nn.Module, example: tuple[Any, ...]) -> Callable[..., Any]:
     """The model, which nothing else may call, compiled with its weights frozen, for such inputs.
 
-    On a GPU as in torch.compile's mode "reduce-overhead": it replays CUDA graphs.
+    On a GPU as in torch.compile's mode "reduce-overhead": it replays CUDA graphs. That is also what
+    fuses dense layers there, an addition and activation in one kernel behind the convolution:
+    cuDNN's own call (cudnn_convolution_add_relu) would need a layer of its own in models and files,
+    before anybody has measured what it gains. Layers in `benchmarks/gpu_run.py` are raced with it.
 
     Raises:
         RuntimeError: the output of what was compiled is not that of the model. Compiling itself may

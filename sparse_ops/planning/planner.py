@@ -309,7 +309,8 @@ def _as_it_is(
     if on_card and best.whole is not None:
         notes.append(
             "both sides were timed as CUDA graphs; apply() gives a model that records one for each "
-            "shape of its inputs (convert.record_)"
+            "shape of its inputs (convert.record_); packed layers add and activate themselves, "
+            "layers that stay dense do so in further kernels"
         )
     del way_planner, ways, plain, graph
     free_cycles(masked)

@@ -2,13 +2,14 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import sparse_ops as so
-from sparse_ops.planning import fastest, network, planner
+from sparse_ops.planning import fastest, forms, network, planner
 from sparse_ops.planning.layout import is_channels_last, take_channels_last_
 from tests.convert.models import EXAMPLE, masks_of_net, net, says
 
@@ -63,8 +64,8 @@ def test_without_a_compiler_or_time_the_plan_says_that_compile_was_left_out(monk
         assert "needs a budget of" in plan.dense_forms.skipped["torch.compile"]
     monkeypatch.setenv("CXX", "there-is-none")
     plan = so.plan(model, torch.randn(EXAMPLE), masks, **options)
-    for forms in (plan.dense_forms, plan.packed_forms):
-        assert "torch.compile" not in forms.milliseconds
+    for own in (plan.dense_forms, plan.packed_forms):
+        assert "torch.compile" not in own.milliseconds
 
 
 @pytest.mark.slow
@@ -101,3 +102,20 @@ def test_the_plan_names_each_refused_candidate_and_why():
     assert any(words == "PeriodicConv2d: its mask is not periodic" for words in layer.refused)
     assert "refused: " in str(plan)
     assert plan.as_data()["layers"][0]["floor_reached"] is None
+
+
+@pytest.mark.parametrize("on_card", [True, False])
+def test_on_a_card_torch_compile_is_asked_for_graphs_of_its_own(on_card, monkeypatch):
+    asked = []
+
+    def compile(function, **options):
+        asked.append(options)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(forms, "tensors_in", lambda _: [SimpleNamespace(is_cuda=on_card)])
+    forms.compiled_call(nn.Linear(3, 2), (torch.randn(1, 3),))
+    # As torch's own mode, and with weights as constants, which that mode does not ask for.
+    own = torch._inductor.list_mode_options("reduce-overhead") if on_card else {}
+    assert asked == [{"dynamic": False, "options": {"freezing": True, **own}}]
+    assert ("triton.cudagraphs" in own) == on_card

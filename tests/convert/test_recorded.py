@@ -18,6 +18,7 @@ import sparse_ops
 from sparse_ops.ops._kernels import kernels
 from sparse_ops.patterns import PSD2_P8
 from sparse_ops.planning import recorded
+from sparse_ops.planning.fastest import Compiled
 from sparse_ops.planning.measure import Comparison
 
 X = torch.randn(2, 8, 6, 6)
@@ -314,7 +315,8 @@ def test_a_plan_times_graph_against_graph_and_its_model_is_recorded(cuda, monkey
     model = pruned()
     plan = sparse_ops.plan(model, X, measure=measured(pairs), progress=False)
     assert pairs and all(call.__name__ == "replay" for pair in pairs for call in pair)
-    assert any("timed as CUDA graphs" in note for note in plan.notes)
+    (note,) = [note for note in plan.notes if "timed as CUDA graphs" in note]
+    assert "layers that stay dense do so in further kernels" in note
     monkeypatch.setattr("sparse_ops.planning.plans.check_layer", lambda *_: None)
     fast = plan.apply(model)
     with torch.no_grad():
@@ -343,3 +345,21 @@ def test_dense_that_cannot_be_recorded_is_not_raced_by_what_can(cuda, monkeypatc
     assert pairs[0] == (dense, packed)
     assert pairs[1][0] is not packed and pairs[1][1] is dense
     assert packed not in pairs[2]
+
+
+def test_a_compiled_model_is_a_graph_already_and_is_not_recorded_again(cuda, monkeypatch):
+    compiled, calls = [], []
+
+    def compiled_call(model, example):
+        compiled.append(model)
+        return lambda: calls.append("compiled")
+
+    monkeypatch.setattr("sparse_ops.planning.fastest.compiled_call", compiled_call)
+    dense, pairs = Compiled(network(), (X,), given=False), []
+    recorded.by_graphs(measured(pairs))(dense, lambda: X, 1.0)
+    ((theirs, ours),) = pairs
+    # It is called as it is, against a graph of ours, and compiled once.
+    assert theirs is dense and ours.__name__ == "replay"
+    assert cuda.said == ["record", "replay"]
+    dense()
+    assert calls == ["compiled"] * 2 and len(compiled) == 1

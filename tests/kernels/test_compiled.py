@@ -192,5 +192,40 @@ def test_rows(capability, dtype):
                 csr_linear.csr_linear(
                     x, line.crow_indices, col, line.values, order[:8], None, y, 3, config
                 )
-    assert len(made) == 2 + 3 * 3
+    # In parts there is a kernel that adds; of a batch of 1 the default has parts here, too.
+    assert len(made) == 2 + 3 * 3 + 1
     check(made, capability)
+
+
+def linear(dtype, index, batch, shift=0):
+    """What csr_linear compiles for rows of 1000, their tensors `shift` entries from a boundary."""
+    width = 1000
+    kept = 2 * width
+    crow = torch.tensor([0, width, kept], dtype=torch.int32)
+    col, values = (torch.zeros(kept + shift, dtype=t)[shift:] for t in (index, dtype))
+    x, order = torch.zeros(batch, width, dtype=dtype), torch.arange(2, dtype=torch.int32)
+    csr_linear.csr_linear(x, crow, col, values, order, None, None, 1)
+
+
+@pytest.mark.parametrize("capability", [80, 90], indirect=True)
+@pytest.mark.parametrize("batch", [1, 4, 8])
+@pytest.mark.parametrize("index", [torch.int16, torch.int32], ids=str)
+@pytest.mark.parametrize("dtype", _triton.DTYPES, ids=str)
+def test_csr_linear_reads_weights_together_and_waits_for_nobody(capability, dtype, index, batch):
+    with compiling(capability) as made:
+        linear(dtype, index, batch)
+    check(made, capability)
+    ptx, eight = made[0].ptx, 8 if batch < 4 else 4
+    # Weights and columns, as many bytes of each as a lane has of them; 16 are one load.
+    loads = [eight * t.itemsize / 16 for t in (index, dtype)]
+    assert len(re.findall(r"ld\.global\.v[24]\.b32", ptx)) == sum(max(1, n) for n in loads)
+    # One at a time: a row's number, start and end, x, and what ends the weight.
+    single = re.findall(r"ld\.global\.b(?:16|32)", ptx)
+    assert len(single) == 3 + eight * batch + 3
+    assert "bar.sync" not in ptx and "shared" not in ptx
+
+
+def test_csr_linear_reads_what_no_boundary_begins_one_by_one(capability):
+    with compiling(capability, inspect=False) as made:
+        linear(torch.float16, torch.int16, 1, shift=1)
+    assert "ld.global.v" not in made[0].ptx

@@ -15,6 +15,7 @@ from sparse_ops.ops.csr_conv2d import csr_conv2d
 from sparse_ops.ops.csr_linear import csr_linear
 from sparse_ops.ops.periodic_conv2d import periodic_conv2d
 from sparse_ops.patterns import PSD2_P8, Channels
+from tests.rounding import assert_within_rounding
 
 linear_kernels = _kernels.kernels("csr_linear")
 configs, launch = _kernels.kernels("configs"), _kernels.kernels("_launch")
@@ -159,6 +160,51 @@ def test_a_row_in_parts_is_the_row(batch, splits):
     )
     expected = F.relu(F.linear(x, weight.to_dense(), bias) + residual)
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def rows_of_lengths(lengths, columns, dtype):
+    """A weight with so many weights in each row, the last column among them."""
+    mask = torch.zeros(len(lengths), columns, dtype=torch.bool)
+    for row, length in zip(mask, lengths, strict=True):
+        row[columns - 1 - torch.arange(length) * (columns // max(lengths))] = True
+    return CSRWeight.pack(torch.randn(mask.shape).to(dtype), mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("columns", [40, 70_000])
+@pytest.mark.parametrize("last", range(8))
+def test_rows_begin_and_end_anywhere(last, columns, dtype):
+    # Empty rows, rows of one, and what is left of the last eight weights of all, for each batch.
+    weight = rows_of_lengths([3, 0, 1, 8, 1, 20, 0, 0, 17, 6, last], columns, dtype)
+    assert weight.nnz % 8 == last
+    x = torch.randn(last + 1, columns).to(dtype)
+    y = csr_linear(x, weight, backend="triton")
+    dense = weight.to_dense().double()
+    terms, magnitude = columns + 1, F.linear(x.double().abs(), dense.abs())
+    assert_within_rounding(y, F.linear(x.double(), dense), magnitude, terms)
+    # As they come from a file: no multiple of anything in memory, and others' numbers around.
+    values, col = (torch.full((weight.nnz + 9,), 7).to(t.dtype) for t in (weight.values, i32()))
+    values[1:-8], col[1:-8] = weight.values, weight.col_indices
+    view = replace(weight, values=values[1:-8], col_indices=col[1:-8])
+    assert torch.equal(csr_linear(x, view, backend="triton"), y)
+
+
+@pytest.mark.parametrize("splits", [2, 5])
+def test_the_last_weights_are_added_once_whatever_the_parts(splits):
+    weight = rows_of_lengths([5, 0, 20, 6], 40, torch.float32)
+    x = torch.randn(2, 40)
+    y = linear_kernels.csr_linear(
+        x,
+        weight.crow_indices,
+        weight.col_indices,
+        weight.values,
+        torch.arange(4, dtype=torch.int32),
+        None,
+        None,
+        0,
+        configs.LinearConfig(2, 16, splits, 1, 1),
+    )
+    torch.testing.assert_close(y, F.linear(x, weight.to_dense()), rtol=1e-5, atol=1e-5)
 
 
 def test_the_default_cuts_rows_that_cannot_fill_the_card(monkeypatch):
