@@ -28,6 +28,13 @@ nvrtc = _kernels.kernels("_nvrtc")
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
+# The kernel's forms: each a configuration and an architecture.
+FORMS = {
+    "mma": (configs.TapConfig(1, 2, 1, 2, 32, 1), 800),
+    "hmma": (configs.TapConfig(2, 2, 1, 1, 32, 1), 700),
+    "wgmma": (configs.WgmmaConfig(2, 2, 2, 32, 6, 1), 900),
+    "cluster": (configs.WgmmaConfig(2, 2, 2, 32, 6, 1, 2), 900),
+}
 MAIN = """
 #include "cuda_on_host.h"
 #include "KERNEL.cuh"

@@ -23,14 +23,6 @@ pytestmark = [
 CHANNELS, SIDE, FILLED = 64, 14, 3
 IMAGES = 2**32 // (CHANNELS * SIDE**2) + 2 * FILLED
 STEPS = [[1, 1]] * 3
-TapConfig, WgmmaConfig = on_host.configs.TapConfig, on_host.configs.WgmmaConfig
-AMPERE = TapConfig(1, 2, 1, 2, 32, 1)
-FORMS = {
-    "mma": (AMPERE, 800),
-    "hmma": (TapConfig(2, 2, 1, 1, 32, 1), 700),
-    "wgmma": (WgmmaConfig(2, 2, 2, 32, 6, 1), 900),
-    "cluster": (WgmmaConfig(2, 2, 2, 32, 6, 1, 2), 900),
-}
 
 
 def sparse(dtype):
@@ -66,10 +58,10 @@ def last_blocks(folder, config, arch, change=None):
     return y[-1:], exact, magnitude, y[:1]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", on_host.FORMS)
 def test_the_last_image_is_exact_up_to_rounding(tmp_path, form):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    y, exact, magnitude, untouched = last_blocks(tmp_path, *FORMS[form])
+    y, exact, magnitude, untouched = last_blocks(tmp_path, *on_host.FORMS[form])
     assert_within_rounding(y, exact, magnitude, CHANNELS * 9 + 2)
     assert not untouched.any(), "it is written where an offset of 32 bits would be"
     # In KiB: the three tensors are 26 GB.
@@ -84,6 +76,7 @@ def test_the_last_image_is_exact_up_to_rounding(tmp_path, form):
     ],
 )
 def test_offsets_of_32_bits_would_show(tmp_path, wide, narrow):
-    y, exact, magnitude, _ = last_blocks(tmp_path, AMPERE, 800, lambda k: k.replace(wide, narrow))
+    narrowed = (*on_host.FORMS["mma"], lambda k: k.replace(wide, narrow))
+    y, exact, magnitude, _ = last_blocks(tmp_path, *narrowed)
     with pytest.raises(AssertionError, match="times the bound"):
         assert_within_rounding(y, exact, magnitude, CHANNELS * 9 + 2)
