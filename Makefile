@@ -18,8 +18,13 @@ test: $(VENV)/ready
 test-portable: $(VENV)/ready
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "portable and not slow"
 
+# What test-gpu-interpreter runs, and test-all then does not: files of Triton's kernels and of CUDA's.
+FOR_TRITON := compiled launched gpu_run gpu_results gpu_tools device_benchmarks
+FOR_CUDA := cuda_on_host cuda_asan cuda_large cuda_compiled cuda_ahead cuda_setup wgmma_on_host wgmma_compiled
+kernel_tests = $(patsubst %,tests/kernels/test_%.py,$(1))
+
 test-all: test-gpu-interpreter
-	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore tests/kernels/test_,compiled.py launched.py gpu_run.py gpu_results.py device_benchmarks.py cuda_on_host.py cuda_compiled.py cuda_ahead.py)
+	$(BIN)/python -m pytest -q -n auto $(addprefix --ignore=,$(call kernel_tests,$(FOR_TRITON) $(FOR_CUDA)))
 
 # The GPU's kernels without a GPU. Triton's are interpreted, and compiled for four kinds of card, in
 # processes of their own, because Triton reads the variable once; the CUDA kernel runs as C++ on the
@@ -27,9 +32,9 @@ test-all: test-gpu-interpreter
 test-gpu-interpreter: $(VENV)/ready
 	@if $(BIN)/python -c "import triton"; then \
 	  TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -rs -n auto tests/kernels/interpreted && \
-	  $(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_compiled.py tests/kernels/test_launched.py tests/kernels/test_gpu_run.py tests/kernels/test_gpu_results.py tests/kernels/test_device_benchmarks.py; \
+	  $(BIN)/python -m pytest -q -rs -n auto $(call kernel_tests,$(FOR_TRITON)); \
 	else echo "skipped: there is no Triton for this machine"; fi
-	$(BIN)/python -m pytest -q -rs -n auto tests/kernels/test_cuda_on_host.py tests/kernels/test_cuda_compiled.py tests/kernels/test_cuda_ahead.py tests/kernels/test_wgmma_on_host.py tests/kernels/test_wgmma_compiled.py
+	$(BIN)/python -m pytest -q -rs -n auto $(call kernel_tests,$(FOR_CUDA))
 
 # Random networks, operators, files and state dicts for so long; findings go to tests/fuzz/found.
 SECONDS ?= 600

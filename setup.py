@@ -85,7 +85,10 @@ class Build(build_py):
         editable = getattr(self, "editable_mode", False)
         folder = ROOT if editable else Path(self.build_lib, "sparse_ops")
         target = folder / "kernels" / _ahead.LIBRARY.name
-        made_by.build(nvcc, target, configs.AHEAD, _ahead.digest())
+        try:
+            made_by.build(nvcc, target, configs.AHEAD, _ahead.digest())
+        except RuntimeError as error:
+            raise SystemExit(f"SPARSE_OPS_CUDA=1, but {error}") from error
 
 
 def extensions() -> dict[str, Any]:

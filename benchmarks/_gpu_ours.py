@@ -1,7 +1,7 @@
 """The layers of gpu_run.py: the dense library, then a check of ours, then ours against it.
 
-All of that in one process: weights are packed, and their structure worked out, once for each
-precision. Both sides are timed as CUDA graphs, so that neither pays for its launches.
+All of that in one process: weights are packed, and their structure worked out, once for each shape
+and kind. Both sides are timed as CUDA graphs, so that neither pays for its launches.
 """
 
 import statistics
@@ -34,26 +34,46 @@ from benchmarks._gpu_sparse import checked, guarded, replayed, smoke
 from benchmarks.layers import Conv
 
 
+class Weights:
+    """The weights of some layers, dense and packed: once for all layers of a shape, and all types.
+
+    What our kernels work out of a structure on the host, tens of seconds for all of these, is kept
+    as long as its tensors are, which all types share.
+    """
+
+    def __init__(self, convs: list[Conv], kinds: Sequence[str]) -> None:
+        shapes = dict.fromkeys((conv.filters, conv.channels) for conv in convs)
+        self._dense = {shape: torch.randn(*shape, 3, 3, device=DEVICE) for shape in shapes}
+        self._packed = {shape: list(packs(w, kinds)) for shape, w in self._dense.items()}
+
+    def dense(self, conv: Conv, dtype: torch.dtype) -> Tensor:
+        return last(self._dense[conv.filters, conv.channels].to(dtype))
+
+    def packed(self, conv: Conv, dtype: torch.dtype) -> list[Pack]:
+        own = self._packed[conv.filters, conv.channels]
+        weights = (pack.weight.with_values(pack.weight.values.to(dtype)) for pack in own)
+        return [pack._replace(weight=w) for pack, w in zip(own, weights, strict=True)]
+
+
 def layers() -> Iterator[dict]:
     """Six layers of ResNet-18 in half precision: what a card is asked first."""
-    yield from of_precision(HALF, FIRST_CONVS, FIRST)
+    yield from of_precision(HALF, FIRST_CONVS, Weights(FIRST_CONVS, FIRST))
 
 
 def rest() -> Iterator[dict]:
     """All layers, precisions and kinds of sparsity, as far as the time goes."""
     kinds = ("PSD2_P8", "95% of weights", "all but 1/4 of channels") if DRY else ALL
+    whole = Weights(CONVS, kinds)
     for precision in PRECISIONS:
         if in_time():
-            yield from of_precision(precision, CONVS, kinds)
+            yield from of_precision(precision, CONVS, whole)
 
 
-def of_precision(precision: str, convs: list[Conv], kinds: Sequence[str]) -> Iterator[dict]:
+def of_precision(precision: str, convs: list[Conv], whole: Weights) -> Iterator[dict]:
     """The rows of `dense`, `smoke`, `gather` and `ours` in one precision."""
     dtype = use(precision)
-    weights = {
-        c: last(torch.randn(c.filters, c.channels, 3, 3, device=DEVICE).to(dtype)) for c in convs
-    }
-    packed = {c: list(packs(w.contiguous(), kinds)) for c, w in weights.items()}
+    weights = {conv: whole.dense(conv, dtype) for conv in convs}
+    packed = {conv: whole.packed(conv, dtype) for conv in convs}
     builder = Builder()
     for batch in BATCHES:
         for conv in convs:

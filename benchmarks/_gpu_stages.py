@@ -36,6 +36,8 @@ NCU = ("ncu", "--clock-control", "none", "--csv", "--page", "raw", "--log-file",
 NCU += tuple(word for section in SECTIONS for word in ("--section", section))
 # What is in the range is ours, with what it needs, and cuDNN's.
 NCU += ("--nvtx", "--nvtx-include", "measured/", "--launch-count", "24")
+# In the names of our kernels, and in few others.
+OURS = ("conv2d", "_csr_linear_", "_pack_kernel", "_fill_kernel")
 CHECK = ("compute-sanitizer", "--error-exitcode", "9", "--tool")
 STAGES = (
     Stage("env", 30, 5, (*MEASURE, "env"), first=True),
@@ -76,9 +78,11 @@ def only_ours(said: str) -> tuple[str, ...]:
 
     The others are torch's, and take most of the time.
     """
-    if "--kernel-regex" in said:
-        return ("--kernel-regex", "kns=conv2d")
-    return ("--filter", "kns=conv2d") if "--filter" in said else ()
+    # The newest name first. Of several filters, a kernel has to match one.
+    for option in ("--kernel-name", "--kernel-regex", "--filter"):
+        if option in said:
+            return tuple(word for name in OURS for word in (option, f"kns={name}"))
+    return ()
 
 
 def command_of(stage: Stage, python: str, work: str) -> list[str]:

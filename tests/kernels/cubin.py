@@ -1,6 +1,7 @@
 """What is in a cubin: instructions and resources, read without NVIDIA's tools; who makes them."""
 
 import struct
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -69,31 +70,40 @@ def instructions(cubin: bytes, kernel: str) -> dict[str, int]:
     return found
 
 
-def stack_bytes(cubin: bytes) -> int:
-    """The most that a thread's stack takes: EIATTR_MIN_STACK_SIZE (0x12) of .nv.info."""
-    (info,) = (s.data for s in sections(cubin) if s.name == ".nv.info")
-    at, most = 0, 0
-    while at < len(info):
-        kind, attribute, size = struct.unpack_from("<BBH", info, at)
-        at += 4
-        if kind != 4:
-            continue
-        if attribute == 0x12:
-            most = max(most, struct.unpack_from("<I", info, at + 4)[0])
-        at += size
-    return most
-
-
-def registers(cubin: bytes, kernel: str) -> int:
-    """Of a thread: EIATTR_REGCOUNT (0x2f) of .nv.info, the only kernel's."""
-    (info,) = (s.data for s in sections(cubin) if s.name == ".nv.info")
+def attributes(cubin: bytes, section: str = ".nv.info") -> Iterator[tuple[int, bytes]]:
+    """(attribute, what it says) of a section that describes all kernels, or `.nv.info.<kernel>`."""
+    (info,) = (s.data for s in sections(cubin) if s.name == section)
     at = 0
     while at < len(info):
         kind, attribute, size = struct.unpack_from("<BBH", info, at)
-        at += 4
-        if kind != 4:
-            continue
-        if attribute == 0x2F:
-            return struct.unpack_from("<I", info, at + 4)[0]
-        at += size
-    raise AssertionError("the cubin says nothing of registers")
+        # Those of another kind have no more than the two bytes of the size.
+        own = info[at + 4 : at + 4 + size] if kind == 4 else info[at + 2 : at + 4]
+        yield attribute, own
+        at += 4 + (size if kind == 4 else 0)
+
+
+def stack_bytes(cubin: bytes) -> int:
+    """The most that a thread's stack takes: EIATTR_MIN_STACK_SIZE (0x12)."""
+    return max(struct.unpack_from("<I", own, 4)[0] for at, own in attributes(cubin) if at == 0x12)
+
+
+def registers(cubin: bytes, kernel: str) -> int:
+    """Of a thread: EIATTR_REGCOUNT (0x2f), the only kernel's."""
+    return next(struct.unpack_from("<I", own, 4)[0] for at, own in attributes(cubin) if at == 0x2F)
+
+
+class Signature(NamedTuple):
+    """What a kernel was compiled to be launched with."""
+
+    architecture: int
+    argument_bytes: int
+    threads: int
+    cluster: int
+
+
+def signature(cubin: bytes, kernel: str) -> Signature:
+    """EIATTR_CBANK_PARAM_SIZE (0x19), MAX_THREADS (0x05), CTA_PER_CLUSTER (0x3d)."""
+    found = dict(attributes(cubin, f".nv.info.{kernel}"))
+    architecture = struct.unpack_from("<I", cubin, 0x30)[0] >> 8 & 0xFF
+    numbers = (struct.unpack_from("<I", found.get(at, b"\1\0\0\0"))[0] for at in (0x05, 0x3D))
+    return Signature(architecture, struct.unpack("<H", found[0x19])[0], *numbers)

@@ -225,10 +225,10 @@ inline void copies_done() {
 
 struct Index { unsigned x; };
 
-// Runs clusters one after another; what went wrong, or null.
+// Runs clusters one after another, from that of block `first` on; what went wrong, or null.
 template <class F>
-const char* run(F kernel, unsigned blocks, unsigned threads, unsigned shared, unsigned seed,
-                unsigned cluster) {
+const char* run(F kernel, unsigned first, unsigned blocks, unsigned threads, unsigned shared,
+                unsigned seed, unsigned cluster) {
   static std::string words;
   try {
     random_numbers.seed(seed);
@@ -236,9 +236,9 @@ const char* run(F kernel, unsigned blocks, unsigned threads, unsigned shared, un
     threads_of_block = threads;
     fibers.resize(threads * cluster);
     if (shared > MOST) throw std::runtime_error("a block has more shared memory than any card");
-    if (blocks % cluster) throw std::runtime_error("the last cluster is not whole");
+    if (blocks % cluster || first % cluster) throw std::runtime_error("the last cluster is not whole");
     memory_size = shared;
-    for (unsigned b = 0; b < blocks; b += cluster) run_cluster(b, cluster);
+    for (unsigned b = first; b < blocks; b += cluster) run_cluster(b, cluster);
     return nullptr;
   } catch (const std::exception& error) {
     words = error.what();

@@ -28,12 +28,19 @@ nvrtc = _kernels.kernels("_nvrtc")
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
+# The kernel's forms: each a configuration and an architecture.
+FORMS = {
+    "mma": (configs.TapConfig(1, 2, 1, 2, 32, 1), 800),
+    "hmma": (configs.TapConfig(2, 2, 1, 1, 32, 1), 700),
+    "wgmma": (configs.WgmmaConfig(2, 2, 2, 32, 6, 1), 900),
+    "cluster": (configs.WgmmaConfig(2, 2, 2, 32, 6, 1, 2), 900),
+}
 MAIN = """
 #include "cuda_on_host.h"
 #include "KERNEL.cuh"
-extern "C" const char* emulate(const sparse_ops::Problem* p, unsigned blocks, unsigned threads,
-                               unsigned shared, unsigned seed, unsigned cluster) {
-  return host::run([p] { KERNEL(*p); }, blocks, threads, shared, seed, cluster);
+extern "C" const char* emulate(const sparse_ops::Problem* p, unsigned first, unsigned blocks,
+                               unsigned threads, unsigned shared, unsigned seed, unsigned cluster) {
+  return host::run([p] { KERNEL(*p); }, first, blocks, threads, shared, seed, cluster);
 }
 """
 
@@ -71,12 +78,14 @@ def built(
     return found
 
 
-def launcher(library: ctypes.CDLL, seed: int = 0) -> Callable[..., None]:
-    """What stands in for `periodic_conv2d.on_card`."""
+def launcher(
+    library: ctypes.CDLL, seed: int = 0, first: Callable[[int], int] = lambda blocks: 0
+) -> Callable[..., None]:
+    """What stands in for `periodic_conv2d.on_card`; `first` of so many blocks is run first."""
 
     def launch(x: Tensor, config: tuple, blocks: int, shared: int, problem: ctypes.Structure):
-        numbers = (ctypes.c_uint(n) for n in (blocks, config.threads, shared, seed, config.cluster))
-        if words := library.emulate(ctypes.byref(problem), *numbers):
+        sizes = (first(blocks), blocks, config.threads, shared, seed, config.cluster)
+        if words := library.emulate(ctypes.byref(problem), *map(ctypes.c_uint, sizes)):
             raise Emulated(words.decode())
 
     return launch

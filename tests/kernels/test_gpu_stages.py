@@ -186,26 +186,6 @@ def test_each_part_runs_its_stages_in_order(tmp_path, monkeypatch, words, names)
     assert list(found) == (["env", *names] if words == ["--first"] else names)
 
 
-def test_ncu_looks_at_a_range_and_writes_to_the_work_folder():
-    ncu = next(s for s in gpu_run.STAGES if s.name == "ncu")
-    command = _gpu_stages.command_of(ncu, "/py", "/work")
-    assert command[command.index("--nvtx-include") + 1] == "measured/"
-    assert command[command.index("--log-file") + 1] == "/work/ncu.csv" and "/py" in command
-
-
-def test_sanitizers_check_our_kernels_only_by_what_their_version_calls_it(tmp_path, monkeypatch):
-    assert _gpu_stages.only_ours("  --kernel-regex arg  Filter") == ("--kernel-regex", "kns=conv2d")
-    assert _gpu_stages.only_ours("  --filter arg") == ("--filter", "kns=conv2d")
-    assert _gpu_stages.only_ours("") == ()
-    tool = tmp_path / "compute-sanitizer"
-    tool.write_text("#!/bin/sh\necho '--kernel-regex arg'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    check = next(s for s in gpu_run.STAGES if s.name == "memcheck")
-    command = _gpu_stages.command_of(check, "/py", "/work")
-    assert command[:3] == ["compute-sanitizer", "--kernel-regex", "kns=conv2d"]
-
-
 class Device:
     """A device that only notes what it is told; its clock runs by what is queued."""
 

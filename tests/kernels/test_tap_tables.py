@@ -9,12 +9,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
-from sparse_ops.patterns import NAMED, Periodic
+from sparse_ops.patterns import NAMED
+from tests.kernels.followed import CASES, LANES, Layer, Pixels, name_of, write
 from tests.kernels.on_host import choice, configs, cuda, structure, tap_tables
-
-LANES = np.arange(32)
 
 
 def pixels_of(capability):
@@ -42,28 +40,15 @@ def blocks_as_matrices(source, eights, capability):
     return made
 
 
-def followed(x, weight, table, found, config, capability, geometry):
+def followed(layer, config, capability):
     """y (N, H', W', O) of whole numbers, by the tables."""
-    t = tap_tables.tables(table, found, config, capability)
-    maps = choice.Maps.of(x, geometry)
+    t = tap_tables.tables(layer.table, layer.found, config, capability)
+    pixels, maps = Pixels(layer, t, config), layer.maps
     entries = cuda.entries_for(t, config, maps).numpy().astype(np.int64)
-    positions, pitch = maps.positions(config.tile), config.pitch
-    values = np.append(weight, 0)
     held = blocks_as_matrices(t.source.numpy(), config.eights, capability)
     assert (held >= -1).all(), "no lane has this weight"
-    held = values[held]
-    images = x.permute(0, 2, 3, 1)
-    images = images if t.order is None else images[..., t.order]
-    flat = images.reshape(-1, x.shape[1]).numpy()
-    (high, wide), (H, W), (out_h, out_w) = maps.padded, maps.size, maps.out
-    pad_h, pad_w = geometry.padding
-
-    def position(m):
-        n, r = np.divmod(m, out_h * out_w)
-        row, column = np.divmod(r, out_w)
-        return (n * high + row * geometry.stride[0]) * wide + column * geometry.stride[1]
-
-    y = np.full((maps.pixels, table.shape[0]), np.nan)
+    held = np.append(layer.weight, 0)[held]
+    y = np.full((maps.pixels, len(layer.table)), np.nan)
     per_slice = config.slice
     eights, columns = t.eights.numpy(), t.columns.numpy().reshape(len(t.eights), -1)
     pixel, byte = pixels_of(capability)
@@ -72,30 +57,20 @@ def followed(x, weight, table, found, config, capability, geometry):
         range(-(-maps.pixels // config.tile)), range(len(eights))
     ):
         m0 = tile * config.tile
-        q = position(m0) + np.arange(positions)
-        n, rest = np.divmod(q, high * wide)
-        row, column = rest // wide - pad_h, rest % wide - pad_w
-        real = (row >= 0) & (column >= 0) & (n < maps.images)
-        at = np.where(real, (n * H + row) * W + column, 0)
+        q0 = pixels.position(m0)
+        # Of each chunk, what is in shared memory.
+        chunks = [pixels.rows(q0, chunk).reshape(-1) for chunk in range(len(pixels.channels))]
         sums = np.full((config.tile, per_slice), np.nan)
-        for warp, pixels in itertools.product(
+        for warp, first in itertools.product(
             range(config.filter_warps), range(0, config.tile, unit)
         ):
             list_ = slice_ * config.filter_warps + warp
             e, block = int(t.starts[list_, 0]), int(t.blocks[list_])
             own = np.zeros((unit, config.groups, config.width))
-            m = np.minimum(m0 + pixels + pixel, maps.pixels - 1)
-            lanes = (position(m) - q[0]) * pitch + byte
+            m = np.minimum(m0 + first + pixel, maps.pixels - 1)
+            lanes = (pixels.position(m) - q0) * config.pitch + byte
             assert (lanes >= 0).all()
-            for chunk in range(t.starts.shape[1] - 1):
-                # One chunk in shared memory: rows of `pitch` bytes, NaN between them.
-                memory = np.full((positions, pitch // 2), np.nan)
-                for piece, channel in enumerate(
-                    t.channels[chunk * config.chunk // 8 :][: config.chunk // 8].tolist()
-                ):
-                    found_ = flat[at, channel : channel + 8] if channel >= 0 else 0
-                    memory[:, 8 * piece : 8 * piece + 8] = np.where(real[:, None], found_, 0)
-                memory = memory.reshape(-1)
+            for chunk, memory in enumerate(chunks):
                 for _ in range(int(t.starts[list_, chunk + 1] - t.starts[list_, chunk])):
                     offset, kept = entries[e] >> 8, entries[e] & 255
                     e += 1
@@ -114,55 +89,21 @@ def followed(x, weight, table, found, config, capability, geometry):
                             block += 1
             assert entries[e] == entries[e + 1] == 0, "the list goes on"
             mine = columns[slice_].reshape(config.filter_warps, -1)[warp]
-            sums[pixels : pixels + unit, mine] = own.reshape(unit, -1)
+            sums[first : first + unit, mine] = own.reshape(unit, -1)
+        m = np.arange(m0, min(m0 + config.tile, maps.pixels))
         for k, first in enumerate(eights[slice_]):
-            m = np.arange(m0, min(m0 + config.tile, maps.pixels))
-            if first >= 0:
-                assert np.isnan(y[m, first]).all(), "written twice"
-                y[m, first : first + 8] = sums[: len(m), 8 * k : 8 * k + 8]
-    return y.reshape(x.shape[0], out_h, out_w, -1)
-
-
-PATTERNS = NAMED | {
-    "user": Periodic(((0, 4, 8), (), (1, 2))),
-    "wide": Periodic(((0, 5), (9,)), (2, 5)),
-}
-# pattern, O, I, size, batch, stride, padding, dilation, sorted
-CASES = [
-    ("PSD2_P8", 64, 64, (1, 1), 130, 1, 1, 1, False),
-    ("PSD2_P8", 64, 64, (7, 7), 3, 1, 1, 1, True),
-    ("PSD2_P8", 128, 128, (14, 14), 1, 1, 1, 1, True),
-    ("PSD2_P8", 136, 72, (4, 3), 11, 1, 1, 1, False),
-    ("PSD4_P8", 64, 128, (5, 3), 4, 2, 1, 1, True),
-    ("PSD4_P16", 128, 64, (5, 4), 4, 1, 1, 1, True),
-    ("PSD4_P16", 64, 64, (6, 6), 2, 2, 1, 1, False),
-    ("PSD1_P16", 256, 128, (4, 4), 5, 1, 1, 1, True),
-    ("PS4_P4", 64, 64, (9, 1), 4, 1, 1, 1, True),
-    ("PS2_P6", 96, 96, (3, 8), 3, (2, 1), 1, 1, False),
-    ("PS1_P9", 72, 144, (6, 5), 3, 1, 2, 2, True),
-    ("PS1_P9", 144, 72, (6, 5), 3, 3, 2, (2, 1), False),
-    ("user", 24, 40, (8, 4), 3, 1, 0, 1, False),
-    ("wide", 32, 16, (4, 9), 2, 1, (1, 3), (1, 2), True),
-]
+            write(y, m, first, sums[: len(m), 8 * k : 8 * k + 8])
+    return y.reshape(layer.exact.shape)
 
 
 @pytest.mark.parametrize("capability", [(7, 0), (9, 0)], ids=str)
-@pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(str(v) for v in c))
+@pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_followed_in_numpy_they_give_the_convolution(case, capability):
-    name, O, I, size, batch, stride, padding, dilation, sort = case
-    pattern = PATTERNS[name]
-    shape = (O, I, *pattern.kernel_size)
-    mask, table, found = structure(pattern, shape, sort)
-    if sort and I % (8 * pattern.period) == 0:
-        assert found.order is None, "x is sorted as it comes"
-    steps = [[v, v] if isinstance(v, int) else list(v) for v in (stride, padding, dilation)]
-    x = torch.randint(-8, 9, (batch, I, *size)).double()
-    weight = torch.randint(1, 9, shape).double() * mask
-    geometry = cuda.Geometry.of(list(shape), *steps)
-    config = choice.choose(found, choice.Maps.of(x, geometry), I, capability, 8)
-    y = followed(x, weight[mask].numpy(), table, found, config, capability, geometry)
-    exact = F.conv2d(x, weight, None, *steps).permute(0, 2, 3, 1)
-    np.testing.assert_array_equal(y, exact.numpy())
+    layer = Layer(case)
+    if layer.runs:
+        assert layer.found.order is None, "x is sorted as it comes"
+    config = choice.choose(layer.found, layer.maps, layer.channels, capability, 8)
+    np.testing.assert_array_equal(followed(layer, config, capability), layer.exact)
 
 
 def test_a_tile_stays_within_its_positions_whatever_the_maps_are():

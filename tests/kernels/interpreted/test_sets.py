@@ -230,3 +230,21 @@ def test_a_residual_is_added_before_the_activation(name, last):
     )
     expected = F.relu(F.conv2d(x, weight.to_dense(), bias, *case.geometry) + residual)
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("listed", [1, 3, 4, 30])
+def test_filling_writes_all_of_a_pixel_or_what_is_listed(listed):
+    """Of 48 filters in channels_last: all where one in 16 is listed, and else no others."""
+    fill, launch = _kernels.kernels("fill"), _kernels.kernels("_launch")
+    y = torch.full((2, 48, 3, 5), torch.nan).contiguous(memory_format=torch.channels_last)
+    bias = torch.randn(48)
+    others = torch.randperm(48)[:listed].int()
+    fill.fill(y, others, 16, launch.epilogue(y, bias, None, 0))
+    written = y.isfinite().all((0, 2, 3))
+    whole = 16 * listed >= 48
+    assert torch.equal(
+        written, torch.ones(48).bool() if whole else torch.isin(torch.arange(48), others)
+    )
+    exact = bias[:, None, None].expand(2, 48, 3, 5)
+    assert torch.equal(y[:, written], exact[:, written])
+    assert written.all() or y[:, ~written].isnan().all()
