@@ -1,5 +1,6 @@
 """What `benchmarks.methods` has written, as tables; and what was published, as another."""
 
+from os.path import commonprefix
 from statistics import mean, stdev
 from typing import Any
 
@@ -23,6 +24,8 @@ DATA = {
     "cifar10": "CIFAR-10",
     "images": "HG14 gestures",
 }
+# More that were not run are only counted.
+MOST_NAMED = 8
 # Blocks that are a figure too: its file beside the page, and what its title has in it.
 PICTURES = {
     "Patterns and spred on a small VGG, six epochs": ("levels.svg", "fashion-mnist, vgg"),
@@ -68,7 +71,16 @@ def _block(names: list[str], runs: dict[str, list[dict[str, Any]]]) -> list[str]
         lines += _limits(done, runs) + _uncut(done, runs)
         lines.append("")
     absent = [name for name in names if name not in runs]
-    return [*lines, f"In the list and not run here: {', '.join(absent)}."] if absent else lines[:-1]
+    if not absent:
+        return lines[:-1]
+    few = len(absent) <= MOST_NAMED
+    words = ", ".join(absent) if few else f"{len(absent)} experiments, {_begin(absent)}"
+    return [*lines, f"In the list and not run here: {words}."]
+
+
+def _begin(names: list[str]) -> str:
+    """What the names have in common: "sweep-…"."""
+    return f"{commonprefix(names).rpartition('-')[0]}-…"
 
 
 def _about(run: dict[str, Any]) -> str:
