@@ -1,6 +1,5 @@
 """What `benchmarks.methods` has written, as tables; and what was published, as another."""
 
-from os.path import commonprefix
 from statistics import mean, stdev
 from typing import Any
 
@@ -73,14 +72,11 @@ def _block(names: list[str], runs: dict[str, list[dict[str, Any]]]) -> list[str]
     absent = [name for name in names if name not in runs]
     if not absent:
         return lines[:-1]
-    few = len(absent) <= MOST_NAMED
-    words = ", ".join(absent) if few else f"{len(absent)} experiments, {_begin(absent)}"
+    # Those of a block begin alike.
+    words = f"{len(absent)} experiments, {absent[0].partition('-')[0]}-…"
+    if len(absent) <= MOST_NAMED:
+        words = ", ".join(absent)
     return [*lines, f"In the list and not run here: {words}."]
-
-
-def _begin(names: list[str]) -> str:
-    """What the names have in common: "sweep-…"."""
-    return f"{commonprefix(names).rpartition('-')[0]}-…"
 
 
 def _about(run: dict[str, Any]) -> str:
