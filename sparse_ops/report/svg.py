@@ -7,7 +7,8 @@ from html import escape
 from sparse_ops.report.chart import Bars, Chart, Figure, Series, extent, number, ticks
 
 WIDTH, HEIGHT = 440.0, 300.0
-LEFT, RIGHT, TOP, BOTTOM = 60.0, 14.0, 12.0, 44.0
+# On the left there is room for "9.0e-04" beside the label.
+LEFT, RIGHT, TOP, BOTTOM = 76.0, 14.0, 12.0, 44.0
 BAR, LINE = 18.0, 16.0
 COLOURS = 6
 Place = Callable[[float], float]
