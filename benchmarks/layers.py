@@ -136,7 +136,24 @@ RESNET56_CIFAR = [
     Conv("resnet56-cifar", 64, 64, 8, times=17),
 ]
 
-# The 1×1 convolutions, which are nearly all of its work; (channels, filters, size, times).
+# MobileNetV2's 1×1 convolutions, nearly all of its work: (channels, filters, size, times).
+# From the third stage on they are alike for images of 32×32 and, with strides before, of 128×128.
+MOBILENET_V2_LATE = (
+    (144, 32, 16, 1),
+    (32, 192, 16, 3),
+    (192, 32, 16, 2),
+    (192, 64, 8, 1),
+    (64, 384, 8, 4),
+    (384, 64, 8, 3),
+    (384, 96, 8, 1),
+    (96, 576, 8, 3),
+    (576, 96, 8, 2),
+    (576, 160, 4, 1),
+    (160, 960, 4, 3),
+    (960, 160, 4, 2),
+    (960, 320, 4, 1),
+    (320, 1280, 4, 1),
+)
 MOBILENET_V2_CIFAR = [
     Conv("mobilenet_v2-cifar", channels, filters, size, kernel=1, times=times)
     for channels, filters, size, times in (
@@ -147,22 +164,10 @@ MOBILENET_V2_CIFAR = [
         (16, 24, 32, 1),
         (24, 144, 32, 2),
         (144, 24, 32, 1),
-        (144, 32, 16, 1),
-        (32, 192, 16, 3),
-        (192, 32, 16, 2),
-        (192, 64, 8, 1),
-        (64, 384, 8, 4),
-        (384, 64, 8, 3),
-        (384, 96, 8, 1),
+        *MOBILENET_V2_LATE,
+        # Shortcuts.
         (64, 96, 8, 1),
-        (96, 576, 8, 3),
-        (576, 96, 8, 2),
-        (576, 160, 4, 1),
-        (160, 960, 4, 3),
-        (960, 160, 4, 2),
-        (960, 320, 4, 1),
         (160, 320, 4, 1),
-        (320, 1280, 4, 1),
     )
 ]
 
@@ -175,20 +180,7 @@ MOBILENET_V2_GESTURES = [
         (96, 24, 32, 1),
         (24, 144, 32, 2),
         (144, 24, 32, 1),
-        (144, 32, 16, 1),
-        (32, 192, 16, 3),
-        (192, 32, 16, 2),
-        (192, 64, 8, 1),
-        (64, 384, 8, 4),
-        (384, 64, 8, 3),
-        (384, 96, 8, 1),
-        (96, 576, 8, 3),
-        (576, 96, 8, 2),
-        (576, 160, 4, 1),
-        (160, 960, 4, 3),
-        (960, 160, 4, 2),
-        (960, 320, 4, 1),
-        (320, 1280, 4, 1),
+        *MOBILENET_V2_LATE,
     )
 ]
 
