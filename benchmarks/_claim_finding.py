@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+# Standard deviations below the mean, of the 10th percentile of a normal distribution.
+TENTH = 1.2816
 HOLDS, SHORT, REFUTED, NOT_HERE = "holds", "falls short", "refuted", "cannot be tested here"
 
 
@@ -62,7 +64,23 @@ def order_finding(
     why: str,
     keys: tuple[str, ...],
     equal: float = 0.0,
+    chance: float | None = None,
 ) -> Finding:
-    """A claim that one thing is better than another: it holds if the figure is above `equal`."""
-    verdict = HOLDS if measured > equal else SHORT
-    return Finding(source, claim, quantity, unit, None, measured, None, None, verdict, why, keys)
+    """A claim that one thing is better than another: it holds if the figure is above `equal`.
+
+    Args:
+        chance: by how much the figure is off by chance, a standard error; then its 10th percentile
+            has to be above.
+    """
+    off = None if chance is None else TENTH * chance
+    low, high = (None, None) if off is None else (measured - off, measured + off)
+    verdict = HOLDS if (measured if low is None else low) > equal else SHORT
+    if low is not None and high is not None and low <= equal <= high:
+        why += "; that may be chance"
+    return Finding(source, claim, quantity, unit, None, measured, low, high, verdict, why, keys)
+
+
+def points(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, float]:
+    """By how many points the first is more accurate, and its standard error, by the test images."""
+    variances = [row["accuracy"] * (1 - row["accuracy"]) / row["tested"] for row in (ours, theirs)]
+    return 100 * (ours["accuracy"] - theirs["accuracy"]), 100 * sum(variances) ** 0.5

@@ -14,6 +14,7 @@ from benchmarks._claim_finding import (
     Finding,
     factor_finding,
     order_finding,
+    points,
     time_finding,
 )
 from benchmarks._claim_training import LEVELS, OPTIMIZERS
@@ -78,9 +79,9 @@ def _beside_dense(name: str, other: str, rows: Rows, mine: str, others: str) -> 
     macs = f"{ours['kept_macs'] / 1e6:.1f} M against {theirs['kept_macs'] / 1e6:.1f} M MACs"
     equal = f"{other} of about as many operations"
     if ours["batch"] == 1:
-        points = 100 * (ours["accuracy"] - theirs["accuracy"])
+        ahead, chance = points(ours, theirs)
         claim, why = f"{name} is more accurate than {equal}", f"{macs}; {_learned(ours)}"
-        yield order_finding(PSCONV, claim, "accuracy", "points", points, why, keys)
+        yield order_finding(PSCONV, claim, "accuracy", "points", ahead, why, keys, chance=chance)
     ratio = theirs["packed_ms"] / ours["packed_ms"]
     why = f"batch {ours['batch']}: {ours['packed_ms']:.2f} and {theirs['packed_ms']:.2f} ms; {macs}"
     yield order_finding(
@@ -167,7 +168,7 @@ def _spred(rows: Rows) -> Iterator[Finding]:
 
 # quantity -> unit, and by how much the structured network is ahead of the unstructured one.
 AHEAD: dict[str, tuple[str, Callable[[dict, dict], float], float]] = {
-    "accuracy": ("points", lambda s, u: 100 * (s["accuracy"] - u["accuracy"]), 0.0),
+    "accuracy": ("points", lambda s, u: points(s, u)[0], 0.0),
     "inference time": ("×", lambda s, u: s["speedup"] / u["speedup"], 1.0),
     "bytes in memory": (
         "×",
@@ -199,7 +200,8 @@ def _beside(
     each = ", ".join(f"{level:.0%}: {figure:.2f} {unit}" for level, figure in figures.items())
     claim = f"at 80 % whole filters removed beat single weights removed in {quantity}"
     why = f"{about}at {each}"
-    return order_finding(SPRED, claim, quantity, unit, figures[0.8], why, keys, equal)
+    chance = points(*pairs[0.8])[1] if quantity == "accuracy" else None
+    return order_finding(SPRED, claim, quantity, unit, figures[0.8], why, keys, equal, chance)
 
 
 def _training_time(rows: Rows) -> Iterator[Finding]:

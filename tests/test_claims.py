@@ -333,11 +333,11 @@ def test_orders_are_judged_by_what_was_measured():
     rows = []
     for optimizer, lead in (("sgd", 0.0), ("adam", 0.0), ("adamw", 0.0), ("adagrad", 0.01)):
         for level, (accuracy, speedup) in levels.items():
-            more = {"accuracy": accuracy + lead, "images": 9, "data": "some"}
+            more = {"accuracy": accuracy + lead, "images": 9, "data": "some", "tested": 900}
             rows.append(row(f"spred-filter-{optimizer}-{level}", speedup, 16, **more))
     steps = {"ratio": 1.1, "low": 0.99, "high": 1.2, "batch": 9}
     steps |= {"filter_ms": 10.0, "weight_ms": 11.0, "filter_bytes": 4e6, "weight_bytes": 5e6}
-    rows.append(row("spred-weight-sgd-80", 1.1, 16, accuracy=0.7))
+    rows.append(row("spred-weight-sgd-80", 1.1, 16, accuracy=0.7, tested=900))
     rows.append(row("levels-weight-80", 1.1, steps=steps))
     found = verdicts(*rows)
     time = "whole filters removed (trained with sgd) take up to 25 % off the time", "time saved"
@@ -353,13 +353,16 @@ def test_orders_are_judged_by_what_was_measured():
     claim = "whole filters removed beat single weights removed in memory while training"
     assert found[claim, "bytes in training"] == (HOLDS, 1.25)
     assert found[f"{beats}inference time", "inference time"] == (HOLDS, pytest.approx(1.2))
-    equal = {"accuracy": 0.9, "images": 9, "data": "some"}
+    equal = {"accuracy": 0.9, "images": 9, "data": "some", "tested": 900}
     theirs = [row(f"equal-{n}", 1.0, **equal) for n in ("mobilenet_v2", "shufflenet")]
     found = verdicts(row("equal-resnet18", 2.0, **(equal | {"accuracy": 0.95})), *theirs)
-    equal = "shufflenet of about as many operations"
-    claim = f"ResNet18 under PSD1_P16 is more accurate than {equal}"
+    other = "shufflenet of about as many operations"
+    claim = f"ResNet18 under PSD1_P16 is more accurate than {other}"
     assert found[claim, "accuracy"] == (HOLDS, pytest.approx(5))
-    claim = f"ResNet18 under PSD1_P16 needs no longer than {equal}"
+    # Of 900 images a point more is chance: its standard error is 1.4.
+    nearly = verdicts(row("equal-resnet18", 2.0, **(equal | {"accuracy": 0.91})), *theirs)
+    assert nearly[claim, "accuracy"] == (SHORT, pytest.approx(1))
+    claim = f"ResNet18 under PSD1_P16 needs no longer than {other}"
     assert found[claim, "time"] == (HOLDS, pytest.approx(2))
 
 
