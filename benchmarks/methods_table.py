@@ -28,6 +28,7 @@ MOST_NAMED = 8
 # Blocks that are a figure too: its file beside the page, and what its title has in it.
 PICTURES = {
     "Patterns and spred on a small VGG, six epochs": ("levels.svg", "fashion-mnist, vgg"),
+    "Strengths of spred on a small VGG, six epochs": ("strengths.svg", "fashion-mnist, sweep"),
 }
 
 
