@@ -68,6 +68,14 @@ class Linear(NamedTuple):
         return f"{self.in_features}→{self.out_features}"
 
 
+def _pointwise(network: str, rows: tuple[tuple[int, ...], ...]) -> list[Conv]:
+    """1×1 convolutions: (channels, filters, size, times), and groups where there are some."""
+    return [
+        Conv(network, channels, filters, size, 1, times=times, groups=next(iter(groups), 1))
+        for channels, filters, size, times, *groups in rows
+    ]
+
+
 RESNET18_CIFAR = [
     Conv("resnet18-cifar", 64, 64, 32, times=4),
     Conv("resnet18-cifar", 64, 128, 32, stride=2),
@@ -154,9 +162,9 @@ MOBILENET_V2_LATE = (
     (960, 320, 4, 1),
     (320, 1280, 4, 1),
 )
-MOBILENET_V2_CIFAR = [
-    Conv("mobilenet_v2-cifar", channels, filters, size, kernel=1, times=times)
-    for channels, filters, size, times in (
+MOBILENET_V2_CIFAR = _pointwise(
+    "mobilenet_v2-cifar",
+    (
         (32, 32, 32, 1),
         (32, 16, 32, 2),
         (16, 96, 32, 1),
@@ -168,26 +176,26 @@ MOBILENET_V2_CIFAR = [
         # Shortcuts.
         (64, 96, 8, 1),
         (160, 320, 4, 1),
-    )
-]
+    ),
+)
 
 # SABR's other network for gestures, 128×128; here too the 1×1 convolutions.
-MOBILENET_V2_GESTURES = [
-    Conv("mobilenet_v2-gestures", channels, filters, size, kernel=1, times=times)
-    for channels, filters, size, times in (
+MOBILENET_V2_GESTURES = _pointwise(
+    "mobilenet_v2-gestures",
+    (
         (32, 16, 64, 1),
         (16, 96, 64, 1),
         (96, 24, 32, 1),
         (24, 144, 32, 2),
         (144, 24, 32, 1),
         *MOBILENET_V2_LATE,
-    )
-]
+    ),
+)
 
 # Of three groups, 32×32; 1×1 again, all but the first grouped.
-SHUFFLENET_CIFAR = [
-    Conv("shufflenet-cifar", channels, filters, size, kernel=1, times=times, groups=groups)
-    for channels, filters, size, times, groups in (
+SHUFFLENET_CIFAR = _pointwise(
+    "shufflenet-cifar",
+    (
         (24, 60, 32, 1, 1),
         (60, 216, 16, 1, 3),
         (240, 60, 16, 3, 3),
@@ -200,8 +208,8 @@ SHUFFLENET_CIFAR = [
         (240, 480, 4, 1, 3),
         (960, 240, 4, 3, 3),
         (240, 960, 4, 3, 3),
-    )
-]
+    ),
+)
 
 # All that is sparse in them; their last layers are too small to gain.
 LENET5 = [
