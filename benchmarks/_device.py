@@ -33,7 +33,7 @@ DTYPES = {
     "bf16": (torch.bfloat16, True, 4 * 2.0**-8),
 }
 # Backends that run on a card.
-ON_CARD = ("wgmma2", "wgmma", "cuda", "triton", "dense")
+ON_CARD = ("wgmma", "cuda", "triton", "dense")
 # Runs anywhere: what a dry run races where there is no interpreter of Triton's kernels.
 STAND_IN = "reference"
 

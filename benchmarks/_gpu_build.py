@@ -60,13 +60,17 @@ def constants(kernel: Any) -> tuple[list[str], set[str]]:
     return list(parameters), found
 
 
+class Undecided(RuntimeError):
+    """A call that goes on only once a kernel is compiled."""
+
+
 @contextmanager
 def noting() -> Iterator[dict[Any, tuple]]:
     """Within, launches are not made; gathers one of each: (what differs) -> (how to repeat it)."""
     found: dict[Any, tuple] = {}
     one = kernels("set_conv2d")._set_conv2d_fwd_kernel
     kind, cuda = type(one), kernels("periodic_conv2d")
-    before, launch = kind.run, cuda.on_card
+    before, launch, able = kind.run, cuda.on_card, cuda.can_run
 
     def note(
         self: Any, *arguments: Any, grid: Any = None, warmup: bool = False, **named: Any
@@ -84,16 +88,24 @@ def noting() -> Iterator[dict[Any, tuple]]:
         where = (self.fn.__module__, self.fn.__name__)
         found.setdefault((where, looked_at), ("triton", where, given))
 
-    def on_card(x: Tensor, config: Any, *_: Any) -> None:
+    def note_cuda(x: Tensor, config: Any, text: Any) -> None:
         bf16 = x.dtype == torch.bfloat16
-        named = type(config).__name__, tuple(config)
-        found.setdefault(("cuda", named, bf16), ("cuda", named, bf16))
+        own = (type(config).__name__, tuple(config)), bf16, tuple(text)
+        found.setdefault(("cuda", *own), ("cuda", *own))
 
-    kind.run, cuda.on_card = note, on_card
+    def on_card(x: Tensor, config: Any, blocks: int, shared: int, problem: Any, text: Any) -> None:
+        note_cuda(x, config, text)
+
+    def can_run(x: Tensor, config: Any, tables: Any) -> bool:
+        # Whether it can is known once it is compiled; nothing is to be decided by this call.
+        note_cuda(x, config, cuda.Text.of(tables))
+        raise Undecided("noted")
+
+    kind.run, cuda.on_card, cuda.can_run = note, on_card, can_run
     try:
         yield found
     finally:
-        kind.run, cuda.on_card = before, launch
+        kind.run, cuda.on_card, cuda.can_run = before, launch, able
 
 
 class Builder:
@@ -123,6 +135,8 @@ class Builder:
                 with noting() as found:
                     try:
                         call()
+                    except Undecided:
+                        pass
                     except RuntimeError:
                         # What refuses is not compiled; anything else shows where it is timed.
                         continue
@@ -186,9 +200,12 @@ def compile_share(file: Path, workers: int, own: int) -> None:
                 break
             try:
                 if kind == "cuda":
-                    (name, numbers), bf16 = rest
-                    config = getattr(kernels("configs"), name)(*numbers)
-                    kernels("periodic_conv2d").compiled(f"sm_{number}", config, bf16)
+                    (name, numbers), bf16, texts = rest
+                    config, cuda = (
+                        getattr(kernels("configs"), name)(*numbers),
+                        kernels("periodic_conv2d"),
+                    )
+                    cuda.able(f"sm_{number}", config, bf16, cuda.Text(*texts))
                 else:
                     (module, name), given = rest
                     kernels(module.rpartition(".")[2])

@@ -16,8 +16,8 @@ from sparse_ops.patterns import Periodic
 
 
 def network() -> Iterator[dict]:
-    """ResNet-18 in two patterns, at the batch that fills a card and at the one that does not."""
-    cases = [(name, batch) for batch in (32, 1) for name in ("PSD2_P8", "PSD1_P8")]
+    """ResNet-18 in two patterns, at a batch that fills a card and at one that does not."""
+    cases = [("PSD1_P8", 256), ("PSD2_P8", 256), ("PSD2_P8", 32)]
     for left, (name, batch) in zip(range(len(cases), 0, -1), cases, strict=True):
         if not in_time() or (DRY and left < len(cases)):
             return

@@ -15,7 +15,7 @@ SPARSITIES = (0.9, 0.95, 0.99)
 FIRST = ("PSD2_P8 sorted", "PSD1_P8 sorted", "PSD4_P16 sorted", "99% of weights")
 FIRST += ("all but 1/2 of channels",)
 # Whose kernels run periodic ones.
-OURS = ("cuda", "wgmma", "wgmma2", "triton")
+OURS = ("cuda", "wgmma", "triton")
 # One of each kind.
 SOME = ("PSD2_P8 sorted", "PSD2_P8", "90% of weights", "all but 1/2 of channels")
 ALL = (*FIRST, "PSD2_P8", "PSD1_P8", "PSD4_P16", "PS2_P6 sorted", "PS2_P6")

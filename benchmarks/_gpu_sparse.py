@@ -40,10 +40,9 @@ from sparse_ops.functional import csr_linear
 
 # A small choice, for a short visit; `tuning.CANDIDATES` is the whole list.
 WGMMA = [
-    (eights, together // eights, warpgroups, 64, 96 // eights, 1)
-    for together, warpgroups in ((32, 2), (16, 4))
+    (eights, together // eights, warpgroups, 64, *rings, 3, int(together <= 16))
     for eights in (2, 4, 8)
-    if together // eights <= 8
+    for together, warpgroups, *rings in ((32, 2, 3, 6), (32, 2, 4, 4), (16, 2, 3, 6), (16, 1, 4, 4))
 ]
 CANDIDATES = {
     "merged": [(1,), (2,), (4,), (8,)],
@@ -54,7 +53,6 @@ CANDIDATES = {
         for chunk in (64, 128)
     ],
     "wgmma": WGMMA,
-    "wgmma2": [(*numbers, 2) for numbers in WGMMA],
     "row": [(64, 8, 4, 1)] if DRY else [(128, 8, 4, 1), (256, 8, 4, 1), (128, 16, 4, 1)],
     "set": [(16, 16, 16, 4, 1)]
     if DRY
@@ -204,9 +202,11 @@ def _tuned_row(stride: int, x: Tensor, run: Callable, packed: Any) -> dict:
     return {f"{name}_ms": time for name, time in found.items()}
 
 
-@torch.inference_mode()
 def profile() -> Iterator[dict]:
-    """Each kernel, and cuDNN's, once on a middle-sized layer, in a range for a profiler."""
+    """Each kernel, and cuDNN's, once on a middle-sized layer, in a range for a profiler.
+
+    Weights are none of inference_mode: what follows from those is worked out at each call.
+    """
     layer = CONVS[0] if DRY else Conv("resnet18", 256, 256, 14)
     dtype = use(HALF)
     x, what = conv_problem(layer, BATCHES[-1], dtype)
@@ -219,15 +219,19 @@ def profile() -> Iterator[dict]:
             call = partial(pack.run, x if pack.last else x.contiguous(), pack.weight, None, 1, 1)
             calls[f"{pack.removed} {backend}"] = partial(call, backend=backend)
     for name, call in calls.items():
-        try:
-            call()
-        except RuntimeError as error:
-            yield what | {"what": name, "refused": str(error)[:200]}
-            continue
-        if not DRY:
-            torch.cuda.synchronize()
-            torch.cuda.nvtx.range_push("measured")
-            call()
-            torch.cuda.synchronize()
-            torch.cuda.nvtx.range_pop()
-        yield what | {"what": name}
+        yield what | {"what": name} | _profiled(call)
+
+
+@torch.inference_mode()
+def _profiled(call: Callable[[], object]) -> dict:
+    try:
+        call()
+    except RuntimeError as error:
+        return {"refused": str(error)[:200]}
+    if not DRY:
+        torch.cuda.synchronize()
+        torch.cuda.nvtx.range_push("measured")
+        call()
+        torch.cuda.synchronize()
+        torch.cuda.nvtx.range_pop()
+    return {}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.claims_table import claims_table
 from benchmarks.ecosystem_table import ecosystem_table, speedups_table
+from benchmarks.gpu_table import gpu_table, layers_table
 from benchmarks.methods_table import PICTURES as METHODS_PICTURES
 from benchmarks.methods_table import methods_table
 from sparse_ops._files import replacing
@@ -48,46 +49,6 @@ def table(data: dict) -> str:
             f"| {r['backend']}{against} | {r['dense_ms']:.3f} ({r['dense_form']}) "
             f"| {r['packed_ms']:.3f} ({r['packed_form']}) "
             f"| **{r['speedup']:.2f}×** ({r['low']:.2f}–{r['high']:.2f}) | {r['ideal']:.2f}× |"
-        )
-    return "\n".join(lines)
-
-
-def gpu_table(data: dict) -> str:
-    """The convolutions of one run of gpu_run.py as Markdown, under the card and the versions.
-
-    Raises:
-        ValueError: it was a dry run.
-    """
-    if not data["gpu"]:
-        raise ValueError("these are the results of a dry run: there was no GPU")
-    rows = {n: (s["figures"] or {}).get("rows", []) for n, s in data["stages"].items()}
-    here = rows["env"][0]
-    keys = ("network", "layer", "precision", "batch")
-    tuned = {
-        tuple(r[key] for key in keys): r["max_autotune_ms"]
-        for r in rows.get("compiled", [])
-        if "max_autotune_ms" in r
-    }
-    lines = [
-        f"{here['device']}, torch {here['torch']}, Triton {here['triton']}, commit "
-        f"{data['commit']}; `python benchmarks/gpu_run.py`. "
-        "L2 is emptied before each call; no bias on either side.",
-        "",
-        "| network | layer | type | batch | removed | cuDNN ms | packed ms | speed-up (10–90 %) "
-        "| vs max-autotune | ideal |",
-        "|---|---|---|--:|---|--:|--:|--:|--:|--:|",
-    ]
-    for r in rows.get("ours", []):
-        if "ours_ms" not in r:
-            continue
-        removed = ", ".join(r[key] for key in ("removed", "backend", "fused") if key in r)
-        compiled = tuned.get(tuple(r[key] for key in keys))
-        against = "" if compiled is None else f"{compiled / r['ours_ms']:.2f}×"
-        lines.append(
-            f"| {r['network']} | {r['layer']} | {r['precision']} | {r['batch']} | {removed} "
-            f"| {r['dense_ms']:.4f} | {r['ours_ms']:.4f} "
-            f"| **{r['speedup']:.2f}×** ({r['low']:.2f}–{r['high']:.2f}) | {against} "
-            f"| {r['ideal']:.2f}× |"
         )
     return "\n".join(lines)
 
@@ -231,6 +192,10 @@ def highlights() -> str:
     if (RESULTS / "ecosystem.json").is_file():
         data = json.loads((RESULTS / "ecosystem.json").read_text(encoding="utf-8"))
         whole += "Other people's networks; " + speedups_table(data) + "\n\n"
+    if (RESULTS / "gpu.json").is_file():
+        data = json.loads((RESULTS / "gpu.json").read_text(encoding="utf-8"))
+        about = "3×3 layers of ResNet-18 on a GPU in half precision"
+        whole += f"{about}; {layers_table(data)}\n\n"
     whole += "Layers, and chains of them; " if whole else ""
     lines = [
         "| | removed | batch | dense ms | packed ms | speed-up (10–90 %) |",

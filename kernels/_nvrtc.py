@@ -59,6 +59,10 @@ def candidates(cuda: str | None) -> list[str]:
     return [*names, *system, "libnvrtc.so.13", "libnvrtc.so.12"]
 
 
+class RegistersError(CompilerError):
+    """What was compiled has too few registers for what it is to do."""
+
+
 class NVRTC:
     """NVRTC, loaded.
 
@@ -188,8 +192,17 @@ def write(file: Path, cubin: bytes) -> None:
         )
 
 
+def macros_of(defines: dict[str, int]) -> list[str]:
+    return [f"-DSPARSE_OPS_{macro}={number}" for macro, number in sorted(defines.items())]
+
+
 def cubin(
-    compiler: NVRTC, name: str, architecture: str, defines: dict[str, int], folder: Path | None
+    compiler: NVRTC,
+    name: str,
+    architecture: str,
+    defines: dict[str, int],
+    folder: Path | None,
+    more: dict[str, str] | None = None,
 ) -> bytes:
     """A file of `cuda/` compiled for an architecture, from `folder` if it is there.
 
@@ -197,18 +210,25 @@ def cubin(
         name: of the file.
         architecture: "sm_90", say.
         defines: macros, without their SPARSE_OPS_.
+        more: file name -> text, of what it includes beside those in `cuda/`.
 
     Raises:
         CompilerError: it does not compile.
+        RegistersError: it does, but with too few registers.
     """
-    macros = (f"-DSPARSE_OPS_{macro}={number}" for macro, number in sorted(defines.items()))
-    options = [f"--gpu-architecture={architecture}", "-std=c++17", "-default-device", *macros]
-    texts = sources()
+    options = [f"--gpu-architecture={architecture}", "-std=c++17", "-default-device"]
+    options += macros_of(defines)
+    texts = sources() | (more or {})
     key = hashlib.sha256(repr((compiler.version, name, options, texts)).encode()).hexdigest()
     file = folder and folder / f"{name.partition('.')[0]}-{architecture}-{key[:32]}"
-    if file is not None and (kept := read(file)) is not None:
-        return kept
-    made = compiler.compile(name, texts, options)
-    if file is not None:
-        write(file, made)
+    made = None if file is None else read(file)
+    if made is None:
+        made = compiler.compile(name, texts, options)
+        # Products that wait for each other: slow and, seen once beside spilled registers, wrong.
+        if "serialized" in compiler.said:
+            made = b""
+        if file is not None:
+            write(file, made)
+    if not made:
+        raise RegistersError(f"there are too few registers for {' '.join([name, *options])}")
     return made

@@ -69,11 +69,6 @@ class TapConfig(NamedTuple):
         return ""
 
     @property
-    def cluster(self) -> int:
-        """Its blocks do not know each other."""
-        return 1
-
-    @property
     def width(self) -> int:
         """Filters of a group."""
         return 8 * self.eights
@@ -98,26 +93,38 @@ class TapConfig(NamedTuple):
         return 2 * self.chunk + 16
 
 
+# Warpgroups that multiply -> registers of their threads, and of those that copy: together, no more
+# than threads begin with. None change hands where all may have as many as there can be.
+REGISTERS = {1: (0, 0), 2: (232, 40), 3: (152, 56)}
+
+
 class WgmmaConfig(NamedTuple):
     """For periodic_conv2d by wgmma; `cuda/periodic_conv2d_wgmma.cuh` says what the numbers are.
 
     Attributes:
         eights: filters of a group, in eights: 1, 2, 4 or 8.
-        groups: groups of a block, at most 8.
-        warpgroups: four warps each, over pixels, 64 for each four.
-        chunk: channels that are in shared memory at once, times two.
-        stage: groups of weights by 16 channels that are in shared memory at once, times three.
-        blocks: blocks that a multiprocessor is to hold.
-        cluster: 2: two blocks, of other pixels, copy each half of the weights to both; or 1.
+        groups: groups of a block, of at most 256 filters.
+        warpgroups: four warps each that multiply, 64 pixels for each four: 1, 2 or 3.
+        chunk: channels of the pixels that are copied together.
+        places: for as many chunks there is room.
+        stages: so many times there is room for the weights of 16 channels.
+        at_once: taps whose pixels are loaded together.
+        loops: 1: neighbouring steps of 16 channels that keep the same are a loop; or 0.
+        stage: the most groups by taps that keep weights of 16 channels. This and the next follow
+            from the weight.
+        slices: of so many filters as a block has.
     """
 
     eights: int
     groups: int
     warpgroups: int
     chunk: int
-    stage: int
-    blocks: int
-    cluster: int = 1
+    places: int
+    stages: int
+    at_once: int
+    loops: int
+    stage: int = 0
+    slices: int = 0
 
     @property
     def kernel(self) -> str:
@@ -133,6 +140,16 @@ class WgmmaConfig(NamedTuple):
     def filter_warps(self) -> int:
         """All warps of a block have the same filters."""
         return 1
+
+    @property
+    def blocks(self) -> int:
+        """Of a multiprocessor."""
+        return 1
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Of a thread that multiplies, and of one that copies."""
+        return REGISTERS[self.warpgroups]
 
     @property
     def width(self) -> int:
@@ -151,7 +168,8 @@ class WgmmaConfig(NamedTuple):
 
     @property
     def threads(self) -> int:
-        return 128 * self.warpgroups
+        """With the four warps that copy."""
+        return 128 * (self.warpgroups + 1)
 
     @property
     def pitch(self) -> int:
@@ -160,8 +178,8 @@ class WgmmaConfig(NamedTuple):
 
     @property
     def stage_bytes(self) -> int:
-        """A stage in shared memory: its entries, some of nothing, and its weights."""
-        return -(-(4 * self.stage + 32) // 128) * 128 + self.stage * 256 * self.eights
+        """The weights of a stage in shared memory."""
+        return self.stage * 256 * self.eights
 
 
 # What is compiled ahead of time where it is asked for: what `tap_choice.choose` takes most often

@@ -1,13 +1,11 @@
 """Launches cuda/periodic_conv2d.cuh, or its form by wgmma: compiles it where needed, and gives it
 its arguments.
-
-None of this has run on a card.
 """
 
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from ._geometry import Geometry, is_channels_last
 from .configs import TapConfig, WgmmaConfig
 from .tap_choice import OTHER_SHARED, SHARED, Maps, shared_bytes
 from .tap_tables import Tables
+from .wgmma_choice import MOST_TAPS
 
 Config = TapConfig | WgmmaConfig
 
@@ -26,35 +25,76 @@ class Problem(ctypes.Structure):
 
     POINTERS = ("x", "weight", "bias", "residual", "y", "entries", "starts", "blocks", "channels")
     POINTERS += ("columns", "eights")
-    NUMBERS = ("channels_in", "filters", "chunks", "stages", "slices", "positions", "pixels")
+    NUMBERS = ("channels_in", "filters", "chunks", "slices", "positions", "pixels")
     NUMBERS += ("height", "width", "out_height", "out_width")
-    NUMBERS += ("stride_h", "stride_w", "pad_h", "pad_w", "activation")
+    NUMBERS += ("stride_h", "stride_w", "pad_h", "pad_w", "activation", "items", "grid")
     _fields_ = (
         *((name, ctypes.c_void_p) for name in POINTERS),
         *((name, ctypes.c_int) for name in NUMBERS),
+        ("taps", ctypes.c_int * MOST_TAPS),
     )
 
 
-Launch = Callable[[Tensor, Config, int, int, Problem], None]
+class Text(NamedTuple):
+    """What a kernel includes, by file name; as a key."""
+
+    texts: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, tables: Tables) -> "Text":
+        return cls(tuple(sorted((tables.texts or {}).items())))
+
+
+NO_TEXT = Text()
+Launch = Callable[[Tensor, Config, int, int, Problem, Text], None]
 
 
 @cache
-def _function(device: int, architecture: str, config: Config, bf16: bool, shared: int) -> Any:
+def _function(
+    device: int, architecture: str, config: Config, bf16: bool, shared: int, text: Text
+) -> Any:
     """A compiled kernel on a device; `shared` is the most that it may be launched with."""
-    cubin = compiled(architecture, config, bf16)
+    cubin = compiled(architecture, config, bf16, text)
     return _driver.driver().load(device, cubin, config.kernel, shared)
 
 
-def compiled(architecture: str, config: Config, bf16: bool) -> bytes:
+def compiled(architecture: str, config: Config, bf16: bool, text: Text = NO_TEXT) -> bytes:
     """The cubin of the kernel in a configuration, for "sm_90", say."""
-    defines = {name.upper(): number for name, number in config._asdict().items()}
+    defines = defines_of(config)
     compiler = _nvrtc.nvrtc(torch.version.cuda)
     folder = _nvrtc.cache_folder()
     file, architecture = f"{config.kernel}.cuh", architecture + config.feature
-    return _nvrtc.cubin(compiler, file, architecture, defines | {"BF16": int(bf16)}, folder)
+    defines["BF16"] = int(bf16)
+    return _nvrtc.cubin(compiler, file, architecture, defines, folder, dict(text.texts))
 
 
-def on_card(x: Tensor, config: Config, blocks: int, shared: int, problem: Problem) -> None:
+def can_run(x: Tensor, config: Config, tables: Tables) -> bool:
+    """Whether the compiler has registers enough for a configuration, on x's card."""
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return able(f"sm_{major}{minor}", config, x.dtype == torch.bfloat16, Text.of(tables))
+
+
+@cache
+def able(architecture: str, config: Config, bf16: bool, text: Text) -> bool:
+    """Whether the compiler has registers enough for a kernel; it is compiled for that."""
+    try:
+        compiled(architecture, config, bf16, text)
+    except _nvrtc.RegistersError:
+        return False
+    return True
+
+
+def defines_of(config: Config) -> dict[str, int]:
+    """The macros that a configuration is to a kernel."""
+    defines = {name.upper(): number for name, number in config._asdict().items()}
+    if isinstance(config, WgmmaConfig):
+        defines["MORE"], defines["FEWER"] = config.registers
+    return defines
+
+
+def on_card(
+    x: Tensor, config: Config, blocks: int, shared: int, problem: Problem, text: Text
+) -> None:
     """Queues the kernel on x's device, in torch's current stream of it."""
     capability = torch.cuda.get_device_capability(x.device)
     most = SHARED.get(capability, OTHER_SHARED)
@@ -67,7 +107,7 @@ def on_card(x: Tensor, config: Config, blocks: int, shared: int, problem: Proble
             more = bf16, blocks, shared, stream, problem
             if built.launch(device, config, *more):
                 return
-        function = _function(device, architecture, config, bf16, most)
+        function = _function(device, architecture, config, bf16, most, text)
         _driver.driver().launch(device, function, blocks, config.threads, shared, stream, problem)
 
 
@@ -75,6 +115,13 @@ def entries_for(tables: Tables, config: Config, maps: Maps) -> Tensor:
     """int32: the kernel's entries, offsets and sets of groups in one."""
     at = tables.steps * 32 + maps.shift(tables.taps) * config.pitch
     return torch.where(tables.steps >= 0, at * 256 + tables.sets, 0).int()
+
+
+def taps_of(geometry: Geometry) -> tuple[int, ...]:
+    """How far down, times 2^16, and right each tap is from the first."""
+    (kernel_h, kernel_w), (down, right) = geometry.kernel, geometry.dilation
+    columns = range(kernel_w)
+    return tuple(y * down << 16 | x * right for y in range(kernel_h) for x in columns)
 
 
 def whole(x: Tensor) -> Tensor:
@@ -96,6 +143,7 @@ def periodic_conv2d(
     activation: int,
     capability: tuple[int, int],
     launch: Launch | None = None,
+    processors: int = 1,
 ) -> Tensor:
     """y = activation(conv(x) + bias + residual).
 
@@ -107,6 +155,7 @@ def periodic_conv2d(
         residual: of y's shape, any strides, or None.
         activation: see `_device.activated`.
         launch: what queues the kernel: `on_card`, but for tests.
+        processors: multiprocessors of the card.
 
     Returns:
         (N, O, H', W'), all of it written; channels_last if x is.
@@ -126,13 +175,19 @@ def periodic_conv2d(
         tensors = (given, weight, bias, more, made, entries, tables.starts, tables.blocks)
         tensors += (tables.channels, tables.columns, tables.eights)
         slices, chunks = len(tables.eights), 8 * len(tables.channels) // config.chunk
-        # Of wgmma's list, without the two of nothing that end it.
-        stages = tables.starts.shape[1] - 2 if isinstance(config, WgmmaConfig) else 0
-        numbers = (x.shape[1], filters, chunks, stages, slices, positions, maps.pixels)
+        items = blocks = slices * -(-maps.pixels // config.tile)
+        taps: tuple[int, ...] = ()
+        if isinstance(config, WgmmaConfig):
+            # A block for each multiprocessor, which goes from one to the next.
+            blocks, chunks = min(items, processors), -(-x.shape[1] // config.chunk)
+            taps = taps_of(geometry)
+            positions = maps._replace(unpadded=True).positions(config.tile)
+        numbers = (x.shape[1], filters, chunks, slices, positions, maps.pixels)
         numbers += (*maps.size, *maps.out, *geometry.stride, *geometry.padding, activation)
+        numbers += (items, blocks)
         problem = Problem(*(None if t is None else t.data_ptr() for t in tensors), *numbers)
-        tiles = -(-maps.pixels // config.tile)
-        blocks = slices * -(-tiles // config.cluster) * config.cluster
-        launch = launch or on_card
-        launch(x, config, blocks, shared_bytes(config, positions, capability), problem)
+        problem.taps[: len(taps)] = taps
+        text = Text.of(tables)
+        shared = shared_bytes(config, positions, capability)
+        (launch or on_card)(x, config, blocks, shared, problem, text)
     return y if last else y.contiguous()

@@ -5,6 +5,7 @@ arithmetic, what a block asks of tensor cores, shared memory and L2 by the figur
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -29,6 +30,7 @@ class Maps(NamedTuple):
     size: tuple[int, int]
     out: tuple[int, int]
     geometry: Geometry
+    unpadded: bool = False
 
     @classmethod
     def of(cls, x: Tensor, geometry: Geometry) -> "Maps":
@@ -37,6 +39,8 @@ class Maps(NamedTuple):
     @property
     def padded(self) -> tuple[int, int]:
         """(Hp, Wp): what an image and a row are apart, in positions."""
+        if self.unpadded:
+            return self.size
         (height, width), (down, right) = self.size, self.geometry.padding
         return height + down, width + right
 
@@ -95,10 +99,10 @@ def shared_bytes(
 ) -> int:
     """What a block takes: the chunks and where they come from; later, the sums of some rows."""
     if isinstance(config, WgmmaConfig):
-        sums = 64 * config.warpgroups * (config.slice + 4)
-        chunks = -(-positions * (2 * config.pitch + 4) // 128) * 128
-        # 128: three barriers, of clusters.
-        return max(chunks + 3 * config.stage_bytes + 128, sums)
+        place = -(-(-(-positions // 8) * 8 + 8) * config.pitch // 128) * 128
+        rings = config.places * place + config.stages * config.stage_bytes
+        listed = config.slices * config.slice
+        return rings + 16 * (config.places + config.stages) + 4 * listed + listed // 2
     unit = 16 if capability >= (7, 5) else 32
     sums = 4 * config.pixel_warps * unit * (config.slice + 4)
     return max(positions * (2 * config.pitch + 4), sums)
@@ -180,6 +184,11 @@ def resident(config: TapConfig, maps: Maps, capability: tuple[int, int]) -> int:
     return max(1, min(threads // config.threads, (most + 1024) // (shared + 1024)))
 
 
+def made(numbers: Sequence[int], found: Alike) -> TapConfig:
+    """The configuration of these numbers for a weight."""
+    return TapConfig(*numbers)
+
+
 def choose(
     found: Alike, maps: Maps, channels: int, capability: tuple[int, int], processors: int
 ) -> TapConfig | None:
@@ -202,3 +211,11 @@ def choose(
             if best is None or cycles < best[0]:
                 best = cycles, config
     return best and best[1]
+
+
+def ranked(
+    found: Alike, maps: Maps, channels: int, capability: tuple[int, int], processors: int
+) -> list[TapConfig]:
+    """What `choose` takes, if anything."""
+    best = choose(found, maps, channels, capability, processors)
+    return [] if best is None else [best]

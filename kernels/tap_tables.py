@@ -50,6 +50,7 @@ class Tables(NamedTuple):
         taps, sets: (entries), int32: its tap, and the set of groups that keep it.
         source: (blocks, 128 · eights), int32: which value stands in each place of the weight's
             blocks, or -1 for a zero; the last one is empty, for weights that keep nothing.
+        texts: file name -> text that the kernel includes.
     """
 
     order: Tensor | None
@@ -62,6 +63,7 @@ class Tables(NamedTuple):
     columns: Tensor
     eights: Tensor
     source: Tensor
+    texts: dict[str, str] | None = None
 
     def to(self, device: torch.device) -> "Tables":
         return Tables(*(t.to(device) if isinstance(t, Tensor) else t for t in self))

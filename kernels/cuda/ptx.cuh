@@ -87,6 +87,16 @@ SPARSE_OPS_INLINE uint2 load8(const void* from) {
 #endif
 }
 
+SPARSE_OPS_INLINE u32 load4(const void* from) {
+#ifdef SPARSE_OPS_HOST
+  return host::load<u32>(from);
+#else
+  u32 v;
+  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(from));
+  return v;
+#endif
+}
+
 SPARSE_OPS_INLINE void store16(void* to, uint4 v) {
 #ifdef SPARSE_OPS_HOST
   host::store(to, v);
@@ -107,6 +117,22 @@ SPARSE_OPS_INLINE uint4 load16_shared(u32 from) {
                : "r"(from)
                : "memory");
   return v;
+#endif
+}
+
+SPARSE_OPS_INLINE u16 load2(const void* from) {
+#ifdef SPARSE_OPS_HOST
+  return host::load<u16>(from);
+#else
+  return *(const u16*)from;
+#endif
+}
+
+SPARSE_OPS_INLINE void store16_shared(void* to, uint4 v) {
+#ifdef SPARSE_OPS_HOST
+  host::store(to, v);
+#else
+  *(uint4*)to = v;
 #endif
 }
 
@@ -218,6 +244,35 @@ SPARSE_OPS_INLINE u32 to_halves(float low, float high) {
     asm("{.reg .b16 l, h; cvt.rn.f16.f32 l, %1; cvt.rn.f16.f32 h, %2; mov.b32 %0, {l, h};}"
         : "=r"(v)
         : "f"(low), "f"(high));
+  return v;
+#endif
+}
+
+// Two infinities of a sign.
+template <bool BF16>
+SPARSE_OPS_INLINE u32 infinities(bool negative) {
+  return (BF16 ? 0x7f807f80u : 0x7c007c00u) | (negative ? 0x80008000u : 0);
+}
+
+// Each of two numbers, but not under the one and not over the other; what is none stays none.
+template <bool BF16>
+SPARSE_OPS_INLINE u32 bounded(u32 v, u32 least, u32 most) {
+#ifdef SPARSE_OPS_HOST
+  const auto one = [&](int shift) {
+    const float y = to_float<BF16>(v >> shift & 0xffff);
+    const u32 own = y < to_float<BF16>(least >> shift & 0xffff)  ? least
+                    : y > to_float<BF16>(most >> shift & 0xffff) ? most
+                                                                 : v;
+    return own & 0xffffu << shift;
+  };
+  return one(0) | one(16);
+#elif SPARSE_OPS_ARCH >= 800
+  if (BF16)
+    asm("max.NaN.bf16x2 %0, %0, %1;\n min.NaN.bf16x2 %0, %0, %2;" : "+r"(v) : "r"(least), "r"(most));
+  else
+    asm("max.NaN.f16x2 %0, %0, %1;\n min.NaN.f16x2 %0, %0, %2;" : "+r"(v) : "r"(least), "r"(most));
+  return v;
+#else
   return v;
 #endif
 }

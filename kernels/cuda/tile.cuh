@@ -5,6 +5,8 @@
 
 namespace sparse_ops {
 
+constexpr int MOST_TAPS = 25;
+
 struct Problem {
   const u16* x;
   const u16* weight;     // blocks of 16 channels by a group
@@ -12,14 +14,16 @@ struct Problem {
   const u16* residual;   // as y, or null
   u16* y;
   const u32* entries;    // offset << 8 | set of groups; two of 0 end each list
-  const int* starts;     // (slices, FILTER_WARPS, chunks + 1): in entries; for wgmma, its stages
+  const int* starts;     // (slices, FILTER_WARPS, chunks + 1): in entries
   const int* blocks;     // (slices, FILTER_WARPS): a warp's first block of weights
   const int* channels;   // (chunks, CHUNK / 8): the first of eight channels of x, or -1: zeros
   const u16* columns;    // (slices, FILTER_WARPS GROUPS 8 EIGHTS): where in a slice a filter stands
   const int* eights;     // (slices, filters of a slice / 8): the first of eight filters, or -1
-  int channels_in, filters, chunks, stages, slices, positions, pixels;
+  int channels_in, filters, chunks, slices, positions, pixels;
   int height, width, out_height, out_width;
   int stride_h, stride_w, pad_h, pad_w, activation;
+  // For wgmma: slices of tiles, blocks that share them, and how far down << 16 | right taps are.
+  int items, grid, taps[MOST_TAPS];
 };
 
 SPARSE_OPS_INLINE float activated(float y, int activation) {

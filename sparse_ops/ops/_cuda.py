@@ -20,7 +20,6 @@ _OPERATORS = {
     for backend, run in (
         ("cuda", _cuda_calls.cuda),
         ("wgmma", _cuda_calls.wgmma),
-        ("wgmma2", _cuda_calls.wgmma2),
     )
 }
 
@@ -79,13 +78,33 @@ def refuses_cuda(
 
 
 def refuses_wgmma(x: Tensor, *rest: Any) -> str | None:
-    """Why the forms by wgmma cannot convolve these, or None if they can."""
+    """Why the form by wgmma cannot convolve these, or None if it can."""
     reason = refuses_cuda(x, *rest)
     if reason is not None:
         return reason
     properties = torch.cuda.get_device_properties(x.device)
     card: str | None = _wgmma.refuses_card((properties.major, properties.minor))
-    return card
+    if card is not None or 0 in x.shape:
+        return card
+    return refuses_form(x, *rest)
+
+
+def refuses_form(
+    x: Tensor,
+    weight: Any,
+    bias: Tensor | None,
+    geometry: Any,
+    activation: str | None = None,
+    *_: Any,
+) -> str | None:
+    """Why the form by wgmma has none for these, on a card that it is for, or None if it has one."""
+    if activation not in (None, "relu", "relu6"):
+        return f"{activation} is left to the other kernels"
+    if torch.compiler.is_compiling():
+        return "under torch.compile no one looks for the order of its filters"
+    own = _geometry.Geometry.of(list(weight.shape), *geometry[:3])
+    reason: str | None = _wgmma.refuses_maps(_choice.Maps.of(x, own))
+    return reason or _cuda_calls.refuses_order(weight)
 
 
 def refuses_card(

@@ -24,24 +24,33 @@ def _found(crow: Tensor, col: Tensor, nnz: int, shape: list[int]) -> tuple[Tenso
     return once(("alike", nnz, tuple(shape)), (crow, col), work)
 
 
-def refuses_rows(weight: CSRWeight | PeriodicWeight) -> str | None:
-    """Why a weight's filters and channels are not alike enough, or None if they are."""
+def _refused(module: str, weight: CSRWeight | PeriodicWeight) -> str | None:
+    """Why a kernel has no use for what is alike in a weight, by a module's word."""
     if isinstance(weight, CSRWeight):
         indices = weight.crow_indices, weight.col_indices
     else:
         indices = weight.class_crow_indices, weight.class_col_indices
-    _, found = _found(*indices, weight.nnz, list(weight.shape))
-    reason: str | None = kernels("tap_tables").refuses_alike(found)
-    return reason
+    nnz, shape = weight.nnz, list(weight.shape)
+
+    def work() -> str | None:
+        reason: str | None = kernels(module).refuses_alike(_found(*indices, nnz, shape)[1])
+        return reason
+
+    return once(("refused", module, nnz, tuple(shape)), indices, work)
 
 
-# kind of configurations -> where they are chosen, where tables are made for them, and what more
-# they are chosen by.
-FORMS: dict[str, tuple[str, str, dict[str, int]]] = {
-    "tap": ("tap_choice", "tap_tables", {}),
-    "wgmma": ("wgmma_choice", "wgmma_tables", {}),
-    "wgmma2": ("wgmma_choice", "wgmma_tables", {"cluster": 2}),
-}
+def refuses_rows(weight: CSRWeight | PeriodicWeight) -> str | None:
+    """Why a weight's filters and channels are not alike enough, or None if they are."""
+    return _refused("tap_tables", weight)
+
+
+def refuses_order(weight: CSRWeight | PeriodicWeight) -> str | None:
+    """Why the form by wgmma has no use for a weight's order, or None if it has."""
+    return _refused("wgmma_choice", weight)
+
+
+# kind of configurations -> where they are chosen, and where tables are made for them.
+FORMS = {"tap": ("tap_choice", "tap_tables"), "wgmma": ("wgmma_choice", "wgmma_tables")}
 
 
 def _run(
@@ -59,8 +68,7 @@ def _run(
     groups: int,
     activation: int,
 ) -> Tensor:
-    *names, more = FORMS[kind]
-    launcher, choice, made_by = (kernels(name) for name in ("periodic_conv2d", *names))
+    launcher, choice, made_by = (kernels(name) for name in ("periodic_conv2d", *FORMS[kind]))
     nnz, size = values.numel(), tuple(shape)
     geometry = kernels("_geometry").Geometry.of(shape, stride, padding, dilation)
     maps = kernels("tap_choice").Maps.of(x, geometry)
@@ -70,23 +78,40 @@ def _run(
     properties = torch.cuda.get_device_properties(x.device)
     capability = (properties.major, properties.minor)
 
+    count = properties.multi_processor_count
+    about = (kind, nnz, size, maps, x.dtype, capability)
+
+    def tables_of(config: Any) -> Any:
+        return made_by.tables(*_found(crow, col, nnz, shape), config, capability)
+
+    def able(config: Any) -> bool:
+        # Tables for wgmma are text, of which a compiler may want more registers than there are.
+        return kind == "tap" or launcher.can_run(x, config, tables_of(config))
+
     def chosen() -> Any:
         _, found = _found(crow, col, nnz, shape)
-        count = properties.multi_processor_count
-        return choice.choose(found, maps, shape[1], capability, count, **more)
+        if kind == "wgmma" and (reason := choice.refuses_alike(found)):
+            raise RuntimeError(f"wgmma: {reason}")
+        best = choice.ranked(found, maps, shape[1], capability, count)
+        return next(filter(able, best), None)
 
-    measured = tuned(kind, x, shape, nnz, *geometry)
-    config = measured and choice.Config(*measured)
-    # A file of measurements may be of another version: what does not fit is not believed.
-    if config is None or not config.blocks <= choice.resident(config, maps, capability):
-        config = once(("cut", kind, nnz, size, maps, capability), (crow, col), chosen)
-    if config is None:
+    def believed() -> Any:
+        """What was measured; a file of that may be of another version: only if it fits."""
+        config = choice.made(measured, _found(crow, col, nnz, shape)[1])
+        fits = config.blocks <= choice.resident(config, maps, capability)
+        return config if fits and able(config) else None
+
+    best = once(("cut", about), (crow, col), chosen)
+    if (measured := tuned(kind, x, shape, nnz, *geometry)) is not None:
+        best = once(("believed", about, tuple(measured)), (crow, col), believed) or best
+    if best is None:
         raise RuntimeError(f"no configuration fits x {tuple(x.shape)} and a weight {size}")
-
-    def tables() -> Any:
-        return made_by.tables(*_found(crow, col, nnz, shape), config, capability).to(x.device)
-
-    own = once(("tables", nnz, size, config, capability), (crow, col), tables)
+    config = best
+    own = once(
+        ("tables", nnz, size, config, capability),
+        (crow, col),
+        lambda: tables_of(config).to(x.device),
+    )
     entries = once(
         ("entries", maps.padded, geometry, config),
         (own.steps,),
@@ -94,7 +119,7 @@ def _run(
     )
     weight = laid_out(values, own.source)
     rest = (shape[0], bias, residual, geometry, activation, capability)
-    y: Tensor = launcher.periodic_conv2d(x, weight, own, entries, config, *rest)
+    y: Tensor = launcher.periodic_conv2d(x, weight, own, entries, config, *rest, processors=count)
     return y
 
 
@@ -111,5 +136,5 @@ def laid_out(values: Tensor, source: Tensor) -> Tensor:
 
 
 # One kernel for both operators: what it is told of a weight says nothing of where its structure
-# comes from. Then the same by the products of Hopper cards, and by two blocks that share weights.
-cuda, wgmma, wgmma2 = (partial(_run, kind) for kind in ("tap", "wgmma", "wgmma2"))
+# comes from. Then the same by the products of Hopper cards.
+cuda, wgmma = (partial(_run, kind) for kind in ("tap", "wgmma"))

@@ -1,56 +1,48 @@
-"""What arithmetic says of kernels on a card where nothing was measured: is dense the faster?
+"""What is known of kernels on a card where nothing was measured: is dense the faster?
 
-No kernel of ours has run on a card. Until `functional.tune` has measured one, "auto" takes it
-before the dense library only where the models in benchmarks/NOTES.md ("GPU") say that it gains more
-than they may be wrong by. Each function gives the reason not to, or None.
+Until `functional.tune` has measured a problem on the card at hand, "auto" takes ours before the
+dense library only where an H100 gained by it (benchmarks/results/gpu.json). Each function
+gives the reason not to, or None.
 """
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# The layers that the model was worked out for: 3×3, stride 1, 7×7 images by 32 and more.
-LEAST_PIXELS = 32 * 7 * 7
-# Channels on the narrower side -> the most weights that may be left. Two taps of nine in patterns
-# of eight: 1.4 times as fast from 256 channels on, 1.2 with 128. Four: 0.8 with 256, 1.15 with 512.
-MOST_KEPT = ((512, 0.55), (256, 0.34))
+# By wgmma: channels on the narrower side, the most weights that may be left, the least pixels.
+GAINS = ((128, 0.34, 32 * 14 * 14), (512, 0.34, 32 * 7 * 7), (256, 0.5, 256 * 14 * 14))
 # csr_linear reads this part of the dense weight's bytes at most, of a matrix that is no matter of
 # launches: 1.5 to 2.5 times as fast at 4096 × 4096.
 MOST_READ, LEAST_WEIGHTS = 0.5, 1 << 20
 
 
-def cuda_conv_loses(
+def cuda_conv_loses(*_: Any) -> str:
+    """Of the CUDA C++ kernel by mma.sync, whose model promised three times too much there."""
+    return "not measured here; on an H100 it was 0.2 to 0.8 times as fast as dense"
+
+
+def wgmma_conv_loses(
     x: Tensor, weight: Any, bias: Tensor | None, geometry: Any, *_: Any
 ) -> str | None:
-    """Of the CUDA C++ kernel, for these arguments of a convolution."""
+    """Of the form by wgmma, for these arguments of a convolution."""
     filters, channels, *kernel = weight.shape
-    words = "not measured here, and by arithmetic no faster than dense"
+    words = "not measured here, and on an H100 not known to be faster than dense"
     if tuple(kernel) != (3, 3) or tuple(geometry.stride) != (1, 1):
-        return f"{words}: that was worked out for 3 x 3 kernels and stride 1"
+        return f"{words}: that was measured for 3 x 3 kernels and stride 1"
     if not x.is_contiguous(memory_format=torch.channels_last):
         return f"{words}: x is not channels_last, and is turned first"
-    pixels = x.shape[0] * x.shape[2] * x.shape[3]
-    if pixels < LEAST_PIXELS:
-        # Not how many: torch.compile may have that as a symbol, which has no words.
-        return f"{words} on under {LEAST_PIXELS} pixels"
     narrow, kept = min(filters, channels), weight.nnz / (filters * channels * 9)
-    if any(narrow >= least and kept <= most for least, most in MOST_KEPT):
+    pixels = x.shape[0] * x.shape[2] * x.shape[3]
+    if any(narrow >= n and kept <= most and pixels >= least for n, most, least in GAINS):
         return None
-    return f"{words} with {narrow} channels and {kept:.0%} of weights left"
-
-
-def wgmma_conv_loses(form: str, *arguments: Any) -> str | None:
-    """Of a form by wgmma, "1" or "2": off, but for SPARSE_OPS_WGMMA, where the other form gains."""
-    if os.environ.get("SPARSE_OPS_WGMMA") != form:
-        return f"off: it has not been measured; SPARSE_OPS_WGMMA={form} takes it"
-    return cuda_conv_loses(*arguments)
+    # Not how many pixels: torch.compile may have that as a symbol, which has no words.
+    return f"{words} with {narrow} channels, {kept:.0%} of weights left and so many pixels"
 
 
 def triton_conv_loses(*_: Any) -> str:
     """Of Triton's convolutions: each set of filters reads x anew, each row two bytes at a time."""
-    return "not measured here, and by arithmetic 0.3 to 1.3 times as fast as dense"
+    return "not measured here; on an H100 it was 0.1 to 1.3 times as fast as dense"
 
 
 def triton_linear_loses(x: Tensor, weight: Any, *_: Any) -> str | None:

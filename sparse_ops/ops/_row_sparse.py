@@ -1,7 +1,6 @@
 """What periodic_conv2d and csr_conv2d share: the call of their kernels and the gradient."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -132,16 +131,8 @@ def row_sparse_cuda(operator: str) -> Backend:
     return Backend("cuda", run, refuses_cuda, backward, loses=cuda_conv_loses)
 
 
-def row_sparse_wgmma(operator: str) -> tuple[Backend, ...]:
-    """As `row_sparse_cuda`, by the products of Hopper cards; "auto" has to be asked for them.
-
-    Two of them: "wgmma2" has blocks that copy each half of the weights to both.
-    """
+def row_sparse_wgmma(operator: str) -> Backend:
+    """As `row_sparse_cuda`, by the products of Hopper cards."""
     backward = triton_backward if _triton.MISSING is None else None
-    return tuple(
-        Backend(name, row_sparse_run(f"{operator}_{name}"), refuses_wgmma, backward, loses=loses)
-        for name, loses in (
-            ("wgmma2", partial(wgmma_conv_loses, "2")),
-            ("wgmma", partial(wgmma_conv_loses, "1")),
-        )
-    )
+    run = row_sparse_run(f"{operator}_wgmma")
+    return Backend("wgmma", run, refuses_wgmma, backward, loses=wgmma_conv_loses)

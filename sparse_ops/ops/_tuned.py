@@ -48,14 +48,13 @@ class Limits(NamedTuple):
 # A number from elsewhere may ask for a program that takes minutes to compile, or cannot be.
 # merged: how many classes are left (`kernels/grouping.py`).
 WARPS, STAGES = (1, 16), (1, 8)
-WGMMA = ((1, 8), (1, 8), (1, 4), (16, 128), (1, 512), (1, 16))
+WGMMA = ((1, 8), (1, 32), (1, 3), (16, 128), (2, 8), (2, 8), (1, 3), (0, 1))
 KINDS = {
     "merged": Limits(((1, 1024),)),
     "set": Limits(((16, 256), (16, 256), (16, 128), WARPS, STAGES), (0, 1, 2, 3), 32768),
     "row": Limits(((16, 1024), (1, 64), WARPS, STAGES), (0, 1, 2), 8192),
     "tap": Limits(((1, 8), (1, 8), (1, 4), (1, 4), (16, 128), (1, 16)), (0, 2, 3, 4), 8),
-    "wgmma": Limits(WGMMA, (0, 2, 3), 32),
-    "wgmma2": Limits((*WGMMA, (2, 2)), (0, 2, 3), 32),
+    "wgmma": Limits(WGMMA, (0, 3), 32),
     "linear": Limits(((1, 8), (16, 1024), (1, 256), WARPS, STAGES), (0, 1, 3), 8192),
 }
 

@@ -19,7 +19,7 @@ from sparse_ops.ops._row_sparse import (
 # to add a backend, add a line here.
 BACKENDS = (
     *(row_sparse_compiled("csr_conv2d", isa) for isa in ISAS),
-    *row_sparse_wgmma("csr_conv2d"),
+    row_sparse_wgmma("csr_conv2d"),
     row_sparse_cuda("csr_conv2d"),
     row_sparse_triton("csr_conv2d"),
     dense_on_gpu(),

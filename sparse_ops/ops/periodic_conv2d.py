@@ -19,7 +19,7 @@ from sparse_ops.ops._row_sparse import (
 # to add a backend, add a line here.
 BACKENDS = (
     *(row_sparse_compiled("periodic_conv2d", isa) for isa in ISAS),
-    *row_sparse_wgmma("periodic_conv2d"),
+    row_sparse_wgmma("periodic_conv2d"),
     row_sparse_cuda("periodic_conv2d"),
     row_sparse_triton("periodic_conv2d"),
     dense_on_gpu(),

@@ -17,13 +17,13 @@ from sparse_ops.ops._kernels import kernels
 Timer = Callable[..., list[float]]
 
 # eights, groups, warpgroups, channels at a time, blocks of weights in a stage, blocks
+# eights, groups, warpgroups, channels at a time, places for them and for weights, taps at a time,
+# loops
 WGMMA: list[tuple[int, ...]] = [
-    (eights, together // eights, warpgroups, chunk, stage // eights, 1)
-    for together, warpgroups in ((32, 2), (16, 4), (16, 2), (8, 4))
-    for eights in (1, 2, 4, 8)
-    if together // eights <= 8
-    for chunk in (64, 128)
-    for stage in (64, 96)
+    (eights, together // eights, warpgroups, chunk, *rings, 3, int(together <= 16))
+    for together, warpgroups in ((32, 2), (16, 3), (16, 2), (16, 1))
+    for eights in (2, 4, 8)
+    for chunk, *rings in ((64, 4, 4), (64, 3, 3), (32, 4, 4), (32, 6, 3))
 ]
 # What is tried of each number of a configuration (`kernels/configs.py`).
 CANDIDATES: dict[str, list[tuple[int, ...]]] = {
@@ -43,13 +43,12 @@ CANDIDATES: dict[str, list[tuple[int, ...]]] = {
         for chunk in (64, 128)
     ],
     "wgmma": WGMMA,
-    "wgmma2": [(*numbers, 2) for numbers in WGMMA],
     "linear": list(itertools.product((1, 8), (64, 128, 256), (1, 4), (1, 4), (2,))),
 }
 
 
 # kind -> whose kernel it configures, if not Triton's.
-BACKEND_OF = {"tap": "cuda", "wgmma": "wgmma", "wgmma2": "wgmma2"}
+BACKEND_OF = {"tap": "cuda", "wgmma": "wgmma"}
 
 
 def cuda_milliseconds(*calls: Callable[[], object]) -> list[float]:

@@ -13,7 +13,7 @@ from tests.kernels.on_host import nvrtc
 # a constant or an immediate but for the highest three bits.
 OPCODES = {0x236: "HMMA", 0x23C: "HMMA", 0x83B: "LDSM", 0x387: "STL", 0x983: "LDL", 0xFAE: "LDGSTS"}
 # wgmma with a in registers. 0x9f0 has it in shared memory, or is nothing but an empty group.
-OPCODES |= {0xDF0: "HGMMA"}
+OPCODES |= {0xDF0: "HGMMA", 0x3BA: "UBLKCP", 0x9C8: "USETMAXREG"}
 
 
 @cache
@@ -98,12 +98,12 @@ class Signature(NamedTuple):
     architecture: int
     argument_bytes: int
     threads: int
-    cluster: int
 
 
 def signature(cubin: bytes, kernel: str) -> Signature:
-    """EIATTR_CBANK_PARAM_SIZE (0x19), MAX_THREADS (0x05), CTA_PER_CLUSTER (0x3d)."""
+    """EIATTR_CBANK_PARAM_SIZE (0x19), MAX_THREADS (0x05)."""
     found = dict(attributes(cubin, f".nv.info.{kernel}"))
-    architecture = struct.unpack_from("<I", cubin, 0x30)[0] >> 8 & 0xFF
-    numbers = (struct.unpack_from("<I", found.get(at, b"\1\0\0\0"))[0] for at in (0x05, 0x3D))
-    return Signature(architecture, struct.unpack("<H", found[0x19])[0], *numbers)
+    # Before 13 it is the lowest byte, beside which the ABI's version is 7.
+    architecture = cubin[0x31] if cubin[8] == 8 else cubin[0x30]
+    threads = struct.unpack_from("<I", found[0x05])[0]
+    return Signature(architecture, struct.unpack("<H", found[0x19])[0], threads)

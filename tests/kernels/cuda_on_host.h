@@ -3,8 +3,7 @@
 // The threads of a block are fibers of one OS thread, resumed in random order between the points
 // where they meet. Shared memory starts as NaN; copies into it arrive when they are waited for, not
 // before; every access to it is checked against its size. A barrier that not all threads of a block
-// reach at the same line, or a warp whose lanes do not meet, is an error. The blocks of a cluster run
-// together, each with memory of its own.
+// reach at the same line, or a warp whose lanes do not meet, is an error.
 #pragma once
 #include <ucontext.h>
 
@@ -23,7 +22,7 @@
 #define __global__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __cluster_dims__(...)
+#define __grid_constant__
 #define __restrict__
 struct uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
@@ -47,12 +46,10 @@ inline Fiber* current;
 inline ucontext_t scheduler;
 // Shared memory stands amid bytes that nothing else owns: what comes near it meant it.
 constexpr size_t MARGIN = 64 << 10, MOST = 256 << 10;
-constexpr unsigned MOST_BLOCKS = 2;
-alignas(16) inline unsigned char areas[MOST_BLOCKS][MARGIN + MOST + MARGIN];
-// Those of the block that is at work; threads are counted through all blocks of a cluster.
-inline unsigned char *area = areas[0], *memory = area + MARGIN;
+alignas(16) inline unsigned char area[MARGIN + MOST + MARGIN];
+inline unsigned char* memory = area + MARGIN;
 inline size_t memory_size;
-inline unsigned thread, own, block, first_block, threads_of_block;
+inline unsigned thread, block;
 inline std::mt19937 random_numbers;
 inline std::function<void()> body;
 
@@ -62,7 +59,7 @@ inline unsigned char* shared_memory() { return memory; }
 inline void check(const void* p, size_t size) {
   if ((uintptr_t)p % size) throw std::runtime_error("an access is not aligned to its size");
   const unsigned char* at = (const unsigned char*)p;
-  const bool near = at + size > area && at < area + sizeof areas[0];
+  const bool near = at + size > area && at < area + sizeof area;
   if (near && (at < memory || at + size > memory + memory_size))
     throw std::runtime_error("shared memory is left");
 }
@@ -113,21 +110,12 @@ inline void wait_until(std::function<bool()> condition) {
   pause(AT_CONDITION, 0);
 }
 
-// wgmma_on_host.h and cluster_on_host.h: what goes on by itself beside the threads.
+// wgmma_on_host.h and barrier_on_host.h: what goes on by itself beside the threads.
 inline void begin_products(unsigned threads);
-inline void show_copies(unsigned block);
 inline void end_products(unsigned threads);
-inline void begins(unsigned block, unsigned to, unsigned size);
-inline void landed(unsigned to);
-inline void begin_cluster(unsigned blocks);
+inline void begins(unsigned to, unsigned size);
+inline void begin_barriers();
 inline bool something_arrives(bool must);
-
-// Makes a thread the one at work, and its block.
-inline void enter_thread(unsigned i) {
-  current = &fibers[i], thread = i, own = i % threads_of_block;
-  block = first_block + i / threads_of_block;
-  area = areas[i / threads_of_block], memory = area + MARGIN;
-}
 
 // Lets threads go on that have all that they wait for.
 inline bool release(unsigned threads) {
@@ -142,25 +130,22 @@ inline bool release(unsigned threads) {
           return f.state == AT_WARP && f.line == fibers[w].line;
         }))
       go(w, 32);
-  for (unsigned b = 0; b < threads; b += threads_of_block) {
-    const auto begin = fibers.begin() + b, end = begin + threads_of_block;
-    if (!std::all_of(begin, end, [](const Fiber& f) { return f.state == AT_BARRIER; })) continue;
+  const auto begin = fibers.begin(), end = begin + threads;
+  if (std::all_of(begin, end, [](const Fiber& f) { return f.state == AT_BARRIER; })) {
     if (std::any_of(begin, end, [&](const Fiber& f) { return f.line != begin->line; }))
       throw std::runtime_error("threads of a block wait at different barriers");
-    show_copies(b / threads_of_block);
-    go(b, threads_of_block);
+    go(0, threads);
   }
   for (unsigned i = 0; i < threads; i++)
     if (fibers[i].state == AT_CONDITION && fibers[i].condition()) go(i, 1);
   return moved;
 }
 
-inline void run_cluster(unsigned number, unsigned blocks) {
-  const unsigned threads = blocks * threads_of_block;
-  first_block = number;
-  for (unsigned b = 0; b < blocks; b++) memset(areas[b] + MARGIN, 0xff, memory_size);
+inline void run_block(unsigned number, unsigned threads) {
+  block = number;
+  memset(memory, 0xff, memory_size);
   begin_products(threads);
-  begin_cluster(blocks);
+  begin_barriers();
   std::vector<unsigned> order(threads);
   std::iota(order.begin(), order.end(), 0u);
   for (unsigned i = 0; i < threads; i++) {
@@ -174,17 +159,12 @@ inline void run_cluster(unsigned number, unsigned blocks) {
     f.copies.clear();
     makecontext(&f.context, enter, 0);
   }
-  // Now and then a block of a cluster is held for some rounds, so that the others get ahead of it.
-  unsigned held = blocks, rounds = 0;
   for (;;) {
-    if (blocks > 1 && rounds-- == 0) {
-      held = random_numbers() % (blocks + 1), rounds = random_numbers() % 512;
-    }
     std::shuffle(order.begin(), order.end(), random_numbers);
     bool moved = false;
     for (unsigned i : order)
-      if (fibers[i].state == READY && i / threads_of_block != held) {
-        enter_thread(i), moved = true;
+      if (fibers[i].state == READY) {
+        current = &fibers[i], thread = i, moved = true;
         swapcontext(&scheduler, &current->context);
         if (fibers[0].line == -1) throw std::runtime_error((const char*)fibers[0].brought[0]);
       }
@@ -193,16 +173,13 @@ inline void run_cluster(unsigned number, unsigned blocks) {
     moved = something_arrives(false) || moved;
     moved = release(threads) || moved;
     if (moved || something_arrives(true)) continue;
-    if (held < blocks)
-      held = blocks;
-    else
-      throw std::runtime_error("some threads wait for others that do not come");
+    throw std::runtime_error("some threads wait for others that do not come");
   }
 }
 
 // From sm_80 on a copy arrives when it is waited for.
 inline void copy16(unsigned to, const void* from, bool there, bool later) {
-  begins(block - first_block, to, 16);
+  begins(to, 16);
   Copy copy{to, {}};
   if (there) {
     check(from, 16);
@@ -218,27 +195,24 @@ inline void copies_done() {
   for (const Copy& copy : current->copies) {
     check(memory + copy.to, 16);
     memcpy(memory + copy.to, copy.bytes, 16);
-    landed(copy.to);
   }
   current->copies.clear();
 }
 
 struct Index { unsigned x; };
 
-// Runs clusters one after another, from that of block `first` on; what went wrong, or null.
+// Runs blocks one after another, from block `first` on; what went wrong, or null.
 template <class F>
 const char* run(F kernel, unsigned first, unsigned blocks, unsigned threads, unsigned shared,
-                unsigned seed, unsigned cluster) {
+                unsigned seed) {
   static std::string words;
   try {
     random_numbers.seed(seed);
     body = kernel;
-    threads_of_block = threads;
-    fibers.resize(threads * cluster);
+    fibers.resize(threads);
     if (shared > MOST) throw std::runtime_error("a block has more shared memory than any card");
-    if (blocks % cluster || first % cluster) throw std::runtime_error("the last cluster is not whole");
     memory_size = shared;
-    for (unsigned b = first; b < blocks; b += cluster) run_cluster(b, cluster);
+    for (unsigned b = first; b < blocks; b++) run_block(b, threads);
     return nullptr;
   } catch (const std::exception& error) {
     words = error.what();
@@ -248,10 +222,10 @@ const char* run(F kernel, unsigned first, unsigned blocks, unsigned threads, uns
 
 }  // namespace host
 
-#define threadIdx host::Index{host::own}
+#define threadIdx host::Index{host::thread}
 #define blockIdx host::Index{host::block}
 #define __syncthreads() host::pause(host::AT_BARRIER, __LINE__)
 
 #include "products_on_host.h"
 #include "wgmma_on_host.h"
-#include "cluster_on_host.h"
+#include "barrier_on_host.h"

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from sparse_ops.ops import _kernels
@@ -32,15 +31,14 @@ COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 FORMS = {
     "mma": (configs.TapConfig(1, 2, 1, 2, 32, 1), 800),
     "hmma": (configs.TapConfig(2, 2, 1, 1, 32, 1), 700),
-    "wgmma": (configs.WgmmaConfig(2, 2, 2, 32, 6, 1), 900),
-    "cluster": (configs.WgmmaConfig(2, 2, 2, 32, 6, 1, 2), 900),
+    "wgmma": (configs.WgmmaConfig(2, 2, 2, 32, 2, 3, 2, 1), 900),
 }
 MAIN = """
 #include "cuda_on_host.h"
 #include "KERNEL.cuh"
 extern "C" const char* emulate(const sparse_ops::Problem* p, unsigned first, unsigned blocks,
-                               unsigned threads, unsigned shared, unsigned seed, unsigned cluster) {
-  return host::run([p] { KERNEL(*p); }, first, blocks, threads, shared, seed, cluster);
+                               unsigned threads, unsigned shared, unsigned seed) {
+  return host::run([p] { KERNEL(*p); }, first, blocks, threads, shared, seed);
 }
 """
 
@@ -56,17 +54,18 @@ def built(
     bf16: bool,
     change: Callable[[str], str] | None = None,
     flags: tuple[str, ...] = ("-O1",),
+    more: dict[str, str] | None = None,
 ) -> ctypes.CDLL:
     """A configuration's kernel as a library for this CPU; `change`, if any, is done to its texts
-    first, and must change one.
+    first, and must change one; `more`: what the kernel includes.
     """
-    texts = nvrtc.sources()
+    texts = nvrtc.sources() | (more or {})
     changed = {name: change(text) if change else text for name, text in texts.items()}
     assert change is None or changed != texts
     for name, text in changed.items():
         (folder / name).write_text(text)
     (folder / "main.cpp").write_text(MAIN.replace("KERNEL", config.kernel))
-    defines = {name.upper(): number for name, number in config._asdict().items()}
+    defines = cuda.defines_of(config)
     macros = {**defines, "BF16": int(bf16), "HOST": arch}
     command = [COMPILER, "-std=c++17", "-shared", "-fPIC", "-w", "-Wno-unknown-pragmas", *flags]
     command += [f"-DSPARSE_OPS_{name}={number}" for name, number in macros.items()]
@@ -83,8 +82,8 @@ def launcher(
 ) -> Callable[..., None]:
     """What stands in for `periodic_conv2d.on_card`; `first` of so many blocks is run first."""
 
-    def launch(x: Tensor, config: tuple, blocks: int, shared: int, problem: ctypes.Structure):
-        sizes = (first(blocks), blocks, config.threads, shared, seed, config.cluster)
+    def launch(x, config, blocks, shared, problem, text):
+        sizes = (first(blocks), blocks, config.threads, shared, seed)
         if words := library.emulate(ctypes.byref(problem), *map(ctypes.c_uint, sizes)):
             raise Emulated(words.decode())
 
@@ -118,7 +117,9 @@ def problem(shape, pattern, size, batch, dtype, sort, steps):
     return x, weight, bias, residual, exact, magnitude
 
 
-def convolved(x, weight, bias, residual, steps, activation, pattern, sort, config, arch, launch):
+def convolved(
+    x, weight, bias, residual, steps, activation, pattern, sort, config, arch, launch, processors=3
+):
     """The launcher's whole way, from a dense weight on a pattern to y."""
     shape = tuple(weight.shape)
     mask, table, found = structure(pattern, shape, sort)
@@ -130,4 +131,6 @@ def convolved(x, weight, bias, residual, steps, activation, pattern, sort, confi
     geometry = cuda.Geometry.of(list(shape), *steps)
     entries = cuda.entries_for(tables, config, choice.Maps.of(x, geometry))
     more = (bias, residual, geometry, activation, capability)
-    return cuda.periodic_conv2d(x, blocks, tables, entries, config, shape[0], *more, launch)
+    return cuda.periodic_conv2d(
+        x, blocks, tables, entries, config, shape[0], *more, launch, processors
+    )

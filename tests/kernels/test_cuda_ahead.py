@@ -123,10 +123,10 @@ def test_a_launch_on_a_card_takes_the_library_first(monkeypatch):
     monkeypatch.setattr(cuda, "_function", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream)
-    cuda.on_card(torch.ones(1), CONFIG, 1, 0, cuda.Problem())
+    cuda.on_card(torch.ones(1), CONFIG, 1, 0, cuda.Problem(), cuda.NO_TEXT)
     assert said == [CONFIG]
     Library.takes = False
-    cuda.on_card(torch.ones(1), CONFIG, 1, 0, cuda.Problem())
+    cuda.on_card(torch.ones(1), CONFIG, 1, 0, cuda.Problem(), cuda.NO_TEXT)
     assert said == [CONFIG, CONFIG, "driver"]
 
 

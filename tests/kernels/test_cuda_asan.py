@@ -24,29 +24,49 @@ from tests.kernels import on_host
 from tests.rounding import assert_within_rounding
 form, folder, old, new = sys.argv[1:]
 config, arch = on_host.FORMS[form]
+wgmma = form == "wgmma"
 flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
-shape, steps = (40, 24, 3, 3), [[2, 2], [1, 1], [1, 1]]
+# Sorted, eight filters each are alike, as wgmma wants them.
+shape, steps = (64 if wgmma else 40, 24, 3, 3), [[2, 2], [1, 1], [1, 1]]
 change = (lambda k: k.replace(old, new)) if old else None
 dtype = torch.float16 if arch < 800 else torch.bfloat16
-library = on_host.built(Path(folder), config, arch, arch >= 800, change, flags)
-given = on_host.problem(shape, PSD2_P8, (7, 3), 2, dtype, False, steps)
+more = {}
+if wgmma:
+    _, table, found = on_host.structure(PSD2_P8, shape, True)
+    config = on_host.wgmma_choice.made(config[:8], found)
+    more = on_host.wgmma_tables.tables(table, found, config, (9, 0)).texts
+library = on_host.built(Path(folder), config, arch, arch >= 800, change, flags, more)
+given = on_host.problem(shape, PSD2_P8, (7, 3), 2, dtype, wgmma, steps)
 launch = on_host.launcher(library)
-y = on_host.convolved(*given[:4], steps, 0, PSD2_P8, False, config, arch, launch)
+y = on_host.convolved(*given[:4], steps, 0, PSD2_P8, wgmma, config, arch, launch)
 assert_within_rounding(y, *given[4:], 24 * 9 + 2)
 print("clean")
 """
-STAGE = "s + 2 < p.stages ? s + 2 : p.stages"
 PLANTED = {
     "a pixel too much is written": (
         "mma",
         "m >= p.pixels) continue",
         "m >= p.pixels + 1) continue",
     ),
-    "the list of stages is left": ("wgmma", STAGE, "s + 8"),
-    "a copy is from two blocks further": (
-        "cluster",
-        "(size_t)(stage.block + first)",
-        "(size_t)(stage.block + first + 2)",
+    "pixels beyond the last are read": (
+        "wgmma",
+        "first + r >= 0 && first + r < all",
+        "first + r >= 0",
+    ),
+    "pixels before the first are read": (
+        "wgmma",
+        "first + r >= 0 && first + r < all",
+        "first + r < all",
+    ),
+    "pixels beyond the last are written": (
+        "wgmma",
+        "if (inside && filter >= 0)",
+        "if (filter >= 0)",
+    ),
+    "weights are copied from two blocks further": (
+        "wgmma",
+        "(size_t)first *",
+        "(size_t)(first + 2) *",
     ),
 }
 

@@ -40,11 +40,10 @@ def test_naming_it_gives_it_or_an_error_and_never_another():
         periodic_conv2d.periodic_conv2d(x, weight, padding=1, backend="cuda")
 
 
-def test_the_forms_by_wgmma_are_named_or_refused_in_words(monkeypatch):
+def test_the_form_by_wgmma_is_named_or_refused_in_words(monkeypatch):
     x, weight = last(1, 16, 4, 4), periodic(16, 16)
-    for name in ("wgmma", "wgmma2"):
-        with pytest.raises(RuntimeError, match=f"no backend for these arguments; {name}: "):
-            periodic_conv2d.periodic_conv2d(x, weight, padding=1, backend=name)
+    with pytest.raises(RuntimeError, match="no backend for these arguments; wgmma: "):
+        periodic_conv2d.periodic_conv2d(x, weight, padding=1, backend="wgmma")
     assert _cuda._wgmma.refuses_card((9, 0)) is None
     words = "the card is of compute capability 8.0: wgmma is of 9.0 alone"
     assert _cuda._wgmma.refuses_card((8, 0)) == words
@@ -55,6 +54,19 @@ def test_the_forms_by_wgmma_are_named_or_refused_in_words(monkeypatch):
     monkeypatch.setattr(_cuda, "refuses_cuda", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     assert "12.0: wgmma is of 9.0 alone" in _cuda.refuses_wgmma(x, weight, None, GEOMETRY)
+
+
+def test_the_form_by_wgmma_refuses_filters_that_are_not_sorted(monkeypatch):
+    card = SimpleNamespace(major=9, minor=0)
+    monkeypatch.setattr(_cuda, "refuses_cuda", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    x, words = last(2, 64, 4, 4), "eight neighbouring filters are not alike"
+    assert words in _cuda.refuses_wgmma(x, periodic(64, 64), None, GEOMETRY)
+    order = (torch.arange(64) % 8).argsort(stable=True)
+    mask = PSD2_P8.mask((64, 64, 3, 3))[order][:, order]
+    weight = CSRWeight.pack(torch.randn(mask.shape).half(), mask)
+    assert _cuda.refuses_wgmma(x, weight, None, GEOMETRY) is None
+    assert _cuda.refuses_wgmma(x[:0], periodic(64, 64), None, GEOMETRY) is None
 
 
 @pytest.mark.skipif(_kernels.INTERPRETED, reason="what is asked for is another process")
@@ -122,7 +134,7 @@ def test_the_kernels_are_in_the_package():
     sources = _kernels.kernels("_nvrtc").sources()
     assert set(sources) == {
         *("fragments.cuh", "periodic_conv2d.cuh", "periodic_conv2d_wgmma.cuh"),
-        *("ptx.cuh", "ptx_cluster.cuh", "ptx_wgmma.cuh", "tile.cuh"),
+        *("ptx.cuh", "ptx_barrier.cuh", "ptx_wgmma.cuh", "tile.cuh"),
     }
     for name, text in sources.items():
         assert "#include <" not in text, f"{name} needs a header that NVRTC may not have"

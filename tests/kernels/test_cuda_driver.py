@@ -7,7 +7,7 @@ import pytest
 from sparse_ops.ops._kernels import kernels
 
 driver = kernels("_driver")
-cuda = kernels("periodic_conv2d")
+cuda, wgmma_choice = kernels("periodic_conv2d"), kernels("wgmma_choice")
 
 
 def test_a_launch_arrives_as_it_was_given(stand_in):
@@ -20,9 +20,10 @@ def test_a_launch_arrives_as_it_was_given(stand_in):
     launch = stand_in.launch()
     assert launch.sizes == [70_000, 1, 1, 256, 1, 1, 180_000] and launch.stream == 2**44
     layout = f"<{len(pointers)}Q{len(numbers)}i"
+    taps = 4 * wgmma_choice.MOST_TAPS
     found = struct.unpack_from(layout, launch.argument)
     assert list(found) == [p or 0 for p in pointers] + list(numbers)
-    assert len(launch.argument) == -(-struct.calcsize(layout) // 8) * 8
+    assert len(launch.argument) == -(-(struct.calcsize(layout) + taps) // 8) * 8
     # No context was current in this thread: that of device 1 was entered.
     assert stand_in.number("context_set").value == 3
     assert launch.most_shared == 200_000
@@ -68,4 +69,6 @@ def test_the_structure_is_that_of_the_kernel():
         if f.startswith("int ")
         for name in f.removeprefix("int ").rstrip(";").split(",")
     ]
-    assert tuple(pointers) == cuda.Problem.POINTERS and tuple(numbers) == cuda.Problem.NUMBERS
+    assert tuple(pointers) == cuda.Problem.POINTERS
+    assert tuple(numbers) == (*cuda.Problem.NUMBERS, "taps[MOST_TAPS]")
+    assert f"constexpr int MOST_TAPS = {wgmma_choice.MOST_TAPS};" in text

@@ -1,14 +1,16 @@
 """gpu_run.py with NVIDIA's tools, which are not here: others of their names stand in for them."""
 
+import gc
 import os
 import re
+import weakref
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import _gpu_packs, _gpu_sparse, _gpu_stages, gpu_run
+from benchmarks import _gpu_clock, _gpu_packs, _gpu_sparse, _gpu_stages, gpu_run
 from benchmarks.layers import Conv
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +114,50 @@ def test_what_a_profiler_looks_at_is_one_call_of_each_that_is_not_refused(monkey
     assert len(rows) == 1 + 2 * len(kinds)
 
 
+def test_what_a_profiler_looks_at_has_weights_that_are_worked_out_once(monkeypatch):
+    """Those of inference_mode would be laid out again at each call, in the range."""
+    seen = []
+
+    def packs(weight, kinds):
+        own = torch.zeros(1)
+
+        def run(*_, backend):
+            seen.append((weight, own, torch.is_inference_mode_enabled()))
+
+        yield _gpu_packs.Pack(kinds[0], run, None, ("cuda",))
+
+    monkeypatch.setattr(_gpu_sparse, "DRY", True)
+    monkeypatch.setattr(_gpu_sparse, "CONVS", [Conv("small", 8, 16, 3)])
+    monkeypatch.setattr(_gpu_sparse, "packs", packs)
+    modes = [torch.is_inference_mode_enabled() for _ in _gpu_sparse.profile()]
+    ((weight, own, within),) = seen
+    assert within and not weight.is_inference() and not own.is_inference()
+    assert modes == [False, False]
+
+
+def test_what_is_recorded_lives_as_long_as_what_replays_it(monkeypatch):
+    """A graph knows addresses alone: a freed input was an illegal address on a card."""
+
+    class Graph:
+        replayed = 0
+
+        def replay(self):
+            Graph.replayed += 1
+
+    monkeypatch.setattr(_gpu_clock, "record", lambda call: (Graph(), call()))
+    x = torch.ones(3)
+    of_x = weakref.ref(x)
+    replay = _gpu_clock.graphed(partial(torch.add, x, 1))
+    del x
+    gc.collect()
+    assert of_x() is not None
+    replay()
+    assert Graph.replayed == 1
+    del replay
+    gc.collect()
+    assert of_x() is None
+
+
 @pytest.mark.parametrize("option", ["--kernel-name", "--kernel-regex", "--filter"])
 def test_sanitizers_check_our_kernels_only_by_what_their_version_calls_it(tool, option):
     assert _gpu_stages.only_ours("") == ()
@@ -130,7 +176,7 @@ def test_sanitizers_check_every_kernel_of_ours():
     compiled = re.findall(r"@triton\.jit.*\ndef (\w+)\(", text)
     found = {name for name in compiled if f"{name}[(" in text}
     assert len(found) >= 8 and "_fill_kernel" in found
-    found |= set(re.findall(r"(\w+)\(const sparse_ops::Problem p", text))
+    found |= set(re.findall(r"(\w+)\(const (?:__grid_constant__ )?sparse_ops::Problem p", text))
     assert {"periodic_conv2d", "periodic_conv2d_wgmma"} <= found
     for kernel in found:
         assert any(name in kernel for name in _gpu_stages.OURS), kernel

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 class Compiler:
     """One that compiles anything, and counts."""
 
-    version = (12, 9)
+    version, said = (12, 9), ""
 
     def __init__(self):
         self.calls = []
@@ -51,6 +51,25 @@ def test_another_architecture_option_version_or_text_is_compiled_anew(tmp_path, 
     monkeypatch.setattr(nvrtc, "sources", lambda: texts | {"ptx.cuh": "// another\n"})
     cubin(compiler, tmp_path, BF16=1)
     assert len(compiler.calls) == 5 == len(list(tmp_path.iterdir()))
+
+
+def test_what_is_included_beside_our_own_texts_is_part_of_the_key(tmp_path):
+    compiler = Compiler()
+    for more in ({"head.cuh": "1"}, {"head.cuh": "2"}, {"head.cuh": "1"}):
+        nvrtc.cubin(compiler, "periodic_conv2d.cuh", "sm_90", {}, tmp_path, more)
+    assert len(compiler.calls) == 2 == len(list(tmp_path.iterdir()))
+
+
+def test_what_has_too_few_registers_is_an_error_and_not_compiled_again(tmp_path):
+    compiler = Compiler()
+    compiler.said = "ptxas info : wgmma.mma_async instructions are serialized due to registers"
+    for _ in range(2):
+        with pytest.raises(nvrtc.RegistersError, match=r"too few registers .*-DSPARSE_OPS_BF16=1"):
+            cubin(compiler, tmp_path, BF16=1)
+    assert len(compiler.calls) == 1
+    # Nothing that could be launched is kept.
+    (file,) = tmp_path.iterdir()
+    assert nvrtc.read(file) == b""
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:-1] + b"x"])
@@ -88,7 +107,7 @@ from pathlib import Path
 sys.path.insert(0, "kernels")
 import _nvrtc as nvrtc
 class Slow:
-    version = (12, 9)
+    version, said = (12, 9), ""
     def compile(self, name, sources, options):
         time.sleep(0.002)
         return options[-1].encode() * 20000

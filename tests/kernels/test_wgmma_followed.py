@@ -1,285 +1,312 @@
-"""The tables that the kernel by wgmma follows, followed in numpy: each address of shared memory.
+"""The text that the kernel by wgmma includes, followed in numpy: each copy, wait and product.
 
-A second reading of `cuda/periodic_conv2d_wgmma.cuh`, without C++: stages and their places, the
-rows that ldmatrix names, the blocks that a descriptor finds, and the way of the sums to y.
+A second reading of `cuda/periodic_conv2d_wgmma.cuh`, without C++: a step that is loaded while
+products read it, a block that is added twice, a stage that is never free are errors here.
 """
 
-import sys
-from functools import partial
+import itertools
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from sparse_ops.patterns import NAMED
-from tests.kernels.followed import CASES, LANES, Layer, Pixels, name_of, write
-from tests.kernels.on_host import (
-    choice,
-    cuda,
-    structure,
-    tap_tables,
-    wgmma_choice,
-    wgmma_tables,
-)
+from tests.kernels.followed import CASES, PATTERNS, Layer, name_of, write
+from tests.kernels.on_host import cuda, structure, tap_tables, wgmma_choice, wgmma_tables
 
 CARD = (9, 0)
-# Where a block's own shared memory begins on such a card: what CUDA takes is before it.
-BASE = 1024
+WORD = re.compile(r"(\w+)(?:\(((?:[^()]|\([^()]*\))*)\))?")
+BRANCH = re.compile(r"if \(([^{]*)\) \{\n(.*?)\n\}", re.DOTALL)
 
 
-class Shared:
-    """A block's shared memory: what is in its halves and words; NaN where no such thing is."""
-
-    def __init__(self, size):
-        self.halves, self.words = np.full(size // 2, np.nan), np.full(size // 4, np.nan)
-
-    def _at(self, address, width, aligned):
-        at = np.asarray(address) - BASE
-        assert (at % aligned == 0).all() and (at >= 0).all(), "not aligned"
-        return at // width
-
-    def put_halves(self, address, numbers):
-        at = int(self._at(address, 2, 16))
-        assert at + len(numbers) <= len(self.halves), "shared memory is left"
-        self.halves[at : at + len(numbers)] = numbers
-        self.words[at // 2 : (at + len(numbers)) // 2] = np.nan
-
-    def put_words(self, address, numbers):
-        at = self._at(address, 4, 4)
-        self.words[at] = numbers
-        self.halves[2 * at] = self.halves[2 * at + 1] = np.nan
-
-    def halves_at(self, address, aligned=2):
-        return self.halves[self._at(address, 2, aligned)]
-
-    def word_at(self, address):
-        found = self.words[self._at(address, 4, 4)]
-        assert not np.isnan(found), "no entry is there"
-        return int(found)
+def of_slice(text, number):
+    """What a slice's branch says, or all, if there are none."""
+    for condition, own in BRANCH.findall(text):
+        if f"slice == {number}" in condition.split(" || "):
+            return own
+    return text.rpartition("else {\n")[2].removesuffix("}\n")
 
 
-def loaded(shared, row):
-    """(warps, 32, 4, 2): what ldmatrix gives each lane for (warps, 32) addresses of rows."""
-    lane, register, half = np.ix_(LANES, np.arange(4), np.arange(2))
-    named = row[:, 8 * register + lane // 4]
-    shared.halves_at(row, aligned=16)
-    return shared.halves_at(named + lane % 4 * 4 + 2 * half)
+def numbers_of(given):
+    return [int(n) for n in given.split(",")] if given else []
 
 
-def as_matrix(a):
-    """(16 warps, 16): a product's left side, of what lanes hold."""
-    made = np.full((len(a), 16, 16), np.nan)
-    lane, register, half = np.ix_(LANES, np.arange(4), np.arange(2))
-    made[:, lane // 4 + 8 * (register % 2), 2 * (lane % 4) + 8 * (register // 2) + half] = a
-    return made.reshape(-1, 16)
+def said(text):
+    """(word, numbers) after (word, numbers), loops run through."""
+    words = WORD.findall(text)
+    while words:
+        (name, given), *words = words
+        if name != "REPEAT":
+            yield name, numbers_of(given)
+            continue
+        count, end = int(given), words.index(("END", ""))
+        body, words = words[:end], words[end + 1 :]
+        assert sum(name == "COMMIT" for name, _ in body) % 2 == 0, "buffers change places"
+        for k in range(count):
+            for name, given in body:
+                least, _, rest = given.partition(",")
+                if name == "UNLESS_LAST":
+                    yield from said(rest) if k + 1 < int(least) else ()
+                elif name == "AGAIN":
+                    yield from said(given) if k else ()
+                else:
+                    yield name, numbers_of(given)
 
 
-def descriptor(at):
-    return 256 >> 4 << 32 | 128 >> 4 << 16 | (at & 0x3FFFF) >> 4
-
-
-def found_by(shared, described, width):
-    """(width, 16): a product's right side, of a layout that is not swizzled, K innermost."""
-    start, along_k, along_n = ((described >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
-    n, k = np.ix_(np.arange(width), np.arange(16))
-    return shared.halves_at(start + n // 8 * along_n + k // 8 * along_k + n % 8 * 16 + k % 8 * 2)
-
-
-class Block:
-    """One block of the kernel; those of a cluster copy to each other."""
-
-    def __init__(self, kernel, number):
-        self.kernel, config = kernel, kernel.config
-        self.rank, pair = number % config.cluster, number // config.cluster
-        self.slice = pair % kernel.slices
-        self.m0 = (pair // kernel.slices * config.cluster + self.rank) * config.tile
-        pixels, last = kernel.pixels, kernel.maps.pixels - 1
-        self.q0 = pixels.position(min(self.m0, last))
-        self.shared = Shared(kernel.shared_bytes)
-        m = self.m0 + np.arange(4 * config.warpgroups)[:, None] * 16 + (LANES & 15)
-        at = pixels.position(np.minimum(m, last)) - self.q0
-        self.own = BASE + at * config.pitch + (LANES >> 4) * 16
-        self.sums = np.zeros((config.groups, config.tile, config.width))
-        self.chunk, self.place, self.expected, self.arrived = -1, 0, [0] * 3, [0] * 3
-
-    def stage(self, s):
-        first, entries, block, last = self.kernel.starts[self.slice, s].tolist()
-        assert first % 4 == 0 and entries % 3 == 0 and entries > 0
-        return first, entries, block, last >> 16, last & 0xFFFF
-
-    def copy_pixels(self, chunk):
-        to = BASE + (chunk & 1) * self.kernel.half
-        for r, row in enumerate(self.kernel.pixels.rows(self.q0, chunk)):
-            self.shared.put_halves(to + r * self.kernel.config.pitch, row[:-8])
-
-    def copy_stage(self, s, place, cluster):
-        """To all blocks of the cluster: of each, its part."""
-        kernel, (first, entries, block, blocks, _) = self.kernel, self.stage(s)
-        to = kernel.ring + place * kernel.place
-        listed, middle = (entries + 5) // 4 * 4, (blocks + 1) // 2
-        assert first + listed <= len(kernel.entries), "entries are left"
-        self.expected[place] += 4 * listed + blocks * kernel.block
-        begin, end = 0, blocks
-        if len(cluster) > 1:
-            begin, end = (0, middle) if self.rank == 0 else (middle, blocks)
-        weights = kernel.weight[block + begin : block + end].reshape(-1)
-        assert len(weights) == (end - begin) * kernel.block // 2, "weights are left"
-        for each in cluster:
-            if self.rank == 0:
-                words = to + 4 * np.arange(listed)
-                each.shared.put_words(words, kernel.entries[first : first + listed])
-                each.arrived[place] += 4 * listed
-            each.shared.put_halves(to + kernel.header + begin * kernel.block, weights)
-            each.arrived[place] += 2 * len(weights)
-
-    def turn(self, s, cluster):
-        """What a block does between two barriers."""
-        kernel, shared = self.kernel, self.shared
-        _, entries, _, blocks, chunk = self.stage(s)
-        list_, place = kernel.ring + self.place * kernel.place, self.place
-        weights = descriptor(list_ + kernel.header)
-        self.place = (place + 1) % 3
-        if s + 1 < kernel.stages:
-            self.copy_stage(s + 1, self.place, cluster)
-        if chunk != self.chunk:
-            self.chunk = chunk
-            if chunk + 1 < kernel.chunks:
-                self.copy_pixels(chunk + 1)
-        assert self.arrived[place] == self.expected[place], "a phase that does not end"
-        own, multiplied = self.own + (chunk & 1) * kernel.half, 0
-        entry, a = [0] * 3, [None] * 3
-        for h in range(2):
-            entry[h] = shared.word_at(list_ + 4 * h)
-            a[h] = loaded(shared, own + (entry[h] >> 8))
-        for _ in range(0, entries, 3):
-            for h in range(3):
-                for g in range(kernel.config.groups):
-                    if entry[h] >> g & 1:
-                        b = found_by(shared, weights, kernel.config.width)
-                        self.sums[g] += as_matrix(a[h]) @ b.T
-                        weights += kernel.block >> 4
-                        multiplied += 1
-                older = (h + 2) % 3
-                entry[older] = shared.word_at(list_ + 4 * (h + 2))
-                a[older] = loaded(shared, own + (entry[older] >> 8))
-            list_ += 12
-        assert multiplied == blocks and entry[:2] == [0, 0], "the stage goes on"
-
-    def write(self, y):
-        """By way of a tile in shared memory: sixteen pixels of each 64 at a time."""
-        config, kernel = self.kernel.config, self.kernel
-        step, last = config.slice + 4, kernel.maps.pixels
-        columns = kernel.columns[self.slice].reshape(config.groups, config.width)
-        count = config.width // 2
-        lane, i = np.ix_(LANES, np.arange(count))
-        row, column = lane // 4 + 8 * (i // 2 % 2), i // 4 * 8 + lane % 4 * 2 + i % 2
-        for u in range(4):
-            for group in range(config.warpgroups):
-                warp = group * 4 + u
-                for g in range(config.groups):
-                    at = (group * 16 + (lane >> 2) + (i & 2) * 4) * step + columns[g][column]
-                    self.shared.put_words(BASE + 4 * at, self.sums[g][warp * 16 + row, column])
-            for k in range(config.warpgroups * 16):
-                m = self.m0 + k // 16 * 64 + u * 16 + k % 16
-                for eight, first in enumerate(kernel.eights[self.slice]):
-                    if m < last:
-                        at = k * step + eight * 8
-                        write(y, [m], first, self.shared.words[at : at + 8])
+def as_rows(block):
+    """(width, 16): a product's right side, as its descriptor finds it in a block."""
+    along_k, along_n = 128 // 2, 256 // 2
+    n, k = np.ix_(np.arange(len(block) // 16), np.arange(16))
+    return block[n // 8 * along_n + k // 8 * along_k + n % 8 * 8 + k % 8]
 
 
 class Kernel:
-    """What all blocks are told, and where things are in their shared memory."""
+    """What all blocks are told; `change` is done to the texts."""
 
-    def __init__(self, layer, config):
+    def __init__(self, layer, config, change=lambda text: text):
         t = wgmma_tables.tables(layer.table, layer.found, config, CARD)
-        self.config, self.maps, self.pixels = config, layer.maps, Pixels(layer, t, config)
-        self.entries = cuda.entries_for(t, config, layer.maps).numpy().view(np.uint32)
+        self.layer, self.config, self.maps = layer, config, layer.maps
+        texts = {name: change(text) for name, text in t.texts.items()}
+        self.texts = {name.removesuffix(".cuh"): text for name, text in texts.items()}
         self.weight = np.append(layer.weight, 0)[t.source.numpy()]
-        self.starts, self.eights = t.starts.numpy(), t.eights.numpy()
-        self.columns = t.columns.numpy().reshape(len(self.eights), -1)
-        self.slices, self.stages = len(self.eights), self.starts.shape[1] - 2
-        self.chunks, positions = len(self.pixels.channels), self.pixels.positions
-        self.block = config.eights * 256
-        self.header = -(-(config.stage * 4 + 32) // 128) * 128
-        self.place = self.header + config.stage * self.block
-        self.half = positions * config.pitch
-        self.ring = BASE + -(-(2 * self.half + positions * 4) // 128) * 128
-        self.shared_bytes = choice.shared_bytes(config, positions, CARD)
-        barriers = self.ring + 3 * self.place
-        assert config.cluster == 1 or barriers + 3 * 8 <= BASE + self.shared_bytes
+        self.eights = t.eights.numpy()
+        self.positions = wgmma_choice.rows(layer.maps, config.tile)
+        self.rows = -(-self.positions // 8) * 8
+        self.taps = np.array(cuda.taps_of(layer.geometry))
+        images = layer.x.permute(0, 2, 3, 1)
+        images = images if t.order is None else images[..., t.order]
+        self.flat = images.reshape(-1, layer.channels).numpy()
+        chunks = -(-layer.channels // config.chunk)
+        self.flat = np.pad(self.flat, ((0, 0), (0, chunks * config.chunk - layer.channels)))
+        self.chunks, self.added = chunks, np.zeros(len(self.weight), int)
 
-    def run(self, filters):
-        y = np.full((self.maps.pixels, filters), np.nan)
-        size = self.config.cluster
-        tiles = -(-self.maps.pixels // self.config.tile)
-        for first in range(0, self.slices * -(-tiles // size) * size, size):
-            cluster = [Block(self, first + rank) for rank in range(size)]
-            for block in cluster:
-                block.copy_pixels(0)
-                block.copy_stage(0, 0, cluster)
-            for s in range(self.stages):
-                for block in cluster:
-                    block.turn(s, cluster)
-            for block in cluster:
-                block.write(y)
-        return y
+    def window(self, m):
+        """(image, row, column): where in x the windows of pixels of y begin."""
+        out_h, out_w = self.maps.out
+        image, rest = np.divmod(m, out_h * out_w)
+        y, x = np.divmod(rest, out_w)
+        (stride_h, stride_w), (pad_h, pad_w) = (
+            self.layer.geometry.stride,
+            self.layer.geometry.padding,
+        )
+        return image, y * stride_h - pad_h, x * stride_w - pad_w
+
+    def number(self, window):
+        (image, y, x), (height, width) = window, self.maps.size
+        return (image * height + y) * width + x
+
+    def run(self):
+        """y (N, H', W', O)."""
+        y = np.full((self.maps.pixels, len(self.layer.table)), np.nan)
+        tiles = range(0, self.maps.pixels, self.config.tile)
+        for number, m0 in itertools.product(range(len(self.eights)), tiles):
+            item = Item(self, number, m0)
+            for name, given in said(of_slice(self.texts["schedule"], number)):
+                getattr(item, name.lower())(*given)
+            item.end()
+            m = np.arange(m0, min(m0 + self.config.tile, self.maps.pixels))
+            sums = item.sums.transpose(1, 0, 2).reshape(self.config.tile, -1)
+            for eight, first in enumerate(self.eights[number]):
+                write(y, m, first, sums[: len(m), 8 * eight : 8 * eight + 8])
+        once = (self.added[:-1] == len(tiles)).all() and self.added[-1] == 0
+        assert once, "a block is not added once"
+        return y.reshape(self.layer.exact.shape)
 
 
-def followed_wgmma(layer, config):
-    """y (N, H', W', O) of whole numbers, by the tables."""
-    return Kernel(layer, config).run(len(layer.table)).reshape(layer.exact.shape)
+class Item:
+    """A tile of pixels by a slice of filters: methods are named as the words of the text."""
+
+    def __init__(self, kernel, number, m0):
+        self.kernel, config = kernel, kernel.config
+        ((_, (self.turn,)),) = said(of_slice(kernel.texts["turns"], number))
+        copies = said(of_slice(kernel.texts["weights"], number))
+        copies = [given for name, given in copies if name == "COPY"]
+        self.stages = [
+            (block + n * each, each) for steps, block, each in copies for n in range(steps)
+        ]
+        assert all(0 < blocks <= config.stage for _, blocks in self.stages)
+        last = kernel.maps.pixels - 1
+        self.windows = kernel.window(np.minimum(m0 + np.arange(config.tile), last))
+        self.first = kernel.number(kernel.window(m0))
+        self.own = [self.row_of(tap) for tap in kernel.taps]
+        self.chunks, self.chunks_freed, self.stage, self.stages_freed = 0, 0, -1, 0
+        self.step, self.dirty, self.loaded = 0, set(), {}
+        self.open, self.groups = [], []
+        self.sums = np.zeros((config.groups, config.tile, config.width))
+
+    def row_of(self, tap):
+        """Where in a place each pixel's row is under a tap; in the padding, one of zeros."""
+        (height, width), (_, y, x) = self.kernel.maps.size, self.windows
+        down, right = tap >> 16, tap & 0xFFFF
+        at = self.kernel.number(self.windows) - self.first + down * width + right
+        inside = (y + down >= 0) & (y + down < height) & (x + right >= 0) & (x + right < width)
+        assert (at[inside] >= 0).all() and (at[inside] < self.kernel.positions).all(), (
+            "rows are left"
+        )
+        return np.where(inside, at, self.kernel.rows + at % 8)
+
+    def next_chunk(self):
+        kernel = self.kernel
+        assert self.chunks == self.chunks_freed, "two chunks are held"
+        turned, wide = (self.chunks + self.turn) % kernel.chunks, kernel.config.chunk
+        at = self.first + np.arange(kernel.rows)
+        there = (at >= 0) & (at < min(len(kernel.flat), self.first + kernel.positions))
+        pixels = kernel.flat[np.where(there, at, 0), turned * wide : (turned + 1) * wide]
+        pixels = np.where(there[:, None], pixels, np.nan)
+        self.place = np.concatenate([pixels, np.zeros((8, wide))])
+        self.chunks, self.step = self.chunks + 1, 0
+
+    def free_chunk(self):
+        self.chunks_freed += 1
+        assert self.chunks == self.chunks_freed, "a chunk that was not waited for is free"
+
+    def skip(self, steps):
+        self.step += steps
+
+    def load(self, buffer, n, tap):
+        assert self.chunks > self.chunks_freed, "a chunk is read that is free"
+        assert (buffer, n) not in self.at_work(0), "registers are written that a product reads"
+        assert n < self.kernel.config.at_once and 16 * self.step < self.kernel.config.chunk
+        self.loaded[buffer, n] = self.place[self.own[tap], 16 * self.step : 16 * self.step + 16]
+        self.dirty.add((buffer, n))
+
+    def at_work(self, what):
+        """The registers, or the stages, that products at work read."""
+        return {each[what] for group in [*self.groups, self.open] for each in group}
+
+    def next_stage(self):
+        self.stage += 1
+        assert self.stage - self.stages_freed < 2, "two stages are too few"
+        assert self.stage < len(self.stages), "a stage is waited for that nobody copies"
+
+    def free_stage(self):
+        assert self.stages_freed <= self.stage, "a stage that was not waited for is free"
+        assert self.stages_freed not in self.at_work(1), "a stage is free while a product reads it"
+        self.stages_freed += 1
+
+    def fence(self):
+        self.dirty.clear()
+
+    def add(self, buffer, n, group, block):
+        assert (buffer, n) not in self.dirty, "there is no fence"
+        assert self.stages_freed <= self.stage, "a stage is read that is free"
+        first, blocks = self.stages[self.stage]
+        assert block < blocks, "a product reads more than was copied"
+        right = as_rows(self.kernel.weight[first + block])
+        self.sums[group] += self.loaded[buffer, n] @ right.T
+        self.kernel.added[first + block] += 1
+        self.open.append(((buffer, n), self.stage))
+
+    def commit(self):
+        self.groups.append(self.open)
+        self.open = []
+
+    def wait(self, left):
+        self.groups = self.groups[max(0, len(self.groups) - left) :]
+
+    def end(self):
+        assert not self.at_work(0), "the sums are read while products are at work"
+        assert self.chunks == self.chunks_freed == self.kernel.chunks, "chunks are left"
+        assert self.stage + 1 == self.stages_freed == len(self.stages), "stages are left"
 
 
-def chosen(layer, cluster=1):
-    return wgmma_choice.choose(layer.found, layer.maps, layer.channels, CARD, 8, cluster)
+def made(layer, *numbers):
+    return wgmma_choice.made(numbers, layer.found)
 
 
-@pytest.mark.parametrize("cluster", [1, 2])
-@pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_followed_in_numpy_they_give_the_convolution(case, cluster):
+OWN = [
+    # Loops of four steps; chunks of no weights; a slice that is not full.
+    ("PS4_P4", 64, 256, (5, 4), 5, 1, 1, 1, True),
+    ("PSD2_P8", 64, 128, (3, 2), 13, 1, 1, 1, True),
+    ("user", 48, 96, (4, 4), 6, 1, 2, 2, True),
+    ("PS4_P4", 96, 64, (7, 5), 3, 2, 0, 1, True),
+]
+
+
+def is_taken(case):
+    shape = (*case[1:3], *PATTERNS[case[0]].kernel_size)
+    _, _, found = structure(PATTERNS[case[0]], shape, case[-1])
+    return wgmma_choice.refuses_alike(found) is None
+
+
+TAKEN = [case for case in CASES if is_taken(case)] + OWN
+
+
+@pytest.mark.parametrize("case", TAKEN, ids=name_of)
+def test_followed_in_numpy_it_gives_the_convolution(case):
     layer = Layer(case)
-    config = chosen(layer, cluster)
-    refused = choice.refuses_maps(layer.maps, CARD), tap_tables.refuses_alike(layer.found)
-    assert refused == (None, None) and config.cluster == cluster
-    # As many stages and chunks as there can be; several groups of warps, stages that are not full.
-    small = config._replace(stage=config.groups, chunk=16, warpgroups=1)
-    high = config._replace(stage=config.groups + 3, chunk=32, warpgroups=2)
-    for each in (config, small, high):
-        assert wgmma_choice.resident(each, layer.maps, CARD) > 0
-        np.testing.assert_array_equal(followed_wgmma(layer, each), layer.exact)
+    assert is_taken(case)
+    chosen = wgmma_choice.choose(layer.found, layer.maps, layer.channels, CARD, 8)
+    shapes = [(1, 4, 1, 16), (4, 1, 2, 64), (2, 4, 1, 32)]
+    some = [
+        made(layer, *shape, 2, 2, at_once, loops)
+        for shape, (at_once, loops) in zip(shapes, [(1, 1), (2, 1), (3, 0)], strict=True)
+    ]
+    for config in (chosen, *some):
+        assert wgmma_choice.resident(config, layer.maps, CARD) == 1
+        np.testing.assert_array_equal(Kernel(layer, config).run(), layer.exact)
 
 
-@pytest.mark.parametrize("pattern", ["PS2_P6", "PS1_P9", "PSD4_P16"])
-def test_what_is_refused_is_refused_here_too(pattern):
-    _, _, narrow = structure(NAMED[pattern], (32, 32, 3, 3), False)
-    assert tap_tables.refuses_alike(narrow) is not None
-    layer = Layer(CASES[0])
-    for capability in ((8, 0), (8, 9), (10, 0), (12, 0)):
-        assert "wgmma is of 9.0 alone" in wgmma_choice.refuses_card(capability)
-        assert wgmma_choice.choose(layer.found, layer.maps, 64, capability, 8) is None
+@pytest.mark.parametrize(("at_once", "loops"), [*itertools.product((1, 2, 3, 9), (0, 1))])
+def test_it_is_the_same_in_loops_or_not_and_in_units_of_any_length(at_once, loops):
+    layer = Layer(("PS4_P4", 64, 256, (3, 4), 3, 1, 1, 1, True))
+    config = made(layer, 2, 2, 1, 64, 2, 2, at_once, loops)
+    kernel = Kernel(layer, config)
+    assert ("REPEAT" in kernel.texts["schedule"]) == bool(loops)
+    np.testing.assert_array_equal(kernel.run(), layer.exact)
+
+
+def test_chunks_and_slices_that_keep_nothing_are_passed_over():
+    layer = Layer(("PS4_P4", 64, 128, (3, 4), 3, 1, 1, 1, True))
+    # Half of the filters keep nothing, the others only channels of the second and third chunk.
+    kept = torch.zeros(layer.table.shape, dtype=torch.bool)
+    kept[:32, 32 * 9 : 96 * 9 : 2] = True
+    layer.table = torch.where(kept, kept.flatten().cumsum(0).reshape(kept.shape) - 1, -1).int()
+    layer.found = tap_tables.alike(layer.table, 9)
+    weight = torch.randint(1, 9, kept.shape).double() * kept
+    layer.weight = weight[kept].numpy()
+    weight = weight.reshape(64, 128, 3, 3)
+    layer.exact = torch.nn.functional.conv2d(layer.x, weight, None, 1, 1)
+    layer.exact = layer.exact.permute(0, 2, 3, 1).numpy()
+    kernel = Kernel(layer, made(layer, 4, 1, 1, 32, 2, 2, 2, 1))
+    empty = [s for s in range(2) if (kernel.eights[s] >= 32).all()]
+    own = of_slice(kernel.texts["schedule"], empty[0])
+    assert {name for name, _ in said(own)} == {"NEXT_CHUNK", "FREE_CHUNK"}
+    np.testing.assert_array_equal(kernel.run(), layer.exact)
 
 
 PLANTED = {
-    "blocks in the order of rows": (wgmma_tables, "block_order", lambda e: torch.arange(128 * e)),
-    "a descriptor's strides change places": (
-        sys.modules[__name__],
-        "descriptor",
-        lambda at: 128 >> 4 << 32 | 256 >> 4 << 16 | (at & 0x3FFFF) >> 4,
+    "a fence is missing": ("FENCE\nADD(1", "ADD(1", "no fence"),
+    "one product more is left at work": ("WAIT(1)", "WAIT(2)", "registers are written"),
+    "a commit is missing": ("COMMIT WAIT(1)", "WAIT(1)", "registers are written"),
+    "the last products are not waited for": (
+        "WAIT(0) FREE_STAGE",
+        "",
+        "while products are at work",
     ),
-    "ldmatrix's matrices in another order": (
-        sys.modules[__name__],
-        "as_matrix",
-        partial(lambda whole, a: whole(a[:, :, [0, 2, 1, 3]]), as_matrix),
-    ),
+    "a stage is free too soon": ("WAIT(1)\nFREE", "FREE", "registers are written|while a product"),
+    "a stage is never free": ("AGAIN(FREE_STAGE)", "", "too few"),
+    "a chunk is never free": ("\nFREE_CHUNK", "", "two chunks"),
+    "a chunk is free too soon": ("NEXT_CHUNK\n", "NEXT_CHUNK FREE_CHUNK\n", "that is free"),
+    "a stage is not copied": ("COPY(8, 64", "COPY(7, 64", "nobody copies"),
+    "a stage has fewer blocks": ("64, 8)", "64, 7)", "more than was copied"),
+    "a loop has an odd number of units": ("AGAIN", "COMMIT AGAIN", "change places"),
+    "a step is not skipped": ("SKIP(1)", "", "not equal"),
+    "another tap": ("LOAD(1, 1, 7)", "LOAD(1, 1, 6)", "not equal"),
+    "another group": ("ADD(0, 0, 1, 5)", "ADD(0, 0, 0, 5)", "not equal"),
+    "another block": ("ADD(0, 0, 1, 5)", "ADD(0, 0, 1, 4)", "not added once"),
+    "slices begin with the same chunk": ("BEGIN(3)", "BEGIN(0)", "not equal"),
 }
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_what_is_planted_shows(monkeypatch, name):
-    layer = Layer(CASES[3])
-    config = chosen(layer)
-    module, what, instead = PLANTED[name]
-    assert config.eights > 1
-    np.testing.assert_array_equal(followed_wgmma(layer, config), layer.exact)
-    monkeypatch.setattr(module, what, instead)
-    assert not np.array_equal(followed_wgmma(layer, config), layer.exact)
+def test_what_is_planted_shows(name):
+    old, new, words = PLANTED[name]
+    layer = Layer(("PS4_P4", 64, 128, (3, 4), 3, 1, 1, 1, True))
+    config = made(layer, 2, 2, 1, 32, 2, 2, 2, 1)
+    whole = Kernel(layer, config)
+    np.testing.assert_array_equal(whole.run(), layer.exact)
+    kernel = Kernel(layer, config, lambda text: text.replace(old, new))
+    assert kernel.texts != whole.texts
+    with pytest.raises(AssertionError, match=words):
+        np.testing.assert_array_equal(kernel.run(), layer.exact)

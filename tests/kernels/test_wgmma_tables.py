@@ -1,4 +1,4 @@
-"""What the kernel by wgmma is told: stages that fit their places, whatever the weight is."""
+"""What the kernel by wgmma is told of a weight: each weight is in one block, in order of use."""
 
 import itertools
 
@@ -6,29 +6,9 @@ import pytest
 import torch
 
 from sparse_ops.patterns import NAMED
-from tests.kernels.on_host import (
-    choice,
-    configs,
-    cuda,
-    structure,
-    tap_tables,
-    wgmma_choice,
-    wgmma_tables,
-)
+from tests.kernels.on_host import structure, tap_tables, wgmma_choice, wgmma_tables
 
 CARD = (9, 0)
-
-
-def test_stages_are_of_whole_turns_and_hold_no_more_than_they_can():
-    for counts, most in itertools.product(
-        ([1], [3, 1], [1] * 10, [2, 1, 3, 1, 2, 2, 1, 3, 1], [8] * 7), (8, 9, 24)
-    ):
-        found = list(wgmma_tables.cut(counts, most))
-        assert [e for first, end in found for e in range(first, end)] == list(range(len(counts)))
-        for first, end in found:
-            assert sum(counts[first:end]) <= most
-            whole = end == len(counts) or (end - first) % 3 == 0
-            assert whole or end - first < 3
 
 
 def test_a_block_is_eights_of_filters_by_eights_of_channels():
@@ -38,55 +18,68 @@ def test_a_block_is_eights_of_filters_by_eights_of_channels():
     assert sorted(order.tolist()) == list(range(256))
 
 
-@pytest.mark.parametrize("pattern", ["PSD2_P8", "PSD4_P16", "PS1_P9"])
-def test_lists_say_everything_once(pattern):
-    """Each weight is in one block, each block in one stage, each stage in its place."""
-    config = configs.WgmmaConfig(2, 4, 2, 32, 7, 1)
-    _, table, found = structure(NAMED[pattern], (144, 144, 3, 3), False)
-    made = wgmma_tables.tables(table, found, config, CARD)
-    kept = made.source[made.source >= 0]
-    assert sorted(kept.tolist()) == list(range(int(table.max()) + 1))
-    block, sets = 0, made.sets.tolist()
-    for own in made.starts.tolist():
-        chunk = 0
-        for first, entries, begin, last in own[:-2]:
-            blocks, its = last >> 16, last & 0xFFFF
-            assert first % 4 == 0 and entries % 3 == 0 and entries > 0 and blocks <= config.stage
-            assert its in (chunk, chunk + 1)
-            chunk = its
-            multiplied = sum(sets[e].bit_count() for e in range(first, first + entries))
-            assert multiplied == blocks and (not blocks or begin == block)
-            block += blocks
-            # What is loaded ahead is nothing, and all of it is there to be copied.
-            assert sets[first + entries : first + entries + 2] == [0, 0]
-            assert first + -(-(entries + 2) // 4) * 4 <= len(sets)
-            assert 4 * -(-(entries + 2) // 4) * 4 <= config.stage_bytes - blocks * 512
-        assert chunk == 144 // 32
-    assert block == len(made.source) - 1
+@pytest.mark.parametrize("pattern", ["PSD2_P8", "PSD4_P16", "PS4_P4"])
+def test_each_weight_is_in_one_block(pattern):
+    shape = (128, 256, 3, 3)
+    _, table, found = structure(NAMED[pattern], shape, True)
+    for eights, groups, chunk in ((2, 2, 32), (1, 16, 64), (8, 1, 16)):
+        config = wgmma_choice.made((eights, groups, 1, chunk, 2, 2, 2, 1), found)
+        made = wgmma_tables.tables(table, found, config, CARD)
+        kept = made.source[made.source >= 0]
+        assert sorted(kept.tolist()) == list(range(int(table.max()) + 1))
+        # The last block is empty, and no other is.
+        assert (made.source >= 0).any(1).tolist() == [True] * (len(made.source) - 1) + [False]
+        filters = made.eights[made.eights >= 0]
+        assert sorted(filters.tolist()) == list(range(0, 128, 8))
+        assert made.texts.keys() == {"head.cuh", "schedule.cuh", "turns.cuh", "weights.cuh"}
 
 
-def test_what_is_chosen_fits_the_card():
-    for pattern, channels, side, batch in itertools.product(
-        ("PSD2_P8", "PSD4_P16"), (72, 144), (1, 56), (1, 64)
-    ):
-        _, _, found = structure(NAMED[pattern], (channels, channels, 3, 3), False)
-        geometry = cuda.Geometry((3, 3), (1, 1), (1, 1), (1, 1))
-        maps = choice.Maps.of(torch.empty(batch, channels, side, side, device="meta"), geometry)
-        config = wgmma_choice.choose(found, maps, channels, CARD, 132)
-        assert config is not None
-        shared = choice.shared_bytes(config, maps.positions(config.tile), CARD)
-        assert config.blocks * (shared + 1024) <= choice.SHARED[CARD] + 1024
-        assert config.blocks * config.threads * wgmma_choice.registers(config) <= 65536
-        assert config.groups <= 8 and config.stage >= config.groups
-        assert config.threads % (config.chunk // 8) == 0
-        # An offset and a set of groups fit 32 bits; what is told of a stage, 16 and 16.
-        assert maps.positions(config.tile) * config.pitch < 1 << 23
-        assert config.stage < 1 << 15
-        assert not wgmma_choice.resident(config, maps, (8, 0))
+def test_steps_come_in_the_order_of_their_channels():
+    _, _, found = structure(NAMED["PSD2_P8"], (64, 128, 3, 3), True)
+    ordered = wgmma_tables.in_order(found)
+    assert ordered.channels.flatten().tolist() == list(range(128))
+    for step, channels in enumerate(ordered.channels.tolist()):
+        was = found.channels.tolist().index(channels)
+        assert torch.equal(ordered.kept[:, step], found.kept[:, was])
+    # Sorted by the operator, they are so already.
+    sorted_ = found._replace(order=torch.arange(128))
+    assert wgmma_tables.in_order(sorted_) is sorted_
 
 
-def test_the_sums_of_a_tile_fit_where_the_pixels_were():
-    config = configs.WgmmaConfig(8, 4, 2, 16, 4, 1)
-    rows = 16 * config.warpgroups
-    assert choice.shared_bytes(config, 1, CARD) >= 4 * rows * (config.slice + 4)
-    assert tap_tables.DEPTH == 16 and config.slice == 256
+def test_slices_of_a_periodic_pattern_do_as_the_first_does():
+    _, _, found = structure(NAMED["PSD2_P8"], (128, 256, 3, 3), True)
+    found = wgmma_tables.in_order(found)
+    config = wgmma_choice.made((4, 1, 1, 32, 2, 2, 2, 1), found)
+    own = wgmma_tables.arranged(found, config)
+    kept = wgmma_tables.kept_by(found, config)
+    assert len(set(own.turns)) == len(own.turns) == 4 and own.turns[0] == 0
+    for slice_, (turn, order) in enumerate(zip(own.turns, own.order, strict=True)):
+        assert torch.equal(own.kept[slice_], own.kept[0])
+        assert torch.equal(own.kept[slice_], kept[slice_][order])
+        assert order.tolist() == [(turn * 2 + step) % 16 for step in range(16)]
+
+
+def test_slices_that_differ_begin_with_the_first_chunk():
+    kept = torch.zeros(4, 6, 9, 1, dtype=torch.bool)
+    kept[0, 1], kept[1, 5], kept[2, 2], kept[3, :2] = True, True, True, True
+    # By whole chunks; and not at all, if the last is not whole.
+    assert wgmma_tables.turned(kept, 1) == [0, 4, 1, 0]
+    assert wgmma_tables.turned(kept, 2) == [0, 2, 0, 0]
+    assert wgmma_tables.turned(kept, 4) == [0, 0, 0, 0]
+
+
+def test_a_stage_has_room_for_what_a_step_keeps():
+    for pattern, groups in itertools.product(("PSD2_P8", "PS4_P4"), (1, 2, 4)):
+        _, _, found = structure(NAMED[pattern], (64, 64, 3, 3), True)
+        config = wgmma_choice.made((4 // groups, groups, 1, 32, 2, 2, 2, 1), found)
+        kept = wgmma_tables.kept_by(found, config)
+        assert kept.shape == (config.slices, 4, 9, groups)
+        assert config.stage == max(int(step.sum()) for own in kept for step in own)
+    assert wgmma_tables.stage_of(kept & False) == 1
+
+
+@pytest.mark.parametrize("pattern", ["PS2_P6", "PS1_P9", "PSD4_P16"])
+def test_narrow_classes_are_refused(pattern):
+    _, _, narrow = structure(NAMED[pattern], (32, 32, 3, 3), False)
+    assert tap_tables.refuses_alike(narrow) is not None
+    assert "to be sorted" in wgmma_choice.refuses_alike(narrow)

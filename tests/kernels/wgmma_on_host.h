@@ -2,8 +2,7 @@
 //
 // A product is added to its sums when it is waited for, not before. Until then the registers that it
 // reads must not change, and no copy may begin to where it reads; registers that were written want a
-// fence first; of shared memory a product sees what was shown to it (`see_copies`) before a barrier,
-// else NaN.
+// fence first; of shared memory a product sees what bulk copies have brought, else NaN.
 #pragma once
 
 namespace host {
@@ -19,29 +18,18 @@ struct Products {
   std::vector<AtWork> open;
   std::vector<std::vector<AtWork>> groups;
   std::vector<const void*> written;  // registers, since the last fence
-  std::vector<unsigned> landed, shown;
   std::vector<uint64_t> said;
   bool fenced = false;
 };
 inline std::vector<Products> products;
-// Of each block: what products see of its shared memory, and how many of those at work read each 16
-// bytes of it.
-alignas(16) inline unsigned char seen[MOST_BLOCKS][MOST];
-inline std::vector<unsigned> readers[MOST_BLOCKS];
+// What products see of shared memory, and how many of those at work read each 16 bytes of it.
+alignas(16) inline unsigned char seen[MOST];
+inline std::vector<unsigned> readers;
 
 inline void begin_products(unsigned threads) {
   products.assign(threads, Products());
-  for (unsigned b = 0; b < MOST_BLOCKS; b++) {
-    memset(seen[b], 0xff, memory_size);
-    readers[b].assign(MOST / 16, 0);
-  }
-}
-// At a barrier: what threads have shown to products is seen.
-inline void show_copies(unsigned b) {
-  for (unsigned i = b * threads_of_block; i < (b + 1) * threads_of_block; i++) {
-    for (unsigned at : products[i].shown) memcpy(seen[b] + at, areas[b] + MARGIN + at, 16);
-    products[i].shown.clear();
-  }
+  memset(seen, 0xff, memory_size);
+  readers.assign(MOST / 16, 0);
 }
 inline void end_products(unsigned threads) {
   for (unsigned i = 0; i < threads; i++) {
@@ -52,18 +40,12 @@ inline void end_products(unsigned threads) {
   }
 }
 
-// A copy to shared memory of a block begins; of 16 bytes, it has arrived.
-inline void begins(unsigned b, unsigned to, unsigned size) {
+// A copy to shared memory begins.
+inline void begins(unsigned to, unsigned size) {
   for (unsigned at = to; at < to + size; at += 16)
-    if (readers[b][at / 16]) throw std::runtime_error("a copy is to where a product at work reads");
+    if (readers[at / 16]) throw std::runtime_error("a copy is to where a product at work reads");
 }
-inline void landed(unsigned to) { products[thread].landed.push_back(to); }
 
-inline void see_copies() {
-  Products& p = products[thread];
-  p.shown.insert(p.shown.end(), p.landed.begin(), p.landed.end());
-  p.landed.clear();
-}
 inline void before_products() {
   together(4, [](Fiber*) {
     products[thread].written.clear();
@@ -80,7 +62,7 @@ inline void commit_products() {
 inline void finish(const AtWork& w) {
   if (memcmp(w.a, w.held, sizeof w.held))
     throw std::runtime_error("registers of a product have changed while it is at work");
-  for (unsigned at : w.b) readers[block - first_block][at / 16]--;
+  for (unsigned at : w.b) readers[at / 16]--;
   for (size_t i = 0; i < w.more.size(); i++) w.sums[i] += w.more[i];
 }
 inline void wait_products(unsigned left) {
@@ -135,8 +117,8 @@ void wgmma(float* sums, int count, const unsigned (&a)[4], uint64_t b) {
             const float x = half_of<BF16>(warp, from, 0, 2 * (2 * (k / 8) + row / 8) + k % 2);
             const unsigned at = half_at(b, n, k);
             uint16_t h;
-            memcpy(&h, seen[block - first_block] + at, 2);
-            if (row < 8) w.b.push_back(at), readers[block - first_block][at / 16]++;
+            memcpy(&h, seen + at, 2);
+            if (row < 8) w.b.push_back(at), readers[at / 16]++;
             w.more[i] += (double)x * (BF16 ? from_bf16(h) : from_fp16(h));
           }
         }

@@ -23,7 +23,7 @@ OPERATORS = {
     ),
 }
 # These refuse every tensor of a CPU; tests/kernels has them.
-ON_GPU = ("wgmma2", "wgmma", "cuda", "triton", "dense")
+ON_GPU = ("wgmma", "cuda", "triton", "dense")
 EVERY = [
     (name, backend)
     for name, (_, backends, _) in OPERATORS.items()
