@@ -1,8 +1,9 @@
-"""Writes docs/results.md, the README's table, and pictures: `python -m benchmarks.readme`.
+"""Writes docs/results.md, and tables and pictures of other pages: `python -m benchmarks.readme`.
 
 Nothing of it is written by hand: docs/results.md is a section for each file of benchmarks/results
-that is there, and between `<!-- results: highlights -->` and `<!-- end -->` the README has some of
-their rows. `--check` writes nothing, and fails where something would change.
+that is there; between `<!-- results: highlights -->` and `<!-- end -->` the README has some of
+their rows, docs/gpu.md those of a card. `--check` writes nothing, and fails where something would
+change.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.claims_table import claims_table
 from benchmarks.ecosystem_table import ecosystem_table, speedups_table
-from benchmarks.gpu_table import gpu_table, layers_table
+from benchmarks.gpu_table import configs_table, gpu_table, layers_table
 from benchmarks.methods_table import PICTURES as METHODS_PICTURES
 from benchmarks.methods_table import methods_table
 from sparse_ops._files import replacing
@@ -23,6 +24,7 @@ from sparse_ops.report.svg import svg
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"<!-- results: highlights -->\n.*?<!-- end -->", re.DOTALL)
+CARD = re.compile(r"<!-- results: gpu -->\n.*?<!-- end -->", re.DOTALL)
 NAMES = {
     "periodic": "`periodic_conv2d`",
     "csr": "`csr_conv2d`",
@@ -141,9 +143,24 @@ why it came out so, is in `benchmarks/NOTES.md`.
 """
 
 
+def _gpu_tables(data: dict) -> str:
+    return "\n\n".join(filter(None, (gpu_table(data), configs_table(data))))
+
+
+def on_a_card() -> str:
+    """The block of docs/gpu.md."""
+    if not (RESULTS / "gpu.json").is_file():
+        return "Nothing has been measured."
+    data = json.loads((RESULTS / "gpu.json").read_text(encoding="utf-8"))
+    return (
+        "3×3 layers of ResNet-18, the fastest of our kernels (rows without a spread: of several "
+        "configurations, against the best that cuDNN was seen at):\n\n" + layers_table(data)
+    )
+
+
 def results_page() -> str:
     """docs/results.md."""
-    kinds = {"claims": claims_table, "runs": methods_table, "stages": gpu_table}
+    kinds = {"claims": claims_table, "runs": methods_table, "stages": _gpu_tables}
     parts = [HEAD]
     for file, heading, about in SECTIONS:
         if not (RESULTS / file).is_file():
@@ -192,10 +209,6 @@ def highlights() -> str:
     if (RESULTS / "ecosystem.json").is_file():
         data = json.loads((RESULTS / "ecosystem.json").read_text(encoding="utf-8"))
         whole += "Other people's networks; " + speedups_table(data) + "\n\n"
-    if (RESULTS / "gpu.json").is_file():
-        data = json.loads((RESULTS / "gpu.json").read_text(encoding="utf-8"))
-        about = "3×3 layers of ResNet-18 on a GPU in half precision"
-        whole += f"{about}; {layers_table(data)}\n\n"
     whole += "Layers, and chains of them; " if whole else ""
     lines = [
         "| | removed | batch | dense ms | packed ms | speed-up (10–90 %) |",
@@ -232,7 +245,11 @@ def made() -> dict[Path, str]:
     block = f"<!-- results: highlights -->\n{highlights()}\n<!-- end -->"
     text = BLOCK.sub(lambda _: block, readme.read_text(encoding="utf-8"))
     drawn = {ROOT / "docs" / name: picture(*which) for name, which in PICTURES.items()}
-    return {readme: text, ROOT / "docs" / "results.md": results_page(), **drawn}
+    card = ROOT / "docs" / "gpu.md"
+    block_of_card = f"<!-- results: gpu -->\n{on_a_card()}\n<!-- end -->"
+    about_cards = CARD.sub(lambda _: block_of_card, card.read_text(encoding="utf-8"))
+    pages = {readme: text, card: about_cards, ROOT / "docs" / "results.md": results_page()}
+    return {**pages, **drawn}
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ def test_results_name_machine_command_and_spread():
     assert files
     for file in files:
         data = json.loads(file.read_text())
+        if file.name == "gpu.json":
+            continue
         assert data["machine"]["cpu"] and data["machine"]["torch"] and data["command"]
         for row in data.get("rows", []):
             # A race, or the cost of a training method in milliseconds.
@@ -48,6 +50,17 @@ def test_results_name_machine_command_and_spread():
                 ("low", "speedup", "high") if "speedup" in row else ("low_ms", "own_ms", "high_ms")
             )
             assert row[low] <= row[middle] <= row[high] and row["pairs"] >= 3
+
+
+def test_results_of_a_card_name_it_and_their_spread():
+    data = json.loads((ROOT / "benchmarks" / "results" / "gpu.json").read_text())
+    rows = {name: stage["figures"]["rows"] for name, stage in data["stages"].items()}
+    assert data["gpu"] and data["commit"] and rows["env"][0]["device"] and rows["env"][0]["torch"]
+    timed = [row for name in ("ours", "linear") for row in rows[name] if "speedup" in row]
+    assert timed and all(row["low"] <= row["speedup"] <= row["high"] for row in timed)
+    # What has no spread says so.
+    assert "no spreads" in data["stages"]["configs"]["about"]
+    assert all(row["off"] < 2.0**-6 for row in rows["configs"])
 
 
 def test_importing_brings_in_little_more_than_torch():

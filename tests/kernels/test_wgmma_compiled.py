@@ -5,6 +5,7 @@ other. NVRTC comes from NVIDIA's packages (extra `nvrtc`).
 """
 
 import re
+from contextlib import suppress
 
 import pytest
 import torch
@@ -54,9 +55,12 @@ def test_it_fits_the_card_and_does_what_its_text_says(layer, major):
     channels, side, pattern, batch = layer
     table, alike = sorted_weight(channels, pattern)
     x = torch.empty(batch, channels, side, side, device="meta")
-    config, *_ = wgmma_choice.ranked(alike, choice.Maps.of(x, GEOMETRY), channels, CARD, 132)
-    text = wgmma_tables.tables(table, alike, config, CARD).texts
-    cubin = compiled(made_by, config, text, bf16=int(batch == 32))
+    for config in wgmma_choice.ranked(alike, choice.Maps.of(x, GEOMETRY), channels, CARD, 132):
+        text = wgmma_tables.tables(table, alike, config, CARD).texts
+        # As on a card: the first that the compiler has registers for.
+        with suppress(nvrtc.RegistersError):
+            cubin = compiled(made_by, config, text, bf16=int(batch == 32))
+            break
     where = f"{config} by NVRTC {made_by.version}"
     assert "serialized" not in made_by.said, made_by.said
     found = instructions(cubin, KERNEL)

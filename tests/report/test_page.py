@@ -276,7 +276,7 @@ def test_a_methods_own_columns_are_drawn_words_are_not(runs):
 def test_all_committed_results_are_understood_or_passed_over_in_words():
     found = gather([RESULTS])
     assert found.timings and found.trainings
-    assert list(found.passed_over) == ["results/training.json"]
+    assert list(found.passed_over) == ["results/gpu.json", "results/training.json"]
     networks = [t for t in found.timings if t.source == "results/networks.json"]
     lines = {t.format for t in networks if t.group == "resnet18, batch 16, threads: 1"}
     plain = {"filters", "single weights", "ERK", "PSD2_P8"}
