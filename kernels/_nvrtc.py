@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "cuda"
+# Products that wait for each other, or registers that are kept in memory.
+TOO_FEW = re.compile(r"serialized|[1-9]\d* bytes spill stores")
 # What a file in the cache begins with, before the digest.
 MAGIC = b"sparse_ops cubin 1\n"
 
@@ -217,15 +219,15 @@ def cubin(
         RegistersError: it does, but with too few registers.
     """
     options = [f"--gpu-architecture={architecture}", "-std=c++17", "-default-device"]
-    options += macros_of(defines)
+    options += ["--ptxas-options=-v", *macros_of(defines)]
     texts = sources() | (more or {})
     key = hashlib.sha256(repr((compiler.version, name, options, texts)).encode()).hexdigest()
     file = folder and folder / f"{name.partition('.')[0]}-{architecture}-{key[:32]}"
     made = None if file is None else read(file)
     if made is None:
         made = compiler.compile(name, texts, options)
-        # Products that wait for each other: slow and, seen once beside spilled registers, wrong.
-        if "serialized" in compiler.said:
+        # Of wgmma: slow and, seen once with both, wrong.
+        if architecture.endswith("a") and TOO_FEW.search(compiler.said):
             made = b""
         if file is not None:
             write(file, made)

@@ -60,16 +60,27 @@ def test_what_is_included_beside_our_own_texts_is_part_of_the_key(tmp_path):
     assert len(compiler.calls) == 2 == len(list(tmp_path.iterdir()))
 
 
-def test_what_has_too_few_registers_is_an_error_and_not_compiled_again(tmp_path):
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ptxas info : wgmma.mma_async instructions are serialized due to registers",
+        "ptxas . 24 bytes stack frame, 20 bytes spill stores, 20 bytes spill loads",
+    ],
+)
+def test_what_has_too_few_registers_is_an_error_and_not_compiled_again(tmp_path, said):
     compiler = Compiler()
-    compiler.said = "ptxas info : wgmma.mma_async instructions are serialized due to registers"
+    compiler.said = said
     for _ in range(2):
         with pytest.raises(nvrtc.RegistersError, match=r"too few registers .*-DSPARSE_OPS_BF16=1"):
-            cubin(compiler, tmp_path, BF16=1)
+            cubin(compiler, tmp_path, "sm_90a", BF16=1)
     assert len(compiler.calls) == 1
     # Nothing that could be launched is kept.
     (file,) = tmp_path.iterdir()
     assert nvrtc.read(file) == b""
+    # Products of other cards are waited for by themselves.
+    assert cubin(compiler, tmp_path, "sm_90", BF16=1)
+    compiler.said = "ptxas . 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"
+    assert cubin(compiler, tmp_path, "sm_90a", BF16=0)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[:-1] + b"x"])
