@@ -49,6 +49,8 @@ def refuses_order(weight: CSRWeight | PeriodicWeight) -> str | None:
     return _refused("wgmma_choice", weight)
 
 
+# Of the numbers of activations (`_activation`), the last that is a bound: relu6.
+LAST_BOUND = 2
 # kind of configurations -> where they are chosen, and where tables are made for them.
 FORMS = {"tap": ("tap_choice", "tap_tables"), "wgmma": ("wgmma_choice", "wgmma_tables")}
 
@@ -75,6 +77,9 @@ def _run(
     if x.numel() == 0 or maps.pixels == 0:
         made = x.new_empty((x.shape[0], shape[0], *maps.out))
         return torch.empty_like(made, memory_format=torch.channels_last)
+    # Whoever calls the operator by torch.ops has asked nobody what is refused.
+    if kind == "wgmma" and activation > LAST_BOUND:
+        raise RuntimeError(f"wgmma: activation {activation} is left to the other kernels")
     properties = torch.cuda.get_device_properties(x.device)
     capability = (properties.major, properties.minor)
 
@@ -90,7 +95,7 @@ def _run(
 
     def chosen() -> Any:
         _, found = _found(crow, col, nnz, shape)
-        if kind == "wgmma" and (reason := choice.refuses_alike(found)):
+        if kind == "wgmma" and (reason := choice.refuses_maps(maps) or choice.refuses_alike(found)):
             raise RuntimeError(f"wgmma: {reason}")
         best = choice.ranked(found, maps, shape[1], capability, count)
         return next(filter(able, best), None)

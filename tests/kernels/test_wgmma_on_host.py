@@ -376,5 +376,10 @@ def test_the_operator_finds_its_own_way(monkeypatch, emulated):
             assert (used[-1][:8] == numbers) == fits
             assert fits or used[-1] == used[0]
         assert [config[:8] for config in tried[2:]] == [small, beyond]
+        # Who calls it past all that refuses is told, too.
+        with pytest.raises(RuntimeError, match="activation 3 is left to the other kernels"):
+            _cuda_calls.wgmma(*own[:-1], 3)
+        with pytest.raises(RuntimeError, match="more than half of the 2 that the kernel reaches"):
+            _cuda_calls.wgmma(*own[:8], [2, 2], *own[9:])
         assert _cuda_calls.wgmma(x[:0], *own[1:5], None, *own[6:]).shape == (0, *exact.shape[1:])
     assert all(type(config) is on_host.configs.WgmmaConfig for config in used)
