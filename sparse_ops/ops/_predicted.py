@@ -14,7 +14,6 @@ from torch import Tensor
 GAINS = (
     (128, 0.34, 32 * 28 * 28),
     (256, 0.34, 32 * 14 * 14),
-    (512, 0.34, 32 * 7 * 7),
     (256, 0.5, 256 * 14 * 14),
 )
 # csr_linear reads this part of the dense weight's bytes at most, of a matrix that is no matter of

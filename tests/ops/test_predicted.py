@@ -41,11 +41,12 @@ def periodic(channels, pattern, kernel=3):
         (128, PSD2_P8, 32, 28, 1, "wgmma"),
         (256, PSD2_P8, 32, 14, 1, "wgmma"),
         (256, PSD1_P8, 32, 14, 1, "wgmma"),
-        (512, PSD2_P8, 32, 7, 1, "wgmma"),
+        (512, PSD2_P8, 256, 7, 1, "wgmma"),
         (256, PSD4_P16, 256, 14, 1, "wgmma"),
         # What did not, or was not measured.
         (256, PSD4_P16, 32, 14, 1, "dense"),
         (512, PSD4_P16, 32, 7, 1, "dense"),
+        (512, PSD2_P8, 32, 7, 1, "dense"),
         (64, PSD2_P8, 32, 56, 1, "dense"),
         (256, PSD2_P8, 32, 14, 2, "dense"),
         (256, PSD2_P8, 32, 7, 1, "dense"),
