@@ -82,7 +82,6 @@ def _run(
         raise RuntimeError(f"wgmma: activation {activation} is left to the other kernels")
     properties = torch.cuda.get_device_properties(x.device)
     capability = (properties.major, properties.minor)
-
     count = properties.multi_processor_count
     about = (kind, nnz, size, maps, x.dtype, capability)
 
@@ -93,10 +92,12 @@ def _run(
         # Tables for wgmma are text, of which a compiler may want more registers than there are.
         return kind == "tap" or launcher.can_run(x, config, tables_of(config))
 
+    def barred() -> str | None:
+        reason: str | None = choice.refuses_maps(maps)
+        return reason or choice.refuses_alike(_found(crow, col, nnz, shape)[1])
+
     def chosen() -> Any:
         _, found = _found(crow, col, nnz, shape)
-        if kind == "wgmma" and (reason := choice.refuses_maps(maps) or choice.refuses_alike(found)):
-            raise RuntimeError(f"wgmma: {reason}")
         best = choice.ranked(found, maps, shape[1], capability, count)
         return next(filter(able, best), None)
 
@@ -106,12 +107,15 @@ def _run(
         fits = config.blocks <= choice.resident(config, maps, capability)
         return config if fits and able(config) else None
 
-    best = once(("cut", about), (crow, col), chosen)
+    if kind == "wgmma" and (reason := once(("barred", about), (crow, col), barred)):
+        raise RuntimeError(f"wgmma: {reason}")
+    config = None
     if (measured := tuned(kind, x, shape, nnz, *geometry)) is not None:
-        best = once(("believed", about, tuple(measured)), (crow, col), believed) or best
-    if best is None:
+        config = once(("believed", about, tuple(measured)), (crow, col), believed)
+    # Nothing is compiled to choose by where something was measured.
+    config = config or once(("cut", about), (crow, col), chosen)
+    if config is None:
         raise RuntimeError(f"no configuration fits x {tuple(x.shape)} and a weight {size}")
-    config = best
     own = once(
         ("tables", nnz, size, config, capability),
         (crow, col),
